@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Diagnostics.CodeAnalysis;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>General purpose registers in the order of their encoding (SDM vol. 2, 3.1.1.1).</summary>
+internal enum Gpr : byte
+{
+    Rax, Rcx, Rdx, Rbx, Rsp, Rbp, Rsi, Rdi, R8, R9, R10, R11, R12, R13, R14, R15,
+}
+
+/// <summary>
+/// The sixteen general registers, RIP and RFLAGS of a vCPU. The world switch addresses this block by offset: register
+/// n stands at byte 8n, RIP at 128, RFLAGS at 136.
+/// </summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct GuestRegisters
+{
+    [InlineArray(16)]
+    private struct File
+    {
+        private ulong _first;
+    }
+
+    private File _general;
+    public ulong Rip;
+    public ulong Rflags;
+
+    [UnscopedRef]
+    public ref ulong this[Gpr register] => ref _general[(int)register & 15];
+}
+
+/// <summary>RFLAGS bits (SDM vol. 1, 3.4.3).</summary>
+internal static class Rflags
+{
+    public const ulong Cf = 1 << 0;
+    public const ulong Fixed = 1 << 1;
+    public const ulong Pf = 1 << 2;
+    public const ulong Af = 1 << 4;
+    public const ulong Zf = 1 << 6;
+    public const ulong Sf = 1 << 7;
+    public const ulong Tf = 1 << 8;
+    public const ulong If = 1 << 9;
+    public const ulong Df = 1 << 10;
+    public const ulong Of = 1 << 11;
+    public const ulong Iopl = 3 << 12;
+    public const ulong Nt = 1 << 14;
+    public const ulong Rf = 1 << 16;
+    public const ulong Vm = 1 << 17;
+    public const ulong Ac = 1 << 18;
+    public const ulong Vif = 1 << 19;
+    public const ulong Vip = 1 << 20;
+    public const ulong Id = 1 << 21;
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Host;
+
+/// <summary>Outcome of making a page of guest memory present.</summary>
+internal enum PageLookup : byte
+{
+    Found,
+    /// <summary>No memory is mapped there, or not with the rights asked for: EFAULT to user space.</summary>
+    Absent,
+    /// <summary>A signal arrived while waiting.</summary>
+    Interrupted,
+}
+
+/// <summary>A referenced page of the process: until <see cref="HostVm.ReleasePage"/>.</summary>
+internal struct HostPage
+{
+    public Pfn Frame;
+    /// <summary>The host mapping allows writes, so that the nested mapping may.</summary>
+    public bool Writable;
+}
+
+/// <summary>What Linux keeps for a VM: locks, the MMU notifier, and the list of its vCPUs.</summary>
+internal readonly partial struct HostVm(nint handle)
+{
+    private readonly nint _handle = handle;
+
+    /// <summary>
+    /// The lock of the nested tables. A spinlock: nothing that sleeps under it, user memory included. The MMU notifier
+    /// calls the core with this lock already held.
+    /// </summary>
+    public partial void LockMmu();
+    public partial void UnlockMmu();
+
+    /// <summary>
+    /// Sequence of invalidations by Linux. Read before <see cref="LookUpPage"/>; the page may be mapped only if, with
+    /// the MMU lock held, <see cref="IsInvalidated"/> says false.
+    /// </summary>
+    public partial ulong InvalidationSequence();
+    public partial bool IsInvalidated(ulong sequence, Hva address);
+
+    /// <summary>Makes the page at <paramref name="address"/> present (faulting it in, which may sleep).</summary>
+    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page);
+    public partial void ReleasePage(HostPage page);
+
+    /// <summary>Makes every vCPU leave the guest and flush its TLB before it enters again; waits for them.</summary>
+    public partial void FlushTlbs();
+
+    /// <summary>Waits until no vCPU still uses a memory-slot table that was replaced before this call (SRCU).</summary>
+    public partial void SynchronizeSlots();
+}

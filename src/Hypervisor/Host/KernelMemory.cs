@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+
+namespace SharpKvm.Host;
+
+/// <summary>Pages for nested tables and hardware structures, addressed by their physical address.</summary>
+internal static partial class KernelPages
+{
+    public const int EntriesPerTable = Page.Size / sizeof(ulong);
+
+    /// <summary>One zeroed page, charged to the calling process; <see cref="Hpa.IsNull"/> when there is none.</summary>
+    public static partial Hpa Allocate();
+
+    public static partial void Free(Hpa page);
+
+    /// <summary>The page as bytes, through the kernel's direct map.</summary>
+    public static partial Span<byte> Bytes(Hpa page);
+
+    /// <summary>The page as a table of 512 entries.</summary>
+    public static partial Span<ulong> Entries(Hpa page);
+}
+
+/// <summary>An array in kernel memory with an explicit owner: who allocates it frees it.</summary>
+internal readonly partial struct KernelArray<T> where T : unmanaged
+{
+    private readonly nint _address;
+    public readonly int Length;
+
+    private KernelArray(nint address, int length)
+    {
+        _address = address;
+        Length = length;
+    }
+
+    public bool IsNull => _address == 0;
+
+    /// <summary>Zeroed memory for <paramref name="length"/> elements, charged to the calling process.</summary>
+    public static bool TryAllocate(int length, out KernelArray<T> array)
+    {
+        nint address = KernelHeap.Allocate((nuint)(uint)length * (nuint)Unsafe.SizeOf<T>());
+        array = new KernelArray<T>(address, address == 0 ? 0 : length);
+        return address != 0;
+    }
+
+    public void Free()
+    {
+        if (_address != 0)
+            KernelHeap.Free(_address);
+    }
+
+    /// <summary>All elements. Valid until <see cref="Free"/>.</summary>
+    // SAFETY: the address and length come from TryAllocate and never change.
+    public unsafe Span<T> Span => new((void*)_address, Length);
+}
+
+/// <summary>The kernel's general allocator (kvzalloc and kvfree).</summary>
+internal static partial class KernelHeap
+{
+    public static partial nint Allocate(nuint bytes);
+    public static partial void Free(nint address);
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+
+namespace SharpKvm.Vm;
+
+/// <summary>
+/// What differs between AMD SVM and Intel VMX. Implemented by empty structs, so that each use is compiled for its
+/// vendor and calls are direct. State that hardware keeps in its control block is read and written here; the rest
+/// lives in <see cref="Vcpu"/>.
+/// </summary>
+internal interface IVendor
+{
+    static abstract int CreateVcpu(ref Vcpu vcpu);
+    static abstract void DestroyVcpu(ref Vcpu vcpu);
+
+    static abstract Segment GetSegment(ref Vcpu vcpu, SegmentName name);
+    static abstract void SetSegment(ref Vcpu vcpu, SegmentName name, in Segment segment);
+    static abstract DescriptorTable GetGdtr(ref Vcpu vcpu);
+    static abstract void SetGdtr(ref Vcpu vcpu, DescriptorTable table);
+    static abstract DescriptorTable GetIdtr(ref Vcpu vcpu);
+    static abstract void SetIdtr(ref Vcpu vcpu, DescriptorTable table);
+    static abstract int GetCpl(ref Vcpu vcpu);
+    static abstract void SetCpl(ref Vcpu vcpu, int cpl);
+
+    /// <summary>Guest values; the setters take values that <c>ControlRegisters</c> has checked.</summary>
+    static abstract ulong GetCr0(ref Vcpu vcpu);
+    static abstract void SetCr0(ref Vcpu vcpu, ulong value);
+    static abstract ulong GetCr2(ref Vcpu vcpu);
+    static abstract void SetCr2(ref Vcpu vcpu, ulong value);
+    static abstract ulong GetCr3(ref Vcpu vcpu);
+    static abstract void SetCr3(ref Vcpu vcpu, ulong value);
+    static abstract ulong GetCr4(ref Vcpu vcpu);
+    static abstract void SetCr4(ref Vcpu vcpu, ulong value);
+    static abstract ulong GetEfer(ref Vcpu vcpu);
+    static abstract void SetEfer(ref Vcpu vcpu, ulong value);
+
+    /// <summary>Effective DR6 and DR7 of the guest (DR0-3 are in <c>vcpu.Debug</c>).</summary>
+    static abstract ulong GetDr6(ref Vcpu vcpu);
+    static abstract void SetDr6(ref Vcpu vcpu, ulong value);
+    static abstract ulong GetDr7(ref Vcpu vcpu);
+    static abstract void SetDr7(ref Vcpu vcpu, ulong value);
+    /// <summary>Recomputes exception and debug register intercepts after a change of guest debugging.</summary>
+    static abstract void UpdateDebug(ref Vcpu vcpu);
+
+    /// <summary>
+    /// MSRs whose value lives in the vendor's control block (STAR, LSTAR, CSTAR, SFMASK, KERNEL_GS_BASE, FS_BASE,
+    /// GS_BASE, SYSENTER_*, PAT). False when <paramref name="index"/> is none of them.
+    /// </summary>
+    static abstract bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value);
+    static abstract bool TrySetMsr(ref Vcpu vcpu, uint index, ulong value);
+
+    static abstract ulong GetTscOffset(ref Vcpu vcpu);
+    static abstract void SetTscOffset(ref Vcpu vcpu, ulong offset);
+
+    /// <summary>Interrupt shadow as KVM_X86_SHADOW_INT_* bits.</summary>
+    static abstract int GetInterruptShadow(ref Vcpu vcpu);
+    static abstract void SetInterruptShadow(ref Vcpu vcpu, int shadow);
+    static abstract bool GetNmiMasked(ref Vcpu vcpu);
+    static abstract void SetNmiMasked(ref Vcpu vcpu, bool masked);
+
+    /// <summary>Runs the guest until an exit that user space must see; see <c>RunLoop</c>.</summary>
+    static abstract VcpuAction Step(ref Vcpu vcpu);
+}
+
+/// <summary>What the run loop does after an exit was handled.</summary>
+internal enum VcpuAction : byte
+{
+    /// <summary>Enter the guest again.</summary>
+    Resume,
+    /// <summary>Return 0 from KVM_RUN; the run page says why.</summary>
+    UserSpace,
+    /// <summary>Return -EINTR with KVM_EXIT_INTR.</summary>
+    Interrupted,
+    /// <summary>Return -EFAULT: guest memory could not be made present.</summary>
+    Fault,
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Diagnostics.CodeAnalysis;
+using System.Runtime.InteropServices;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+
+namespace SharpKvm.Vm;
+
+/// <summary>A virtual CPU. Lives in memory that the shim allocated together with its own part.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct Vcpu
+{
+    /// <summary>What the world switch and the shim share with the core; first, because they address it by offset.</summary>
+    public VcpuShared Shared;
+    public KernelRef<Vm> VmRef;
+    public uint Id;
+
+    /// <summary>CPUID as SET_CPUID2 gave it, and what follows from it (reserved bits, address width).</summary>
+    public CpuidTable Cpuid;
+    /// <summary>MSRs that hardware does not switch: APIC_BASE, MISC_ENABLE, MTRRs, MCE banks, TSC_AUX …</summary>
+    public MsrState Msrs;
+    /// <summary>DR0-3 and guest debugging by user space.</summary>
+    public DebugState Debug;
+    /// <summary>Exceptions, interrupts and NMIs that wait for delivery or were interrupted in it.</summary>
+    public EventState Events;
+
+    [UnscopedRef]
+    public ref GuestRegisters Registers => ref Shared.Registers;
+    [UnscopedRef]
+    public ref Vm Vm => ref VmRef.Value;
+}

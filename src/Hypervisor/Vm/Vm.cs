@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.InteropServices;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+
+namespace SharpKvm.Vm;
+
+/// <summary>A virtual machine. Lives in memory that the shim allocated together with its own part.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct Vm
+{
+    public HostVm Host;
+    /// <summary>Memory slots, nested tables, dirty logs.</summary>
+    public VmMemory Memory;
+}
