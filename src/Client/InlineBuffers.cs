@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+
+namespace SharpKvm.Client;
+
+/// <summary>Four values in a row inside a structure of the kernel's.</summary>
+[InlineArray(4)]
+public struct Array4<T>
+{
+    T _first;
+}
+
+/// <summary>Eight values in a row inside a structure of the kernel's.</summary>
+[InlineArray(8)]
+public struct Array8<T>
+{
+    T _first;
+}
+
+/// <summary>Nine values in a row inside a structure of the kernel's.</summary>
+[InlineArray(9)]
+public struct Array9<T>
+{
+    T _first;
+}
+
+/// <summary>Fifteen values in a row inside a structure of the kernel's.</summary>
+[InlineArray(15)]
+public struct Array15<T>
+{
+    T _first;
+}
+
+/// <summary>Sixteen values in a row inside a structure of the kernel's.</summary>
+[InlineArray(16)]
+public struct Array16<T>
+{
+    T _first;
+}
+
+/// <summary>26 values in a row inside a structure of the kernel's.</summary>
+[InlineArray(26)]
+public struct Array26<T>
+{
+    T _first;
+}
+
+/// <summary>64 values in a row inside a structure of the kernel's.</summary>
+[InlineArray(64)]
+public struct Array64<T>
+{
+    T _first;
+}
+
+/// <summary>1024 values in a row inside a structure of the kernel's.</summary>
+[InlineArray(1024)]
+public struct Array1024<T>
+{
+    T _first;
+}
