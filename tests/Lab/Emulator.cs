@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Lab;
+
+/// <summary>A QEMU that can play the L1 machine with AMD SVM in software.</summary>
+/// <param name="Name">For people: version and where it is from.</param>
+/// <param name="Program">Path of <c>qemu-system-x86_64</c>.</param>
+/// <param name="DataFolders">Folders for <c>-L</c>, in order.</param>
+/// <param name="ModuleFolder">Where this build's loadable parts lie, or null for the built-in place.</param>
+/// <param name="MaximumCpus">How many CPUs are dependable: QEMU 7.2 hangs with two under SVM load.</param>
+public sealed record Emulator(string Name, string Program, string[] DataFolders, string? ModuleFolder, int MaximumCpus)
+{
+    private const string Binary = "usr/bin/qemu-system-x86_64";
+
+    private static readonly Lazy<Emulator> Chosen = new(Choose);
+
+    /// <summary>The best one this machine can have: from backports, unpacked into the cache, else the installed one.</summary>
+    public static Emulator Best => Chosen.Value;
+
+    private static Emulator Choose()
+    {
+        try
+        {
+            return FromBackports();
+        }
+        catch (LabException)
+        {
+            string installed = Tool.Find("qemu-system-x86_64")
+                ?? throw new LabException("QEMU is missing: run tools/setup (package qemu-system-x86)");
+            return new Emulator("QEMU as installed", installed, [], ModuleFolder: null, MaximumCpus: 1);
+        }
+    }
+
+    private static Emulator FromBackports()
+    {
+        string suite = $"{AptCache.Release}-backports";
+        string folder = Repository.Folder("cache", "qemu", suite);
+        string program = Path.Combine(folder, Binary);
+        string stamp = Path.Combine(folder, "complete");
+        CacheLock.MakeOnce(stamp, () =>
+        {
+            new AptCache(suite).Unpack(folder, "qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios");
+            string version = Tool.Require(program, ["--version"]);
+            CacheLock.WriteWhole(stamp, System.Text.Encoding.UTF8.GetBytes(version.Split('\n')[0]));
+        });
+        return new Emulator(
+            File.ReadAllText(stamp), program,
+            [
+                Path.Combine(folder, "usr/share/qemu"), Path.Combine(folder, "usr/share/seabios"),
+                "/usr/share/qemu", "/usr/lib/ipxe/qemu",
+            ],
+            Path.Combine(folder, "usr/lib/x86_64-linux-gnu/qemu"), MaximumCpus: 2);
+    }
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Diagnostics;
+using System.Net.Sockets;
+using System.Text;
+
+namespace SharpKvm.Lab;
+
+/// <summary>The emulated machine with SVM that loads the module: boots, runs one job, and always ends.</summary>
+public sealed class L1Machine : IDisposable
+{
+    private const string Mark = "@@lab:";
+
+    /// <summary>A CPU with SVM, less what the emulator does not have and would warn about.</summary>
+    private const string Cpu = "EPYC,+svm,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
+
+    /// <summary>How long L1 may take from the job's end to its own.</summary>
+    private static readonly TimeSpan PowerOffTime = TimeSpan.FromSeconds(30);
+
+    private readonly L1Options options;
+    private readonly string jobFolder;
+    private readonly string logPath;
+    private readonly StreamWriter log;
+    private readonly UnixServer jobPort = new("job");
+    private readonly UnixServer monitorPort = new("monitor");
+    private readonly List<string> output = [];
+    private readonly List<string> console = [];
+    private readonly TaskCompletionSource jobEnded = new();
+    private int? exitStatus;
+
+    private L1Machine(L1Options options)
+    {
+        this.options = options;
+        jobFolder = Repository.Folder("lab", $"{options.Name}-{Environment.ProcessId}");
+        Directory.Delete(jobFolder, recursive: true);
+        Directory.CreateDirectory(jobFolder);
+        logPath = Path.Combine(Repository.Logs, $"{options.Name}.log");
+        log = new StreamWriter(logPath) { AutoFlush = true };
+    }
+
+    /// <summary>Boots L1, runs the job and waits for the end.</summary>
+    public static L1Result Run(L1Options options)
+    {
+        using var machine = new L1Machine(options);
+        return machine.Run();
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        jobPort.Dispose();
+        monitorPort.Dispose();
+        log.Dispose();
+    }
+
+    private L1Result Run()
+    {
+        Emulator emulator = Emulator.Best;
+        L1Kernel kernel = options.Kernel ?? L1Kernel.Default;
+        string initramfs = Path.Combine(jobFolder, "initramfs");
+        File.WriteAllBytes(initramfs, Initramfs.ForL1(kernel));
+        File.WriteAllText(Path.Combine(jobFolder, "script.sh"),
+            $"cd '{Repository.Root}' || exit 125\nexport LAB_ROOT='{Repository.Root}' LAB_JOB=/job\n{options.Script}\n");
+        if (kernel.ModulesRoot != "/")
+        {
+            // L1 binds this over /lib/modules, so that modprobe finds the modules of a kernel that is not installed.
+            CopyModules(kernel);
+        }
+
+        Line(L1Source.Lab, $"{emulator.Name}, Linux {kernel.Version}");
+        var clock = Stopwatch.StartNew();
+        using Process process = Start(emulator, kernel.BootImage(), initramfs);
+        Task reading = Task.WhenAll(
+            ReadLines(process.StandardOutput, L1Source.Kernel),
+            ReadLines(process.StandardError, L1Source.Lab),
+            ReadPort(jobPort, L1Source.Job));
+        bool inTime = WaitFor(process);
+        clock.Stop();
+        jobPort.Dispose();
+        monitorPort.Dispose();
+        reading.Wait(TimeSpan.FromSeconds(5));
+
+        string[] kernelLog = ReadKernelLog();
+        var result = new L1Result
+        {
+            End = !inTime ? L1End.TimedOut : exitStatus is null ? L1End.Died : L1End.Completed,
+            ExitStatus = exitStatus,
+            Output = output,
+            KernelLog = kernelLog,
+            Reports = KernelLog.Scan(kernelLog, options.ExpectedReports),
+            LogPath = logPath,
+            JobFolder = jobFolder,
+            Duration = clock.Elapsed,
+        };
+        File.Delete(initramfs);
+        return result;
+    }
+
+    private Process Start(Emulator emulator, string image, string initramfs)
+    {
+        int cpus = options.CountInstructions ? 1 : Math.Min(options.Cpus, emulator.MaximumCpus);
+        string[] timing = options.CountInstructions
+            ? ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
+                "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]
+            : ["-accel", "tcg,thread=multi"];
+        string parameters = "console=ttyS0 loglevel=5 log_buf_len=2M tsc=reliable no_timer_check panic=-1 "
+            + "sysrq_always_enabled " + (options.CountInstructions ? "norandmaps " : "") + options.KernelParameters;
+        string[] arguments =
+        [
+            // The outer limit, should this process be killed before it can end the emulator.
+            "--kill-after=5", $"{options.Timeout.TotalSeconds + 60:0}", emulator.Program,
+            .. emulator.DataFolders.SelectMany(folder => (string[])["-L", folder]),
+            .. timing,
+            "-machine", "q35", "-cpu", $"{Cpu},{(options.NestedPaging ? "+" : "-")}npt",
+            "-smp", $"{cpus}", "-m", $"{options.MemoryMib}",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-serial", "stdio",
+            "-chardev", $"socket,id=job,path={jobPort.Path}", "-serial", "chardev:job",
+            "-chardev", $"socket,id=monitor,path={monitorPort.Path}", "-mon", "chardev=monitor,mode=readline",
+            "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+            "-virtfs", $"local,path={jobFolder},mount_tag=job,security_model=none",
+            "-kernel", image, "-initrd", initramfs, "-append", parameters,
+        ];
+        var start = new ProcessStartInfo("timeout", arguments)
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
+        if (emulator.ModuleFolder is not null)
+        {
+            start.Environment["QEMU_MODULE_DIR"] = emulator.ModuleFolder;
+        }
+
+        Process process = Process.Start(start)!;
+        process.StandardInput.Close();
+        return process;
+    }
+
+    private bool WaitFor(Process process)
+    {
+        Task exited = process.WaitForExitAsync();
+        if (Task.WhenAny(exited, jobEnded.Task).Wait(options.Timeout) && exited.Wait(PowerOffTime))
+        {
+            return true;
+        }
+
+        Line(L1Source.Lab, exitStatus is null
+            ? $"killed after {options.Timeout.TotalSeconds:0} s; what its CPUs were doing:"
+            : "did not power off after the job; what its CPUs were doing:");
+        AskForBacktraces();
+        process.Kill(entireProcessTree: true);
+        exited.Wait();
+        return false;
+    }
+
+    /// <summary>Has L1's kernel print where its CPUs and its blocked tasks are, the way a person would at its keyboard.</summary>
+    private void AskForBacktraces()
+    {
+        Task answers = ReadPort(monitorPort, L1Source.Lab);
+        foreach (string command in (string[])["info cpus", "sendkey alt-sysrq-l", "sendkey alt-sysrq-w"])
+        {
+            monitorPort.Send($"{command}\n");
+            answers.Wait(TimeSpan.FromSeconds(2));
+        }
+    }
+
+    private async Task ReadPort(UnixServer port, L1Source source)
+    {
+        using StreamReader? reader = await port.Accept();
+        if (reader is not null)
+        {
+            await ReadLines(reader, source);
+        }
+    }
+
+    private async Task ReadLines(StreamReader reader, L1Source source)
+    {
+        try
+        {
+            while (await reader.ReadLineAsync() is string line)
+            {
+                Line(source, line.TrimEnd('\r'));
+            }
+        }
+        catch (IOException)
+        {
+            // The emulator was killed: what came before counts.
+        }
+    }
+
+    private void Line(L1Source source, string text)
+    {
+        lock (log)
+        {
+            if (source == L1Source.Job && text.StartsWith(Mark, StringComparison.Ordinal))
+            {
+                source = L1Source.Lab;
+                TakeMark(text[Mark.Length..]);
+            }
+
+            List<string>? list = source switch
+            {
+                L1Source.Kernel => console,
+                L1Source.Job => output,
+                _ => null,
+            };
+            list?.Add(text);
+            log.WriteLine(source == L1Source.Lab ? $"[lab] {text}" : text);
+            options.Live?.Invoke(source, text);
+        }
+    }
+
+    private void TakeMark(string mark)
+    {
+        if (mark.Split(' ') is ["exit", string status])
+        {
+            exitStatus = int.Parse(status);
+            jobEnded.TrySetResult();
+        }
+    }
+
+    private string[] ReadKernelLog()
+    {
+        string saved = Path.Combine(jobFolder, "dmesg.txt");
+        if (exitStatus is null || !File.Exists(saved))
+        {
+            return [.. console];
+        }
+
+        File.Copy(saved, Path.ChangeExtension(logPath, ".dmesg"), overwrite: true);
+        string[] lines = File.ReadAllLines(saved);
+        // What was said after the log was taken, on the way down, is on the console only.
+        string? last = lines.LastOrDefault();
+        return [.. lines, .. console.SkipWhile(line => line != last).Skip(1)];
+    }
+
+    private void CopyModules(L1Kernel kernel)
+    {
+        string target = Directory.CreateDirectory(Path.Combine(jobFolder, "modules")).FullName;
+        Tool.Require("cp", ["-al", kernel.Modules, target]);
+    }
+
+    /// <summary>A Unix socket that the emulator connects to; its path is short enough for one.</summary>
+    private sealed class UnixServer : IDisposable
+    {
+        private readonly Socket listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        private Socket? peer;
+
+        public UnixServer(string name)
+        {
+            Path = System.IO.Path.Combine(System.IO.Path.GetTempPath(), $"lab-{Guid.NewGuid():N}-{name}");
+            listener.Bind(new UnixDomainSocketEndPoint(Path));
+            listener.Listen(1);
+        }
+
+        public string Path { get; }
+
+        public async Task<StreamReader?> Accept()
+        {
+            try
+            {
+                peer = await listener.AcceptAsync();
+                return new StreamReader(new NetworkStream(peer), Encoding.UTF8);
+            }
+            catch (SocketException)
+            {
+                return null;
+            }
+        }
+
+        public void Send(string text)
+        {
+            try
+            {
+                peer?.Send(Encoding.UTF8.GetBytes(text));
+            }
+            catch (SocketException)
+            {
+                // It is gone already.
+            }
+        }
+
+        public void Dispose()
+        {
+            listener.Dispose();
+            File.Delete(Path);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Lab;
+
+/// <summary>Where a line of an L1 run came from.</summary>
+public enum L1Source
+{
+    /// <summary>L1's kernel, on its console.</summary>
+    Kernel,
+
+    /// <summary>The job that runs in L1.</summary>
+    Job,
+
+    /// <summary>The lab itself or the emulator.</summary>
+    Lab,
+}
+
+/// <summary>What to boot and what to run in it.</summary>
+public sealed record L1Options
+{
+    /// <summary>Names the log files; letters, digits, dots and dashes.</summary>
+    public required string Name { get; init; }
+
+    /// <summary>
+    /// A bash script. It runs as root in L1, sees the host's root (its own writes are thrown away), starts in the
+    /// clone's folder, and finds in <c>/job</c> a folder whose files come back (<see cref="L1Result.JobFolder"/>).
+    /// </summary>
+    public required string Script { get; init; }
+
+    /// <summary>The whole run must end within this time.</summary>
+    public TimeSpan Timeout { get; init; } = TimeSpan.FromMinutes(2);
+
+    /// <summary>L1's memory in MiB.</summary>
+    public int MemoryMib { get; init; } = 3072;
+
+    /// <summary>L1's CPUs; no more than the emulator is dependable with.</summary>
+    public int Cpus { get; init; } = 2;
+
+    /// <summary>One CPU, and virtual nanoseconds are instructions: repeatable counts, no wall-clock time.</summary>
+    public bool CountInstructions { get; init; }
+
+    /// <summary>Whether L1's CPU has nested paging.</summary>
+    public bool NestedPaging { get; init; } = true;
+
+    /// <summary>More for L1's kernel command line.</summary>
+    public string KernelParameters { get; init; } = "";
+
+    /// <summary>L1's kernel; the machine's newest when null.</summary>
+    public L1Kernel? Kernel { get; init; }
+
+    /// <summary>Regular expressions of kernel-log reports that this job means to cause.</summary>
+    public IReadOnlyList<string> ExpectedReports { get; init; } = [];
+
+    /// <summary>Called with each line as it comes.</summary>
+    public Action<L1Source, string>? Live { get; init; }
+}
