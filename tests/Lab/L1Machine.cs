@@ -80,13 +80,14 @@ public sealed class L1Machine : IDisposable
         reading.Wait(TimeSpan.FromSeconds(5));
 
         string[] kernelLog = ReadKernelLog();
+        string[] ownLog = inTime ? kernelLog : [.. kernelLog.TakeWhile(line => !line.Contains("sysrq: Show backtrace"))];
         var result = new L1Result
         {
             End = !inTime ? L1End.TimedOut : exitStatus is null ? L1End.Died : L1End.Completed,
             ExitStatus = exitStatus,
             Output = output,
             KernelLog = kernelLog,
-            Reports = KernelLog.Scan(kernelLog, options.ExpectedReports),
+            Reports = KernelLog.Scan(ownLog, options.ExpectedReports),
             LogPath = logPath,
             JobFolder = jobFolder,
             Duration = clock.Elapsed,

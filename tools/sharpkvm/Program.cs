@@ -5,8 +5,12 @@ using SharpKvm.Tool;
 
 var root = new RootCommand("SharpKVM for developers: boots the throw-away machine that loads the module, and a guest in it.")
 {
+    RunCommand.Create(),
     LabCommand.Create(),
 };
+
+// The terminal wraps long lines itself; nothing else may.
+Spectre.Console.AnsiConsole.Profile.Width = 4096;
 
 try
 {
