@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.InteropServices;
+
+namespace SharpKvm.Abi;
+
+/// <summary>Argument of KVM_SET_USER_MEMORY_REGION.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_userspace_memory_region
+{
+    public const uint KVM_MEM_LOG_DIRTY_PAGES = 1 << 0;
+    public const uint KVM_MEM_READONLY = 1 << 1;
+
+    /// <summary>Slot id in bits 0-15, address space in bits 16-31.</summary>
+    public uint slot;
+    public uint flags;
+    public ulong guest_phys_addr;
+    /// <summary>Bytes; 0 deletes the slot.</summary>
+    public ulong memory_size;
+    public ulong userspace_addr;
+}
+
+/// <summary>Argument of KVM_GET_DIRTY_LOG.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_dirty_log
+{
+    public uint slot;
+    public uint padding1;
+    /// <summary>User address of the bitmap: one bit per page, rounded up to 8 bytes.</summary>
+    public ulong dirty_bitmap;
+}

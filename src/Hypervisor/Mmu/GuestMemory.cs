@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using SharpKvm.Host;
+
+namespace SharpKvm.Mmu;
+
+/// <summary>How an access to guest physical memory ended.</summary>
+internal enum MemoryAccess : byte
+{
+    Done,
+    /// <summary>No slot has the address: MMIO.</summary>
+    NoMemory,
+    /// <summary>A write to a read-only slot: to be treated as MMIO.</summary>
+    ReadOnly,
+    /// <summary>The process has no memory behind the slot: EFAULT.</summary>
+    Fault,
+}
+
+/// <summary>What lies at a guest physical address.</summary>
+internal enum MemoryKind : byte
+{
+    None,
+    ReadOnly,
+    Writable,
+}
+
+/// <summary>
+/// Guest physical memory as the core reads and writes it: through the process's own mapping, in its context. An access
+/// across the end of a slot that fails in the middle has done its first part.
+/// </summary>
+internal static class GuestMemory
+{
+    public static MemoryAccess Read(ref Vm.Vm vm, Gpa source, Span<byte> destination)
+    {
+        while (true)
+        {
+            ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(source.Frame);
+            if (!slot.Contains(source.Frame))
+                return MemoryAccess.NoMemory;
+            int count = Part(in slot, source, destination.Length);
+            if (!UserMemory.Read(slot.ToHva(source), destination[..count]))
+                return MemoryAccess.Fault;
+            if (count == destination.Length)
+                return MemoryAccess.Done;
+            destination = destination[count..];
+            source += (ulong)count;
+        }
+    }
+
+    public static MemoryAccess Write(ref Vm.Vm vm, Gpa destination, ReadOnlySpan<byte> source)
+    {
+        while (true)
+        {
+            ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(destination.Frame);
+            if (!slot.Contains(destination.Frame))
+                return MemoryAccess.NoMemory;
+            if (slot.IsReadOnly)
+                return MemoryAccess.ReadOnly;
+            int count = Part(in slot, destination, source.Length);
+            if (!UserMemory.Write(slot.ToHva(destination), source[..count]))
+                return MemoryAccess.Fault;
+            MarkDirty(in slot, destination, count);
+            if (count == source.Length)
+                return MemoryAccess.Done;
+            source = source[count..];
+            destination += (ulong)count;
+        }
+    }
+
+    public static bool TryRead<T>(ref Vm.Vm vm, Gpa source, out T value) where T : unmanaged
+    {
+        Unsafe.SkipInit(out value);
+        return Read(ref vm, source, MemoryMarshal.AsBytes(new Span<T>(ref value))) == MemoryAccess.Done;
+    }
+
+    public static bool TryWrite<T>(ref Vm.Vm vm, Gpa destination, in T value) where T : unmanaged =>
+        Write(ref vm, destination, MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in value))) == MemoryAccess.Done;
+
+    /// <summary>
+    /// Atomic compare and exchange of 1, 2, 4 or 8 naturally aligned bytes. <paramref name="swapped"/> says whether
+    /// the memory held <paramref name="expected"/>.
+    /// </summary>
+    public static MemoryAccess CompareExchange(
+        ref Vm.Vm vm, Gpa address, int size, ulong expected, ulong replacement, out bool swapped)
+    {
+        swapped = false;
+        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(address.Frame);
+        if (!slot.Contains(address.Frame))
+            return MemoryAccess.NoMemory;
+        if (slot.IsReadOnly)
+            return MemoryAccess.ReadOnly;
+        Exchange exchange = UserMemory.CompareExchange(slot.ToHva(address), size, expected, replacement);
+        if (exchange == Exchange.Fault)
+            return MemoryAccess.Fault;
+        swapped = exchange == Exchange.Swapped;
+        if (swapped)
+            slot.MarkDirty(address.Frame);
+        return MemoryAccess.Done;
+    }
+
+    public static MemoryKind Kind(ref Vm.Vm vm, Gpa address)
+    {
+        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(address.Frame);
+        if (!slot.Contains(address.Frame))
+            return MemoryKind.None;
+        return slot.IsReadOnly ? MemoryKind.ReadOnly : MemoryKind.Writable;
+    }
+
+    /// <summary>How many of <paramref name="length"/> bytes at <paramref name="address"/> lie in the slot.</summary>
+    private static int Part(in MemorySlot slot, Gpa address, int length) =>
+        (int)Math.Min((ulong)length, slot.End.Address.Value - address.Value);
+
+    private static void MarkDirty(in MemorySlot slot, Gpa start, int count)
+    {
+        if (!slot.LogsDirty || count == 0)
+            return;
+        ulong last = (start + (ulong)(count - 1)).Frame.Value;
+        for (ulong frame = start.Frame.Value; frame <= last; frame++)
+            slot.MarkDirty(new Gfn(frame));
+    }
+}

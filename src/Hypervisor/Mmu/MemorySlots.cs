@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Host;
+
+namespace SharpKvm.Mmu;
+
+/// <summary>KVM_SET_USER_MEMORY_REGION: creates, moves, changes and deletes memory slots.</summary>
+internal static class MemorySlots
+{
+    /// <summary>Slots of a VM (KVM_CAP_NR_MEMSLOTS); ids are below it.</summary>
+    public const int MaxSlots = 32764;
+    /// <summary>Pages of a slot: what the original's 32-bit page counts can hold.</summary>
+    public const ulong MaxPages = (1UL << 31) - 1;
+
+    /// <summary>Pages handled in one hold of the MMU lock: 16 GiB.</summary>
+    private const ulong PagesPerLock = 1UL << 22;
+
+    private const uint KnownFlags =
+        kvm_userspace_memory_region.KVM_MEM_LOG_DIRTY_PAGES | kvm_userspace_memory_region.KVM_MEM_READONLY;
+
+    /// <summary>
+    /// Carries out the ioctl; the caller holds the slots mutex. When it returns, no vCPU sees the old layout any more.
+    /// </summary>
+    /// <returns>0, -EINVAL, -EEXIST when the range overlaps another slot, or -ENOMEM.</returns>
+    public static int SetRegion(ref Vm.Vm vm, in kvm_userspace_memory_region region)
+    {
+        if (!IsWellFormed(in region))
+            return Errno.EINVAL;
+
+        ref SlotTable table = ref vm.Memory.Slots;
+        int index = table.IndexOf(region.slot);
+        ref readonly MemorySlot old = ref table.All[index];
+        if (region.memory_size == 0)
+            return index == 0 ? Errno.EINVAL : Replace(ref vm, index, default);
+
+        MemorySlot slot = new()
+        {
+            First = new Gpa(region.guest_phys_addr).Frame,
+            PageCount = region.memory_size >> Page.Shift,
+            Address = new Hva(region.userspace_addr),
+            Id = region.slot,
+            Flags = (SlotFlags)region.flags,
+        };
+        if (index != 0)
+        {
+            bool movesPages = slot.Address.Value != old.Address.Value || slot.PageCount != old.PageCount;
+            if (movesPages || slot.IsReadOnly != old.IsReadOnly)
+                return Errno.EINVAL;
+            if (slot.First.Value == old.First.Value && slot.Flags == old.Flags)
+                return Errno.Ok;
+        }
+        if (Overlaps(table.All, in slot))
+            return Errno.EEXIST;
+        if (slot.End.Value - 1 > vm.Memory.LastFrame.Value)
+            return Errno.EINVAL;
+        return Replace(ref vm, index, slot);
+    }
+
+    private static bool IsWellFormed(in kvm_userspace_memory_region region)
+    {
+        // Ids above 0xffff name another address space, of which x86 without SMM has none.
+        if ((region.flags & ~KnownFlags) != 0 || region.slot >= MaxSlots)
+            return false;
+        if (((region.memory_size | region.guest_phys_addr | region.userspace_addr) & Page.OffsetMask) != 0)
+            return false;
+        return UserMemory.IsUserRange(new Hva(region.userspace_addr), region.memory_size)
+            && region.guest_phys_addr + region.memory_size >= region.guest_phys_addr
+            && region.memory_size >> Page.Shift <= MaxPages;
+    }
+
+    private static bool Overlaps(ReadOnlySpan<MemorySlot> slots, in MemorySlot slot)
+    {
+        foreach (ref readonly MemorySlot other in slots)
+        {
+            if (other.Id != slot.Id && other.First.Value < slot.End.Value && slot.First.Value < other.End.Value)
+                return true;
+        }
+        return false;
+    }
+
+    /// <summary>
+    /// Puts <paramref name="slot"/> in the place of the slot at <paramref name="index"/> (0: adds it; no pages:
+    /// deletes). Everything that can fail comes before the first change.
+    /// </summary>
+    private static int Replace(ref Vm.Vm vm, int index, MemorySlot slot)
+    {
+        KernelRef<SlotTable> current = vm.Memory.CurrentTable;
+        ref MemorySlot old = ref current.Value.All[index];
+        bool starts = (slot.Flags & SlotFlags.LogDirty) != 0 && !old.LogsDirty;
+        bool stops = (slot.Flags & SlotFlags.LogDirty) == 0 && old.LogsDirty;
+        if (starts && !slot.TryAllocateBitmap(out slot.DirtyBitmap))
+            return Errno.ENOMEM;
+        if (!starts && !stops)
+            slot.DirtyBitmap = old.DirtyBitmap;
+        if (!TryBuild(current.Value.All, index, in slot, out KernelRef<SlotTable> next))
+        {
+            if (starts)
+                slot.DirtyBitmap.Free();
+            return Errno.ENOMEM;
+        }
+
+        bool stays = slot.PageCount != 0 && slot.First.Value == old.First.Value;
+        if (index != 0 && !stays)
+            Retire(ref vm, ref old);
+
+        vm.Host.LockMmu();
+        vm.Memory.Publish(next);
+        vm.Host.UnlockMmu();
+        if (starts && index != 0 && stays)
+            WriteProtect(ref vm, in slot);
+        vm.Host.SynchronizeSlots();
+        if (stops)
+            old.DirtyBitmap.Free();
+        SlotTable.Free(current);
+        return Errno.Ok;
+    }
+
+    /// <summary>The table that follows <paramref name="slots"/>; see <see cref="Replace"/>.</summary>
+    private static bool TryBuild(
+        ReadOnlySpan<MemorySlot> slots, int removed, in MemorySlot added, out KernelRef<SlotTable> table)
+    {
+        int count = slots.Length - 1;
+        if (removed != 0)
+            count--;
+        if (added.PageCount != 0)
+            count++;
+        if (!SlotTable.TryAllocate(count, out table))
+            return false;
+
+        Span<MemorySlot> target = table.Value.All;
+        int next = 1;
+        bool pending = added.PageCount != 0;
+        for (int i = 1; i < slots.Length; i++)
+        {
+            if (i == removed)
+                continue;
+            if (pending && added.First.Value < slots[i].First.Value)
+            {
+                target[next++] = added;
+                pending = false;
+            }
+            target[next++] = slots[i];
+        }
+        if (pending)
+            target[next] = added;
+        return true;
+    }
+
+    /// <summary>
+    /// Ends a slot's use by the guest. The mark comes first, so that a fault under way cannot map its pages again; it
+    /// stays in the table until nothing is mapped, so that the MMU notifier misses none.
+    /// </summary>
+    private static void Retire(ref Vm.Vm vm, ref MemorySlot slot)
+    {
+        TablePool retired = default;
+        for (ulong page = 0; page < slot.PageCount; page += PagesPerLock)
+        {
+            Gfn first = slot.First + page;
+            Gfn end = slot.First + Math.Min(slot.PageCount, page + PagesPerLock);
+            vm.Host.LockMmu();
+            slot.Flags |= SlotFlags.Retired;
+            NestedTables.Remove(ref vm.Memory, first, end, ref retired);
+            vm.Host.UnlockMmu();
+        }
+        vm.Host.FlushTlbs();
+        retired.Free();
+    }
+
+    /// <summary>Starts the logging of writes: from here on each first write to a page faults.</summary>
+    private static void WriteProtect(ref Vm.Vm vm, in MemorySlot slot)
+    {
+        bool flush = false;
+        for (ulong page = 0; page < slot.PageCount; page += PagesPerLock)
+        {
+            Gfn end = slot.First + Math.Min(slot.PageCount, page + PagesPerLock);
+            vm.Host.LockMmu();
+            flush |= NestedTables.WriteProtect(ref vm.Memory, slot.First + page, end);
+            vm.Host.UnlockMmu();
+        }
+        if (flush)
+            vm.Host.FlushTlbs();
+    }
+}

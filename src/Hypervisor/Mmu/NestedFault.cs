@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Host;
+
+namespace SharpKvm.Mmu;
+
+/// <summary>What became of a nested page fault.</summary>
+internal enum FaultOutcome : byte
+{
+    /// <summary>The page is mapped: enter the guest again.</summary>
+    Mapped,
+    /// <summary>
+    /// A race against Linux or an ioctl was lost. Enter the guest again, after the usual look at signals and
+    /// rescheduling; it comes back.
+    /// </summary>
+    Retry,
+    /// <summary>No memory there.</summary>
+    Mmio,
+    /// <summary>A write to memory of a read-only slot, to be emulated like MMIO.</summary>
+    ReadOnlyWrite,
+    /// <summary>The process has no such memory: EFAULT.</summary>
+    Error,
+    /// <summary>A signal arrived: EINTR.</summary>
+    Interrupted,
+    /// <summary>No page for a table: ENOMEM.</summary>
+    NoMemory,
+}
+
+/// <summary>Makes guest memory present when the guest touches it.</summary>
+internal static class NestedFault
+{
+    /// <summary>
+    /// Maps the page at <paramref name="address"/>; all mappings are executable. In the context of the VM's process.
+    /// </summary>
+    public static FaultOutcome Handle<TFormat>(ref Vm.Vm vm, Gpa address, bool write)
+        where TFormat : struct, INestedFormat
+    {
+        Gfn gfn = address.Frame;
+        KernelRef<SlotTable> table = vm.Memory.CurrentTable;
+        ref readonly MemorySlot slot = ref table.Value.Find(gfn);
+        if (!slot.Contains(gfn))
+            return FaultOutcome.Mmio;
+        if (write && slot.IsReadOnly)
+            return FaultOutcome.ReadOnlyWrite;
+        if (!SpareTables.TopUp(ref vm))
+            return FaultOutcome.NoMemory;
+
+        ulong sequence = vm.Host.InvalidationSequence();
+        Hva hva = slot.ToHva(gfn.Address);
+        PageLookup lookup = vm.Host.LookUpPage(hva, write, out HostPage page);
+        if (lookup != PageLookup.Found)
+            return lookup == PageLookup.Interrupted ? FaultOutcome.Interrupted : FaultOutcome.Error;
+
+        // While writes are logged, a page becomes writable by a write only.
+        bool writable = page.Writable && !slot.IsReadOnly && (write || !slot.LogsDirty);
+        MapResult result = MapResult.NeedsTable;
+        vm.Host.LockMmu();
+        if (!vm.Host.IsInvalidated(sequence, hva) && vm.Memory.IsCurrent(table) && !slot.IsRetired)
+        {
+            result = NestedTables.Map<TFormat>(ref vm.Memory, gfn, page.Frame, writable);
+            if (writable && result != MapResult.NeedsTable)
+                slot.MarkDirty(gfn);
+        }
+        vm.Memory.Statistics.Faults++;
+        if (result == MapResult.NeedsTable)
+            vm.Memory.Statistics.Retries++;
+        vm.Host.UnlockMmu();
+
+        if (result == MapResult.Replaced)
+            vm.Host.FlushTlbs();
+        vm.Host.ReleasePage(page);
+        return result == MapResult.NeedsTable ? FaultOutcome.Retry : FaultOutcome.Mapped;
+    }
+}
+
+/// <summary>Keeps pages at hand for new tables, because none can be allocated under the MMU lock.</summary>
+internal static class SpareTables
+{
+    private const int Batch = 8;
+
+    /// <summary>Sees to it that a mapping finds the pages it may need; another vCPU can still be faster.</summary>
+    /// <returns>False when the kernel has no memory.</returns>
+    public static bool TopUp(ref Vm.Vm vm)
+    {
+        if (Volatile.Read(ref vm.Memory.Spare.Count) >= NestedTables.TablesPerMapping)
+            return true;
+        TablePool fresh = default;
+        while (fresh.Count < Batch)
+        {
+            Hpa page = KernelPages.Allocate();
+            if (page.IsNull)
+                break;
+            fresh.Push(page);
+        }
+        vm.Host.LockMmu();
+        vm.Memory.Spare.Take(ref fresh);
+        bool enough = vm.Memory.Spare.Count >= NestedTables.TablesPerMapping;
+        vm.Host.UnlockMmu();
+        return enough;
+    }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Host;
+
+namespace SharpKvm.Mmu;
+
+/// <summary>
+/// How entries of nested tables are written. Read they are alike in both vendors' formats (see
+/// <see cref="NestedTables"/>), which keeps everything but the making of entries free of the format.
+/// </summary>
+internal interface INestedFormat
+{
+    /// <summary>An entry that points at a table one level down and restricts nothing.</summary>
+    static abstract ulong Table(Hpa table);
+
+    /// <summary>An entry that maps a 4 KiB page of write-back memory: readable, executable and perhaps writable.</summary>
+    static abstract ulong Leaf(Pfn frame, bool writable);
+}
+
+/// <summary>
+/// AMD nested paging: the long-mode format, walked with user rights (APM vol. 2, 15.25.5). Accessed and dirty are set
+/// from the start, so that hardware never writes an entry behind our back.
+/// </summary>
+internal readonly struct Npt : INestedFormat
+{
+    private const ulong Present = 1 << 0;
+    private const ulong User = 1 << 2;
+    private const ulong Accessed = 1 << 5;
+    private const ulong Dirty = 1 << 6;
+
+    public static ulong Table(Hpa table) => table.Value | Present | NestedTables.Writable | User | Accessed;
+
+    public static ulong Leaf(Pfn frame, bool writable) =>
+        frame.Address.Value | Present | User | Accessed | Dirty | (writable ? NestedTables.Writable : 0);
+}

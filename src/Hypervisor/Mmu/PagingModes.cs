@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Mmu;
+
+/// <summary>Bits of the guest's page-table entries that all paging modes share (SDM vol. 3, 4.3 to 4.5).</summary>
+internal static class GuestEntry
+{
+    public const ulong Present = 1 << 0;
+    public const ulong Writable = 1 << 1;
+    public const ulong User = 1 << 2;
+    public const ulong Accessed = 1 << 5;
+    public const ulong Dirty = 1 << 6;
+    public const ulong LargePage = 1 << 7;
+    public const ulong NoExecute = 1UL << 63;
+
+    public const ulong AddressMask = 0x000f_ffff_ffff_f000;
+    public const int ProtectionKeyShift = 59;
+
+    /// <summary>Address bits that the processor does not have.</summary>
+    public static ulong BeyondPhysical(in PagingState paging) => AddressMask & (~0UL << paging.PhysicalBits);
+
+    /// <summary>Bits 13 up to the page's size, which are no part of a large page's address.</summary>
+    public static ulong BelowLargePage(int shift) => (1UL << shift) - (1UL << 13);
+
+    public static ulong NoExecuteIfReserved(in PagingState paging) =>
+        (paging.Efer & PagingState.EferNxe) != 0 ? 0 : NoExecute;
+}
+
+/// <summary>
+/// A format of the guest's page tables. A level is named by its shift: where its index lies in the linear address, and
+/// also the size of the page if the entry maps one.
+/// </summary>
+internal interface IPagingMode
+{
+    static abstract int TopShift { get; }
+    static abstract int IndexBits { get; }
+    /// <summary>Binary logarithm of an entry's size in bytes.</summary>
+    static abstract int EntryShift { get; }
+    static abstract ulong RootMask { get; }
+
+    /// <summary>Bits that must be 0 in each present entry.</summary>
+    static abstract ulong Reserved(in PagingState paging);
+    /// <summary>More of them in an entry above the lowest level, without and with a page of its own.</summary>
+    static abstract ulong ReservedInTable(int shift);
+    static abstract ulong ReservedInLargePage(in PagingState paging, int shift);
+
+    static abstract bool IsLargePage(in PagingState paging, ulong entry, int shift);
+    static abstract ulong LargePageBase(ulong entry);
+
+    /// <summary>Whether the level has no rights and no accessed flag: then it restricts nothing.</summary>
+    static abstract bool IsPlain(int shift);
+}
+
+/// <summary>32-bit paging with 4 MiB pages and PSE-36 (SDM vol. 3, 4.3).</summary>
+internal readonly struct Paging32 : IPagingMode
+{
+    public static int TopShift => 22;
+    public static int IndexBits => 10;
+    public static int EntryShift => 2;
+    public static ulong RootMask => 0xffff_f000;
+
+    public static ulong Reserved(in PagingState paging) => 0;
+    public static ulong ReservedInTable(int shift) => 0;
+
+    /// <summary>Bits 13-20 are address bits 32-39, as far as the processor has them; bit 21 is always 0.</summary>
+    public static ulong ReservedInLargePage(in PagingState paging, int shift) =>
+        (1UL << 22) - (1UL << (Math.Min(40, (int)paging.PhysicalBits) - 19));
+
+    public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
+        (entry & GuestEntry.LargePage) != 0 && (paging.Cr4 & PagingState.Cr4Pse) != 0;
+
+    public static ulong LargePageBase(ulong entry) =>
+        (entry & 0xffc0_0000) | ((entry & 0x001f_e000) << (32 - 13));
+
+    public static bool IsPlain(int shift) => false;
+}
+
+/// <summary>
+/// PAE paging (SDM vol. 3, 4.4). The four entries at CR3 are read with each walk, as AMD processors do under nested
+/// paging (APM vol. 2, 15.25.10).
+/// </summary>
+internal readonly struct PagingPae : IPagingMode
+{
+    private const int PointerShift = 30;
+
+    public static int TopShift => PointerShift;
+    public static int IndexBits => 9;
+    public static int EntryShift => 3;
+    public static ulong RootMask => 0xffff_ffe0;
+
+    public static ulong Reserved(in PagingState paging) =>
+        GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging) | 0x7ff0_0000_0000_0000;
+
+    public static ulong ReservedInTable(int shift) =>
+        shift == PointerShift ? GuestEntry.NoExecute | 0x1e6 : 0;
+
+    public static ulong ReservedInLargePage(in PagingState paging, int shift) => GuestEntry.BelowLargePage(shift);
+
+    public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
+        (entry & GuestEntry.LargePage) != 0 && shift < PointerShift;
+
+    public static ulong LargePageBase(ulong entry) => entry & GuestEntry.AddressMask;
+
+    public static bool IsPlain(int shift) => shift == PointerShift;
+}
+
+/// <summary>How many levels long-mode paging has.</summary>
+internal interface IPagingDepth
+{
+    static abstract int TopShift { get; }
+}
+
+internal readonly struct FourLevels : IPagingDepth
+{
+    public static int TopShift => 39;
+}
+
+internal readonly struct FiveLevels : IPagingDepth
+{
+    public static int TopShift => 48;
+}
+
+/// <summary>4-level and 5-level paging (SDM vol. 3, 4.5).</summary>
+internal readonly struct LongPaging<TDepth> : IPagingMode where TDepth : struct, IPagingDepth
+{
+    private const int LargestPageShift = 30;
+
+    public static int TopShift => TDepth.TopShift;
+    public static int IndexBits => 9;
+    public static int EntryShift => 3;
+    public static ulong RootMask => GuestEntry.AddressMask;
+
+    public static ulong Reserved(in PagingState paging) =>
+        GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging);
+
+    public static ulong ReservedInTable(int shift) => shift > LargestPageShift ? GuestEntry.LargePage : 0;
+
+    public static ulong ReservedInLargePage(in PagingState paging, int shift) => GuestEntry.BelowLargePage(shift);
+
+    public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
+        (entry & GuestEntry.LargePage) != 0 && shift <= LargestPageShift;
+
+    public static ulong LargePageBase(ulong entry) => entry & GuestEntry.AddressMask;
+
+    public static bool IsPlain(int shift) => false;
+}

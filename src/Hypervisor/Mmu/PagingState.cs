@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Host;
+
+namespace SharpKvm.Mmu;
+
+/// <summary>What the meaning of the guest's page tables depends on. The vendor's room fills it in.</summary>
+internal struct PagingState
+{
+    public ulong Cr0;
+    public ulong Cr3;
+    public ulong Cr4;
+    public ulong Efer;
+    public uint Pkru;
+    public byte Cpl;
+    /// <summary>Width of guest physical addresses: CPUID 0x80000008, EAX bits 0-7.</summary>
+    public byte PhysicalBits;
+    /// <summary>RFLAGS.AC: lifts SMAP for explicit accesses.</summary>
+    public bool AlignmentCheck;
+
+    public const ulong Cr0Wp = 1 << 16;
+    public const ulong Cr0Pg = 1UL << 31;
+    public const ulong Cr4Pse = 1 << 4;
+    public const ulong Cr4Pae = 1 << 5;
+    public const ulong Cr4La57 = 1 << 12;
+    public const ulong Cr4Smep = 1 << 20;
+    public const ulong Cr4Smap = 1 << 21;
+    public const ulong Cr4Pke = 1 << 22;
+    public const ulong EferLma = 1 << 10;
+    public const ulong EferNxe = 1 << 11;
+}
+
+/// <summary>An access by linear address; without a flag a read. Two flags stand where the error code has them.</summary>
+[Flags]
+internal enum PageAccess : uint
+{
+    Read = 0,
+    Write = 1 << 1,
+    Fetch = 1 << 4,
+    /// <summary>To a descriptor table or the TSS: with supervisor rights whatever the CPL, SMAP in force.</summary>
+    Implicit = 1 << 8,
+}
+
+/// <summary>Error code of #PF (SDM vol. 3, 4.7).</summary>
+[Flags]
+internal enum PageFaultCode : uint
+{
+    None = 0,
+    Present = 1 << 0,
+    Write = 1 << 1,
+    User = 1 << 2,
+    Reserved = 1 << 3,
+    Fetch = 1 << 4,
+    ProtectionKey = 1 << 5,
+}
+
+/// <summary>The outcome of a translation: an address, or the #PF that the guest gets (CR2 is the address asked for).</summary>
+internal readonly struct Translation
+{
+    public readonly Gpa Address;
+    public readonly PageFaultCode Fault;
+    public readonly bool Succeeded;
+
+    public Translation(Gpa address)
+    {
+        Address = address;
+        Succeeded = true;
+    }
+
+    public Translation(PageFaultCode fault) => Fault = fault;
+}

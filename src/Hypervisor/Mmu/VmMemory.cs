@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Diagnostics.CodeAnalysis;
+using System.Runtime.InteropServices;
+using SharpKvm.Host;
+
+namespace SharpKvm.Mmu;
+
+/// <summary>Counts for people; changed under the MMU lock, read at any time.</summary>
+internal struct MemoryStatistics
+{
+    /// <summary>Nested page faults that found memory.</summary>
+    public ulong Faults;
+    /// <summary>Faults that lost a race against Linux or an ioctl and are taken again.</summary>
+    public ulong Retries;
+    /// <summary>Guest pages that are mapped now.</summary>
+    public ulong MappedPages;
+    /// <summary>Pages that hold nested tables now, the root included.</summary>
+    public ulong TablePages;
+}
+
+/// <summary>
+/// A VM's memory: its slots and the nested tables that map them.
+/// <para>Slots are replaced as a whole table, under the VM's slots mutex. Who reads them is in an SRCU section of the
+/// shim, or holds the MMU lock: a new table is published under that lock.</para>
+/// </summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct VmMemory
+{
+    private nint _slots;
+    /// <summary>Highest guest frame that memory may have.</summary>
+    public Gfn LastFrame;
+    /// <summary>Top table of the nested tables: nCR3 or the address in the EPT pointer.</summary>
+    public Hpa Root;
+    /// <summary>Empty pages that wait to become tables; guarded by the MMU lock.</summary>
+    public TablePool Spare;
+    public MemoryStatistics Statistics;
+
+    [UnscopedRef]
+    public ref SlotTable Slots => ref CurrentTable.Value;
+
+    /// <summary>Whether <paramref name="table"/> is still the current one.</summary>
+    public bool IsCurrent(KernelRef<SlotTable> table) => Volatile.Read(ref _slots) == table.Address;
+
+    public KernelRef<SlotTable> CurrentTable => new(Volatile.Read(ref _slots));
+
+    /// <summary>
+    /// Prepares an empty memory. <paramref name="physicalBits"/> is the width of physical addresses (MAXPHYADDR).
+    /// </summary>
+    /// <returns>0 or -ENOMEM.</returns>
+    public static int Init(ref Vm.Vm vm, int physicalBits)
+    {
+        vm.Memory = default;
+        int frameBits = Math.Min(physicalBits, NestedTables.AddressBits) - Page.Shift;
+        vm.Memory.LastFrame = new Gfn((1UL << frameBits) - 1);
+        Hpa root = KernelPages.Allocate();
+        if (root.IsNull)
+            return Errno.ENOMEM;
+        if (!SlotTable.TryAllocate(0, out KernelRef<SlotTable> table))
+        {
+            KernelPages.Free(root);
+            return Errno.ENOMEM;
+        }
+        vm.Memory.Root = root;
+        vm.Memory.Statistics.TablePages = 1;
+        vm.Memory.Publish(table);
+        return Errno.Ok;
+    }
+
+    /// <summary>
+    /// Gives everything back. No vCPU runs any more; the MMU notifier may still come and finds nothing.
+    /// </summary>
+    public static void Destroy(ref Vm.Vm vm)
+    {
+        vm.Host.LockMmu();
+        VmMemory memory = vm.Memory;
+        vm.Memory = default;
+        vm.Host.UnlockMmu();
+
+        memory.Spare.Free();
+        if (!memory.Root.IsNull)
+            NestedTables.Destroy(memory.Root);
+        if (memory._slots == 0)
+            return;
+        foreach (ref readonly MemorySlot slot in memory.Slots.All)
+            slot.DirtyBitmap.Free();
+        SlotTable.Free(memory.CurrentTable);
+    }
+
+    /// <summary>Makes <paramref name="table"/> the current one; under the MMU lock once the VM is known to others.</summary>
+    public void Publish(KernelRef<SlotTable> table) => Volatile.Write(ref _slots, table.Address);
+}

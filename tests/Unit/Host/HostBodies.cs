@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Bodies of the core's Host classes for unit tests; the kernel's are imports of the shim.
+using System.Runtime.InteropServices;
+using SharpKvm.Cpu;
+using SharpKvm.Tests.Host;
+
+namespace SharpKvm.Host;
+
+internal static partial class KernelPages
+{
+    public static partial Hpa Allocate() => SimulatedHost.Current.AllocatePage();
+
+    public static partial void Free(Hpa page) => SimulatedHost.Current.FreePage(page);
+
+    public static partial Span<byte> Bytes(Hpa page) => SimulatedHost.Current.BytesOf(page);
+
+    public static partial Span<ulong> Entries(Hpa page) =>
+        MemoryMarshal.Cast<byte, ulong>(SimulatedHost.Current.BytesOf(page));
+}
+
+internal static partial class KernelHeap
+{
+    public static partial nint Allocate(nuint bytes) => SimulatedHost.Current.AllocateBlock(bytes);
+
+    public static partial void Free(nint address) => SimulatedHost.Current.FreeBlock(address);
+}
+
+internal static partial class UserMemory
+{
+    public static partial bool Read(Hva source, Span<byte> destination) =>
+        SimulatedHost.Current.Process.Read(source.Value, destination);
+
+    public static partial bool Write(Hva destination, ReadOnlySpan<byte> source) =>
+        SimulatedHost.Current.Process.Write(destination.Value, source);
+
+    public static partial bool TryReadUInt64(Hva source, out ulong value)
+    {
+        if (source.Value % sizeof(ulong) != 0)
+            throw new InvalidOperationException($"unaligned load at {source.Value:x}");
+        return TryRead(source, out value);
+    }
+
+    public static partial Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement) =>
+        SimulatedHost.Current.Process.CompareExchange(address.Value, size, expected, replacement);
+
+    public static partial bool IsUserRange(Hva start, ulong bytes) =>
+        bytes <= SimulatedProcess.UserEnd && start.Value <= SimulatedProcess.UserEnd - bytes;
+}
+
+internal readonly partial struct HostVm
+{
+    private SimulatedVm Vm => SimulatedHost.Current.Vm(_handle);
+
+    public partial void LockMmu() => Vm.Lock();
+    public partial void UnlockMmu() => Vm.Unlock();
+    public partial ulong InvalidationSequence() => Vm.Sequence;
+    public partial bool IsInvalidated(ulong sequence, Hva address) => Vm.IsInvalidated(sequence, address);
+    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page) =>
+        SimulatedHost.Current.Process.LookUp(address, write, out page);
+    public partial void ReleasePage(HostPage page) => SimulatedHost.Current.Process.Release(page);
+    public partial void FlushTlbs() => Vm.FlushTlbs();
+    public partial void SynchronizeSlots() => Vm.Synchronize();
+}
+
+internal static partial class HostCpu
+{
+    public static partial void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result) =>
+        SimulatedHost.Current.Cpu.Cpuid.TryGetValue((leaf, subleaf), out result);
+
+    public static partial bool TryReadMsr(uint index, out ulong value) =>
+        SimulatedHost.Current.Cpu.Msrs.TryGetValue(index, out value);
+
+    public static partial ulong Tsc() => SimulatedHost.Current.Cpu.Tsc;
+    public static partial uint TscKhz() => SimulatedHost.Current.Cpu.TscKhz;
+    public static partial ulong SupportedXcr0() => SimulatedHost.Current.Cpu.SupportedXcr0;
+    public static partial void FlushPredictors() => SimulatedHost.Current.Cpu.PredictorFlushes++;
+}
+
+internal static partial class Parameters
+{
+    public static partial bool IgnoreMsrs() => SimulatedHost.Current.Cpu.IgnoreMsrs;
+}
+
+internal readonly partial struct HostVcpu
+{
+    public partial Span<byte> LegacyFpu() =>
+        SimulatedHost.Current.Cpu.FpuOf(_handle)[..(FxsaveSize + XsaveHeaderSize)];
+
+    public partial uint XsaveSize() => (uint)SimulatedHost.Current.Cpu.FpuOf(_handle).Length;
+
+    public partial bool FpuToUser(Hva destination, uint size) =>
+        UserMemory.Write(destination, SimulatedHost.Current.Cpu.FpuOf(_handle)[..(int)size]);
+
+    public partial int FpuFromUser(Hva source) =>
+        UserMemory.Read(source, SimulatedHost.Current.Cpu.FpuOf(_handle)) ? Errno.Ok : Errno.EFAULT;
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.InteropServices;
+using NUnit.Framework;
+using SharpKvm.Host;
+
+namespace SharpKvm.Tests.Host;
+
+/// <summary>
+/// The Linux that the core sees in unit tests: allocators that count, one process, VMs, a CPU. The current host is the
+/// one that the thread made last, so that tests may run side by side. Misuse (a sleeping call under a spinlock, a
+/// page freed twice or still in use) throws.
+/// </summary>
+internal sealed class SimulatedHost : IDisposable
+{
+    /// <summary>Physical addresses of allocated pages; none is used twice, so that a stale one is noticed.</summary>
+    private const ulong FirstPage = 0x1_0000_0000;
+
+    [ThreadStatic]
+    private static SimulatedHost? s_current;
+
+    private readonly Dictionary<ulong, nint> _pages = [];
+    private readonly HashSet<nint> _blocks = [];
+    private readonly Dictionary<nint, SimulatedVm> _vms = [];
+    private ulong _nextPage = FirstPage;
+
+    public SimulatedHost()
+    {
+        Process = new SimulatedProcess(this);
+        s_current = this;
+    }
+
+    public static SimulatedHost Current =>
+        s_current ?? throw new InvalidOperationException("this thread has not made a SimulatedHost");
+
+    public SimulatedProcess Process { get; }
+    public SimulatedCpu Cpu { get; } = new();
+    public IReadOnlyCollection<SimulatedVm> Vms => _vms.Values;
+
+    /// <summary>How many allocations of pages and blocks were asked for.</summary>
+    public int Allocations { get; private set; }
+    /// <summary>The allocation that fails, counted like <see cref="Allocations"/> from 0; none by default.</summary>
+    public int FailingAllocation { get; set; } = -1;
+    /// <summary>Whether those behind it fail as well.</summary>
+    public bool FailsFromThere { get; set; }
+
+    public int PagesInUse => _pages.Count;
+    public int BlocksInUse => _blocks.Count;
+
+    public void AssertNothingInUse()
+    {
+        Assert.Multiple(() =>
+        {
+            Assert.That(PagesInUse, Is.Zero, "pages in use");
+            Assert.That(BlocksInUse, Is.Zero, "heap blocks in use");
+            Assert.That(Process.HeldReferences, Is.Zero, "page references held");
+        });
+    }
+
+    public void Dispose()
+    {
+        foreach (nint page in _pages.Values)
+            FreeNative(page);
+        foreach (nint block in _blocks)
+            FreeNative(block);
+        foreach (SimulatedVm vm in _vms.Values)
+            vm.Dispose();
+        if (s_current == this)
+            s_current = null;
+    }
+
+    internal nint Register(SimulatedVm vm)
+    {
+        nint handle = _vms.Count + 1;
+        _vms.Add(handle, vm);
+        return handle;
+    }
+
+    internal SimulatedVm Vm(nint handle) => _vms[handle];
+
+    internal Hpa AllocatePage()
+    {
+        if (!MayAllocate())
+            return default;
+        ulong address = _nextPage;
+        _nextPage += Page.Size;
+        _pages.Add(address, AllocateNative(Page.Size));
+        return new Hpa(address);
+    }
+
+    internal void FreePage(Hpa page)
+    {
+        if (!_pages.Remove(page.Value, out nint memory))
+            throw new InvalidOperationException($"page {page.Value:x} freed, but it is not allocated");
+        foreach (SimulatedVm vm in _vms.Values)
+            vm.CheckUnused(page);
+        FreeNative(memory);
+    }
+
+    /// <summary>Runs <paramref name="change"/> as Linux does: between the two calls of every VM's notifier.</summary>
+    internal void Invalidate(Hva start, Hva end, Action change)
+    {
+        foreach (SimulatedVm vm in _vms.Values)
+            vm.BeginInvalidation(start, end);
+        change();
+        foreach (SimulatedVm vm in _vms.Values)
+            vm.EndInvalidation();
+    }
+
+    // SAFETY: the page is allocated; a span of it is never kept past the operation that asked for it.
+    internal unsafe Span<byte> BytesOf(Hpa page) => _pages.TryGetValue(page.Value, out nint memory)
+        ? new Span<byte>((void*)memory, Page.Size)
+        : throw new InvalidOperationException($"page {page.Value:x} is not allocated");
+
+    internal nint AllocateBlock(nuint bytes)
+    {
+        if (!MayAllocate())
+            return 0;
+        nint block = AllocateNative(bytes);
+        _blocks.Add(block);
+        return block;
+    }
+
+    internal void FreeBlock(nint address)
+    {
+        if (!_blocks.Remove(address))
+            throw new InvalidOperationException($"block {address:x} freed, but it is not allocated");
+        FreeNative(address);
+    }
+
+    /// <summary>Called by everything that may sleep in the kernel.</summary>
+    internal void MightSleep()
+    {
+        foreach (SimulatedVm vm in _vms.Values)
+        {
+            if (vm.IsLocked)
+                throw new InvalidOperationException("sleeping call under the MMU lock");
+        }
+    }
+
+    private bool MayAllocate()
+    {
+        MightSleep();
+        int number = Allocations++;
+        return !(number == FailingAllocation || (FailsFromThere && FailingAllocation >= 0 && number > FailingAllocation));
+    }
+
+    // SAFETY (both): plain native memory, released once by the owner that the two tables above record.
+    private static unsafe nint AllocateNative(nuint bytes) => (nint)NativeMemory.AllocZeroed(bytes);
+
+    private static unsafe void FreeNative(nint address) => NativeMemory.Free((void*)address);
+}

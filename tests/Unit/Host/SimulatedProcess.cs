@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Buffers.Binary;
+using SharpKvm.Host;
+
+namespace SharpKvm.Tests.Host;
+
+/// <summary>A page of memory that a process can have mapped.</summary>
+internal sealed class Frame(ulong number)
+{
+    public Pfn Number { get; } = new(number);
+    public byte[] Data { get; } = new byte[Page.Size];
+    /// <summary>References that <see cref="HostVm.LookUpPage"/> gave out.</summary>
+    public int References { get; set; }
+}
+
+/// <summary>
+/// The address space of the process that owns the VMs, page by page: demand-zero (a first read finds the shared zero
+/// page), copy-on-write, and every change of a present page announced to the VMs as the MMU notifier does.
+/// </summary>
+internal sealed class SimulatedProcess(SimulatedHost host)
+{
+    /// <summary>End of the user half: TASK_SIZE_MAX with 4-level paging.</summary>
+    public const ulong UserEnd = (1UL << 47) - Page.Size;
+    private const ulong FirstFrame = 0x10_0000;
+
+    private sealed class Mapping
+    {
+        public bool Writable;
+        /// <summary>The frame is shared: a write gets a copy.</summary>
+        public bool CopyOnWrite;
+        public Frame? Frame;
+    }
+
+    private readonly Dictionary<ulong, Mapping> _mappings = [];
+    private readonly Dictionary<ulong, Frame> _frames = [];
+    private readonly Frame _zero = new(FirstFrame);
+    private ulong _nextFrame = FirstFrame + 1;
+
+    /// <summary>References to pages not yet given back.</summary>
+    public int HeldReferences => _zero.References + _frames.Values.Sum(frame => frame.References);
+
+    /// <summary>The next look-up of a page ends with a signal.</summary>
+    public bool SignalPending { get; set; }
+
+    /// <summary>Runs once, when the next look-up has found its page: the moment for a race.</summary>
+    public Action? AfterLookUp { get; set; }
+
+    /// <summary>mmap(MAP_FIXED) of fresh memory.</summary>
+    public void Map(ulong start, ulong pages, bool writable = true)
+    {
+        Unmap(start, pages);
+        for (ulong page = 0; page < pages; page++)
+            _mappings[(start >> Page.Shift) + page] = new Mapping { Writable = writable };
+    }
+
+    public void Unmap(ulong start, ulong pages) =>
+        Change(start, pages, mapping => mapping.Frame = null, remove: true);
+
+    public void Protect(ulong start, ulong pages, bool writable) =>
+        Change(start, pages, mapping => mapping.Writable = writable);
+
+    /// <summary>As after fork: the pages stay, a write gets a copy.</summary>
+    public void Share(ulong start, ulong pages) =>
+        Change(start, pages, mapping => mapping.CopyOnWrite = mapping.Frame != null);
+
+    /// <summary>As page migration or swap: the contents move to another frame.</summary>
+    public void Migrate(ulong start, ulong pages) => Change(start, pages, mapping =>
+    {
+        if (mapping.Frame is { } old && old != _zero)
+            mapping.Frame = Copy(old);
+    });
+
+    /// <summary>The frame behind an address, if the page is present; and whether it may be written in place.</summary>
+    public Frame? Present(ulong address, out bool writable)
+    {
+        writable = false;
+        if (!_mappings.TryGetValue(address >> Page.Shift, out Mapping? mapping))
+            return null;
+        writable = mapping.Writable && !mapping.CopyOnWrite;
+        return mapping.Frame;
+    }
+
+    public Frame FrameOf(Pfn number) => number.Value == FirstFrame ? _zero : _frames[number.Value];
+
+    public PageLookup LookUp(Hva address, bool write, out HostPage page)
+    {
+        host.MightSleep();
+        page = default;
+        if (SignalPending)
+        {
+            SignalPending = false;
+            return PageLookup.Interrupted;
+        }
+        Mapping? mapping = Fault(address.Value, write);
+        if (mapping == null)
+            return PageLookup.Absent;
+        mapping.Frame!.References++;
+        page = new HostPage { Frame = mapping.Frame.Number, Writable = mapping.Writable && !mapping.CopyOnWrite };
+        Action? hook = AfterLookUp;
+        AfterLookUp = null;
+        hook?.Invoke();
+        return PageLookup.Found;
+    }
+
+    public void Release(HostPage page)
+    {
+        if (--FrameOf(page.Frame).References < 0)
+            throw new InvalidOperationException($"page frame {page.Frame.Value:x} released once too often");
+    }
+
+    public bool Read(ulong address, Span<byte> destination)
+    {
+        host.MightSleep();
+        while (!destination.IsEmpty)
+        {
+            if (Fault(address, write: false) is not { } mapping)
+                return false;
+            ReadOnlySpan<byte> source = mapping.Frame!.Data.AsSpan((int)(address & Page.OffsetMask));
+            int count = Math.Min(source.Length, destination.Length);
+            source[..count].CopyTo(destination);
+            destination = destination[count..];
+            address += (ulong)count;
+        }
+        return true;
+    }
+
+    public bool Write(ulong address, ReadOnlySpan<byte> source)
+    {
+        host.MightSleep();
+        while (!source.IsEmpty)
+        {
+            if (Fault(address, write: true) is not { } mapping)
+                return false;
+            Span<byte> destination = mapping.Frame!.Data.AsSpan((int)(address & Page.OffsetMask));
+            int count = Math.Min(source.Length, destination.Length);
+            source[..count].CopyTo(destination);
+            source = source[count..];
+            address += (ulong)count;
+        }
+        return true;
+    }
+
+    public Exchange CompareExchange(ulong address, int size, ulong expected, ulong replacement)
+    {
+        host.MightSleep();
+        if (size is not (1 or 2 or 4 or 8) || address % (ulong)size != 0)
+            throw new InvalidOperationException($"compare-exchange of {size} bytes at {address:x}");
+        if (Fault(address, write: true) is not { } mapping)
+            return Exchange.Fault;
+        Span<byte> place = mapping.Frame!.Data.AsSpan((int)(address & Page.OffsetMask), size);
+        Span<byte> bytes = stackalloc byte[sizeof(ulong)];
+        BinaryPrimitives.WriteUInt64LittleEndian(bytes, expected);
+        if (!place.SequenceEqual(bytes[..size]))
+            return Exchange.Different;
+        BinaryPrimitives.WriteUInt64LittleEndian(bytes, replacement);
+        bytes[..size].CopyTo(place);
+        return Exchange.Swapped;
+    }
+
+    /// <summary>What the kernel does at a page fault; null means SIGSEGV, or EFAULT to a system call.</summary>
+    private Mapping? Fault(ulong address, bool write)
+    {
+        if (!_mappings.TryGetValue(address >> Page.Shift, out Mapping? mapping) || (write && !mapping.Writable))
+            return null;
+        if (write && (mapping.Frame == null || mapping.CopyOnWrite))
+        {
+            Change(address, 1, page =>
+            {
+                page.Frame = Copy(page.Frame ?? _zero);
+                page.CopyOnWrite = false;
+            });
+        }
+        else if (mapping.Frame == null)
+        {
+            mapping.Frame = _zero;
+            mapping.CopyOnWrite = true;
+        }
+        return mapping;
+    }
+
+    private Frame Copy(Frame original)
+    {
+        Frame copy = new(_nextFrame++);
+        original.Data.CopyTo(copy.Data.AsSpan());
+        _frames.Add(copy.Number.Value, copy);
+        return copy;
+    }
+
+    /// <summary>Changes pages between the two calls of the MMU notifier.</summary>
+    private void Change(ulong start, ulong pages, Action<Mapping> change, bool remove = false)
+    {
+        ulong first = start >> Page.Shift;
+        bool present = false;
+        for (ulong page = first; page < first + pages; page++)
+            present |= _mappings.TryGetValue(page, out Mapping? mapping) && mapping.Frame != null;
+
+        if (present)
+            host.Invalidate(new Hva(first << Page.Shift), new Hva((first + pages) << Page.Shift), Apply);
+        else
+            Apply();
+
+        void Apply()
+        {
+            for (ulong page = first; page < first + pages; page++)
+            {
+                if (!_mappings.TryGetValue(page, out Mapping? mapping))
+                    continue;
+                change(mapping);
+                if (remove)
+                    _mappings.Remove(page);
+            }
+        }
+    }
+}

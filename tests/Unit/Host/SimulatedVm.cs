@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.InteropServices;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+
+namespace SharpKvm.Tests.Host;
+
+/// <summary>
+/// A VM with the part of the shim: MMU lock, notifier sequence, and the TLB of a guest that remembers translations and
+/// table pages until it is flushed.
+/// </summary>
+internal sealed unsafe class SimulatedVm : IDisposable
+{
+    private readonly Vm.Vm* _vm;
+    private readonly Dictionary<ulong, (Pfn Frame, bool Writable)> _tlb = [];
+    private readonly HashSet<ulong> _cachedTables = [];
+    private (Hva Start, Hva End)? _invalidating;
+
+    public SimulatedVm(SimulatedHost host)
+    {
+        // SAFETY: native memory does not move; freed in Dispose.
+        _vm = (Vm.Vm*)NativeMemory.AllocZeroed((nuint)sizeof(Vm.Vm));
+        _vm->Host = new HostVm(host.Register(this));
+    }
+
+    public ref Vm.Vm Vm => ref *_vm;
+    public KernelRef<Vm.Vm> Ref => new((nint)_vm);
+
+    public bool IsLocked { get; private set; }
+    public ulong Sequence { get; private set; }
+    public int Flushes { get; private set; }
+    public int Synchronizations { get; private set; }
+
+    /// <summary>Runs once, just before the MMU lock is taken next.</summary>
+    public Action? BeforeLock { get; set; }
+    /// <summary>Runs once, in the next call of <see cref="HostVm.SynchronizeSlots"/>.</summary>
+    public Action? OnSynchronize { get; set; }
+
+    /// <summary>Translations that the guest's TLB may hold, by guest frame.</summary>
+    public IReadOnlyDictionary<ulong, (Pfn Frame, bool Writable)> Tlb => _tlb;
+
+    public void Lock()
+    {
+        Action? hook = BeforeLock;
+        BeforeLock = null;
+        hook?.Invoke();
+        if (IsLocked)
+            throw new InvalidOperationException("MMU lock taken twice");
+        IsLocked = true;
+    }
+
+    public void Unlock()
+    {
+        if (!IsLocked)
+            throw new InvalidOperationException("MMU lock released without being held");
+        IsLocked = false;
+    }
+
+    public bool IsInvalidated(ulong sequence, Hva address)
+    {
+        if (!IsLocked)
+            throw new InvalidOperationException("sequence tested without the MMU lock");
+        bool inProgress = _invalidating is { } range
+            && address.Value >= range.Start.Value && address.Value < range.End.Value;
+        return inProgress || sequence != Sequence;
+    }
+
+    public void FlushTlbs()
+    {
+        if (IsLocked)
+            throw new InvalidOperationException("waiting for vCPUs under the MMU lock");
+        _tlb.Clear();
+        _cachedTables.Clear();
+        Flushes++;
+    }
+
+    public void Synchronize()
+    {
+        if (IsLocked)
+            throw new InvalidOperationException("waiting for readers under the MMU lock");
+        Synchronizations++;
+        Action? hook = OnSynchronize;
+        OnSynchronize = null;
+        hook?.Invoke();
+    }
+
+    /// <summary>mmu_notifier_invalidate_range_start.</summary>
+    public void BeginInvalidation(Hva start, Hva end)
+    {
+        Lock();
+        _invalidating = (start, end);
+        bool flush = Invalidation.UnmapHva(ref Vm, start, end);
+        Unlock();
+        if (flush)
+            FlushTlbs();
+    }
+
+    /// <summary>mmu_notifier_invalidate_range_end.</summary>
+    public void EndInvalidation()
+    {
+        Lock();
+        Sequence++;
+        _invalidating = null;
+        Unlock();
+    }
+
+    /// <summary>
+    /// What hardware does with an access: the TLB, else a walk of the nested tables. Null is a nested page fault.
+    /// </summary>
+    public Pfn? Access(Gfn gfn, bool write)
+    {
+        if (_tlb.TryGetValue(gfn.Value, out (Pfn Frame, bool Writable) cached) && (cached.Writable || !write))
+            return cached.Frame;
+        ulong table = Vm.Memory.Root.Value;
+        bool writable = true;
+        for (int shift = 27; ; shift -= 9)
+        {
+            _cachedTables.Add(table);
+            ulong entry = KernelPages.Entries(new Hpa(table))[(int)(gfn.Value >> shift) & 511];
+            if ((entry & 5) != 5)
+                return null;
+            writable &= (entry & 2) != 0;
+            table = entry & 0x000f_ffff_ffff_f000;
+            if (shift == 0)
+                break;
+        }
+        if (write && !writable)
+            return null;
+        Pfn frame = new(table >> Page.Shift);
+        _tlb[gfn.Value] = (frame, writable);
+        return frame;
+    }
+
+    /// <summary>A page is about to be freed: no processor may have it in its paging-structure caches.</summary>
+    public void CheckUnused(Hpa page)
+    {
+        if (_cachedTables.Contains(page.Value))
+            throw new InvalidOperationException($"table {page.Value:x} freed before the TLB was flushed");
+    }
+
+    public void Dispose() => NativeMemory.Free(_vm);
+}
