@@ -64,7 +64,7 @@ public static partial class KernelLog
     private static partial Regex Opening();
 
     [GeneratedRegex(
-        @"\[ cut here \]|\bBUG\b|\bOops\b|kernel BUG at|WARNING: (?!See http)|Call Trace|general protection fault|double fault|"
+        @"\[ cut here \]|\bBUG\b|\bOops\b|kernel BUG at|^WARNING: |Call Trace|general protection fault|double fault|"
         + @"^(int3|invalid opcode|divide error|stack segment): |unable to handle|scheduling while atomic|"
         + @"sleeping function called|possible (recursive|circular) locking|possible deadlock|suspicious RCU|"
         + @"inconsistent lock state|held lock freed|bad unlock balance|lock held when returning|still has locks held|"

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.InVm;
+
+/// <summary>NUnit categories.</summary>
+internal static class Tier
+{
+    /// <summary>Left out of <c>make test</c>, part of <c>make test-full</c>.</summary>
+    public const string Full = "Full";
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Collections.Concurrent;
+using System.Text;
+
+namespace SharpKvm.Lab;
+
+/// <summary>What the selftests are run on.</summary>
+/// <param name="Name">Names the log.</param>
+/// <param name="Module">The module to load; stock kvm-amd when null.</param>
+/// <param name="Device">The device that the module makes.</param>
+public sealed record SelftestLane(string Name, string? Module, string Device)
+{
+    /// <summary>The project's module.</summary>
+    public static SelftestLane SharpKvm { get; } =
+        new("selftests", Repository.PathOf("kmod", "sharpkvm.ko"), "/dev/sharpkvm");
+
+    /// <summary>Linux's own: the reference that the selftests must pass on, too.</summary>
+    public static SelftestLane Stock { get; } = new("selftests-stock", Module: null, "/dev/kvm");
+
+    /// <summary>CPUs of L1.</summary>
+    public int Cpus { get; init; } = 2;
+}
+
+/// <summary>All selftests in one boot of L1, each group as a process of its own with a limit of its own.</summary>
+public sealed class SelftestRun
+{
+    /// <summary>A group that takes longer hangs.</summary>
+    private const int GroupSeconds = 120;
+
+    private const string GroupMark = "::group ";
+    private const string UnloadMark = "::unloaded";
+
+    private static readonly ConcurrentDictionary<SelftestLane, Lazy<SelftestRun>> Runs = new();
+
+    private readonly Dictionary<string, KtapCase> cases = [];
+    private readonly Dictionary<string, List<string>> outputs = [];
+
+    private SelftestRun(SelftestLane lane)
+    {
+        Result = L1Machine.Run(new L1Options
+        {
+            Name = lane.Name,
+            Cpus = lane.Cpus,
+            Timeout = TimeSpan.FromMinutes(12),
+            Script = BuildScript(lane),
+        });
+        string group = "";
+        foreach (string line in Result.Output)
+        {
+            if (line.StartsWith(GroupMark, StringComparison.Ordinal))
+            {
+                group = line[GroupMark.Length..];
+                outputs[group] = [];
+            }
+            else if (line == UnloadMark)
+            {
+                Unloaded = true;
+            }
+            else if (outputs.TryGetValue(group, out List<string>? output))
+            {
+                output.Add(line);
+            }
+        }
+
+        foreach (KtapCase found in outputs.Values.SelectMany(Ktap.Parse))
+        {
+            cases[found.Name] = found;
+        }
+    }
+
+    /// <summary>The selftest program, as the build publishes it.</summary>
+    public static string Program => Repository.PathOf("build", "selftests", "selftests");
+
+    /// <summary>The L1 run.</summary>
+    public L1Result Result { get; }
+
+    /// <summary>True when the module went out again after the last group.</summary>
+    public bool Unloaded { get; }
+
+    /// <summary>The run on a lane: made at the first call, the same one afterwards.</summary>
+    public static SelftestRun On(SelftestLane lane) =>
+        Runs.GetOrAdd(lane, key => new Lazy<SelftestRun>(() => new SelftestRun(key))).Value;
+
+    /// <summary>The names of all cases, as the program lists them; empty when it is not built.</summary>
+    public static IReadOnlyList<string> List() => File.Exists(Program)
+        ? Tool.Require(Program, ["--list"]).Split('\n', StringSplitOptions.RemoveEmptyEntries)
+        : [];
+
+    /// <summary>The result of one case; a case without a result line has failed, and what was seen instead is why.</summary>
+    public KtapCase this[string name] => cases.GetValueOrDefault(name) ?? Missing(name);
+
+    private static string GroupOf(string name) => name.Split('/')[0];
+
+    private static string BuildScript(SelftestLane lane)
+    {
+        var script = new StringBuilder();
+        string unload = lane.Module is null ? "kvm-amd" : Path.GetFileNameWithoutExtension(lane.Module);
+        script.Append(lane.Module is null ? "modprobe kvm-amd" : $"insmod '{lane.Module}'").Append(" || exit 125\n");
+        foreach (string group in List().Select(GroupOf).Distinct())
+        {
+            script.Append($"echo '{GroupMark}{group}'\n");
+            script.Append($"echo 'lab: group {group}' >/dev/kmsg\n");
+            script.Append($"timeout -k 5 {GroupSeconds} '{Program}' --device {lane.Device} --filter '{group}/*' 2>&1\n");
+            script.Append("status=$?; [ $status -le 1 ] || echo \"# the program ended with $status\"\n");
+        }
+
+        script.Append($"echo '{GroupMark}'\nrmmod {unload} && echo {UnloadMark}\n");
+        return script.ToString();
+    }
+
+    private KtapCase Missing(string name)
+    {
+        List<string> seen = outputs.GetValueOrDefault(GroupOf(name), []);
+        string why = seen.Count == 0
+            ? $"its group never began: {Result.Describe()}"
+            : $"no result line; the group's output ended with:\n{string.Join('\n', seen.TakeLast(15))}";
+        return new KtapCase(name, KtapOutcome.Failed, why, []);
+    }
+}
