@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Entry points for people. Each sets up what it needs; `make help` lists them.
+
+# The headers to build for: the running kernel's, else the newest installed.
+KDIR ?= $(firstword $(wildcard /lib/modules/$(shell uname -r)/build) \
+	$(shell ls -d /lib/modules/*/build 2>/dev/null | sort -V | tail -n 1))
+CONFIGURATION ?= Debug
+
+TEST_PROJECTS := tests/Unit tests/Toolchain tests/InVm
+DOTNET_BUILD := dotnet build --nologo -v quiet -c $(CONFIGURATION)
+TOOL := build/artifacts/bin/sharpkvm/$(shell echo $(CONFIGURATION) | tr A-Z a-z)/sharpkvm
+
+# A build that fails is a test that fails.
+BUILD_FOR_TESTS = $(MAKE) --no-print-directory module sample selftests tests || \
+	{ echo "The build failed: nothing was tested."; echo "0 passed, 1 failed"; exit 1; }
+
+# No server of the build may outlive make, and none may be found by it.
+export MSBUILDDISABLENODEREUSE := 1
+export DOTNET_CLI_TELEMETRY_OPTOUT := 1
+export DOTNET_NOLOGO := 1
+export KDIR
+
+.DEFAULT_GOAL := module
+.PHONY: module sample selftests tool tests run test test-full bench install clean help setup
+
+##@ Build
+module: setup ## build kmod/sharpkvm.ko for KDIR (default: the running kernel, else the newest with headers)
+	@$(MAKE) --no-print-directory -C kmod KDIR=$(KDIR)
+
+sample: setup ## build samples/hello/hello.ko
+	@$(MAKE) --no-print-directory -C samples/hello KDIR=$(KDIR)
+
+selftests: setup ## build the programs that test the module from user space
+	@dotnet publish --nologo -v quiet tests/Selftests
+
+tool: setup ## build the developers' command line
+	@$(DOTNET_BUILD) tools/sharpkvm
+
+tests: setup ## build the NUnit projects
+	@for project in $(TEST_PROJECTS); do $(DOTNET_BUILD) $$project || exit 1; done
+
+##@ Try
+run: tool module ## boot a Linux guest on the module, in a throw-away emulated machine
+	@$(TOOL) run
+
+test: ## run the tests; ends with "N passed, N failed"
+	@$(BUILD_FOR_TESTS)
+	@tools/run-tests $(TEST_PROJECTS)
+
+test-full: ## the long ones, too
+	@$(BUILD_FOR_TESTS)
+	@tools/run-tests --full $(TEST_PROJECTS)
+
+bench: tool module ## compare with stock KVM: instructions per exit
+	@$(TOOL) bench
+
+##@ Other
+install: ## install the module for the running kernel (as root)
+	@test -e kmod/sharpkvm.ko || { echo "kmod/sharpkvm.ko is missing: run 'make' first" >&2; exit 1; }
+	$(MAKE) -C $(KDIR) M=$(CURDIR)/kmod modules_install
+	depmod -a
+
+clean: ## remove everything that was built or downloaded
+	@for folder in kmod samples/hello; do $(MAKE) --no-print-directory -C $$folder KDIR=$(KDIR) clean; done
+	rm -rf build
+
+setup: ## install what is missing (Debian 12 packages)
+	@tools/setup
+
+help: ## this list
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
+		$(MAKEFILE_LIST)
