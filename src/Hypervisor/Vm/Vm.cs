@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime.InteropServices;
+using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Mmu;
 
@@ -12,4 +13,6 @@ internal struct Vm
     public HostVm Host;
     /// <summary>Memory slots, nested tables, dirty logs.</summary>
     public VmMemory Memory;
+    /// <summary>What its vCPUs share: enabled capabilities, the time-stamp counter's base.</summary>
+    public VmCpuState Cpu;
 }

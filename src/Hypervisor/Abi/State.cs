@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace SharpKvm.Abi;
+
+// Arguments of the ioctls that get and set guest state: the UAPI's names, order and sizes (asm/kvm.h, linux/kvm.h).
+
+
+[InlineArray(3)]
+internal struct uint_3
+{
+    private uint _first;
+}
+
+[InlineArray(8)]
+internal struct uint_8
+{
+    private uint _first;
+}
+
+[InlineArray(4)]
+internal struct ulong_4
+{
+    private ulong _first;
+}
+
+[InlineArray(8)]
+internal struct ulong_8
+{
+    private ulong _first;
+}
+
+[InlineArray(9)]
+internal struct ulong_9
+{
+    private ulong _first;
+}
+
+[InlineArray(16)]
+internal struct ulong_16
+{
+    private ulong _first;
+}
+
+[InlineArray(26)]
+internal struct byte_26
+{
+    private byte _first;
+}
+
+[InlineArray(128)]
+internal struct byte_128
+{
+    private byte _first;
+}
+
+[InlineArray(256)]
+internal struct byte_256
+{
+    private byte _first;
+}
+
+/// <summary>KVM_GET_REGS, KVM_SET_REGS.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_regs
+{
+    public ulong rax, rbx, rcx, rdx;
+    public ulong rsi, rdi, rsp, rbp;
+    public ulong r8, r9, r10, r11;
+    public ulong r12, r13, r14, r15;
+    public ulong rip, rflags;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_segment
+{
+    public ulong @base;
+    public uint limit;
+    public ushort selector;
+    public byte type;
+    public byte present, dpl, db, s, l, g, avl;
+    public byte unusable;
+    public byte padding;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_dtable
+{
+    public ulong @base;
+    public ushort limit;
+    public ushort padding0, padding1, padding2;
+}
+
+/// <summary>The part that kvm_sregs and kvm_sregs2 have in common; both begin with it.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_sregs_common
+{
+    public kvm_segment cs, ds, es, fs, gs, ss;
+    public kvm_segment tr, ldt;
+    public kvm_dtable gdt, idt;
+    public ulong cr0, cr2, cr3, cr4, cr8;
+    public ulong efer;
+    public ulong apic_base;
+}
+
+/// <summary>KVM_GET_SREGS, KVM_SET_SREGS.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_sregs
+{
+    public kvm_sregs_common common;
+    public ulong_4 interrupt_bitmap;
+}
+
+/// <summary>KVM_GET_SREGS2, KVM_SET_SREGS2.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_sregs2
+{
+    public const ulong KVM_SREGS2_FLAGS_PDPTRS_VALID = 1;
+
+    public kvm_sregs_common common;
+    public ulong flags;
+    public ulong_4 pdptrs;
+}
+
+/// <summary>KVM_GET_FPU, KVM_SET_FPU.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_fpu
+{
+    public byte_128 fpr;
+    public ushort fcw;
+    public ushort fsw;
+    public byte ftwx;
+    public byte pad1;
+    public ushort last_opcode;
+    public ulong last_ip;
+    public ulong last_dp;
+    public byte_256 xmm;
+    public uint mxcsr;
+    public uint pad2;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_msr_entry
+{
+    public uint index;
+    public uint reserved;
+    public ulong data;
+}
+
+/// <summary>Head of KVM_GET_MSRS and KVM_SET_MSRS; <see cref="kvm_msr_entry"/> elements follow.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_msrs
+{
+    public uint nmsrs;
+    public uint pad;
+}
+
+/// <summary>Element of the legacy KVM_SET_CPUID.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_cpuid_entry
+{
+    public uint function;
+    public uint eax, ebx, ecx, edx;
+    public uint padding;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_cpuid_entry2
+{
+    public const uint KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1 << 0;
+
+    public uint function;
+    public uint index;
+    public uint flags;
+    public uint eax, ebx, ecx, edx;
+    public uint_3 padding;
+}
+
+/// <summary>Head of KVM_SET_CPUID2 and its kin; elements follow.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_cpuid2
+{
+    public uint nent;
+    public uint padding;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_debug_exit_arch
+{
+    public uint exception;
+    public uint pad;
+    public ulong pc;
+    public ulong dr6;
+    public ulong dr7;
+}
+
+/// <summary>KVM_SET_GUEST_DEBUG.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_guest_debug
+{
+    public const uint KVM_GUESTDBG_ENABLE = 1 << 0;
+    public const uint KVM_GUESTDBG_SINGLESTEP = 1 << 1;
+    public const uint KVM_GUESTDBG_USE_SW_BP = 1 << 16;
+    public const uint KVM_GUESTDBG_USE_HW_BP = 1 << 17;
+    public const uint KVM_GUESTDBG_INJECT_DB = 1 << 18;
+    public const uint KVM_GUESTDBG_INJECT_BP = 1 << 19;
+
+    public uint control;
+    public uint pad;
+    public ulong_8 debugreg;
+}
+
+/// <summary>KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_vcpu_events
+{
+    public const uint KVM_VCPUEVENT_VALID_NMI_PENDING = 1 << 0;
+    public const uint KVM_VCPUEVENT_VALID_SIPI_VECTOR = 1 << 1;
+    public const uint KVM_VCPUEVENT_VALID_SHADOW = 1 << 2;
+    public const uint KVM_VCPUEVENT_VALID_SMM = 1 << 3;
+    public const uint KVM_VCPUEVENT_VALID_PAYLOAD = 1 << 4;
+    public const uint KVM_VCPUEVENT_VALID_TRIPLE_FAULT = 1 << 5;
+    public const int KVM_X86_SHADOW_INT_MOV_SS = 1;
+    public const int KVM_X86_SHADOW_INT_STI = 2;
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct exception_state
+    {
+        public byte injected;
+        public byte nr;
+        public byte has_error_code;
+        public byte pending;
+        public uint error_code;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct interrupt_state
+    {
+        public byte injected;
+        public byte nr;
+        public byte soft;
+        public byte shadow;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct nmi_state
+    {
+        public byte injected;
+        public byte pending;
+        public byte masked;
+        public byte pad;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct smi_state
+    {
+        public byte smm;
+        public byte pending;
+        public byte smm_inside_nmi;
+        public byte latched_init;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct triple_fault_state
+    {
+        public byte pending;
+    }
+
+    public exception_state exception;
+    public interrupt_state interrupt;
+    public nmi_state nmi;
+    public uint sipi_vector;
+    public uint flags;
+    public smi_state smi;
+    public triple_fault_state triple_fault;
+    public byte_26 reserved;
+    public byte exception_has_payload;
+    public ulong exception_payload;
+}
+
+/// <summary>KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_debugregs
+{
+    public ulong_4 db;
+    public ulong dr6;
+    public ulong dr7;
+    public ulong flags;
+    public ulong_9 reserved;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_xcr
+{
+    public uint xcr;
+    public uint reserved;
+    public ulong value;
+}
+
+[InlineArray(16)]
+internal struct kvm_xcr_16
+{
+    private kvm_xcr _first;
+}
+
+/// <summary>KVM_GET_XCRS, KVM_SET_XCRS.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_xcrs
+{
+    public const uint KVM_MAX_XCRS = 16;
+
+    public uint nr_xcrs;
+    public uint flags;
+    public kvm_xcr_16 xcrs;
+    public ulong_16 padding;
+}
+
+/// <summary>KVM_GET_MP_STATE, KVM_SET_MP_STATE.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_mp_state
+{
+    public const uint KVM_MP_STATE_RUNNABLE = 0;
+
+    public uint mp_state;
+}
+
+/// <summary>KVM_TRANSLATE.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_translation
+{
+    public ulong linear_address;
+    public ulong physical_address;
+    public byte valid;
+    public byte writeable;
+    public byte usermode;
+    public byte pad0, pad1, pad2, pad3, pad4;
+}
+
+/// <summary>KVM_INTERRUPT.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_interrupt
+{
+    public const uint KVM_NR_INTERRUPTS = 256;
+
+    public uint irq;
+}
+
+/// <summary>KVM_TPR_ACCESS_REPORTING.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_tpr_access_ctl
+{
+    public uint enabled;
+    public uint flags;
+    public uint_8 reserved;
+}
+
+/// <summary>KVM_SET_VAPIC_ADDR.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_vapic_addr
+{
+    public ulong vapic_addr;
+}
+
+/// <summary>KVM_X86_SET_MCE.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_x86_mce
+{
+    public ulong status;
+    public ulong addr;
+    public ulong misc;
+    public ulong mcg_status;
+    public byte bank;
+    public byte pad10, pad11, pad12, pad13, pad14, pad15, pad16;
+    public ulong pad20, pad21, pad22;
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using SharpKvm.Abi;
+using SharpKvm.Host;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>The CPUID of a vCPU, as user space set it, and what the rest of the core derives from it.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct CpuidTable
+{
+    /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
+    public const int MaxEntries = 256;
+    private const uint Osxsave = 1 << 27;
+    private const uint Apic = 1 << 9;
+    private const uint Ospke = 1 << 4;
+    /// <summary>Physical address width that CPUID implies where leaf 0x80000008 is missing (SDM vol. 3, 4.1.4).</summary>
+    private const int DefaultPhysicalBits = 36;
+    private const int BasicSlots = 32, HypervisorSlots = 8, ExtendedSlots = 40;
+
+    [InlineArray(FeatureWords.Count)]
+    private struct Words
+    {
+        private uint _first;
+    }
+
+    [InlineArray(BasicSlots + HypervisorSlots + ExtendedSlots)]
+    private struct Starts
+    {
+        private ushort _first;
+    }
+
+    private KernelArray<kvm_cpuid_entry2> _entries;
+    /// <summary>Where to begin looking for the leaves that real systems have.</summary>
+    private Starts _starts;
+    /// <summary>Features that the guest was given and that we support.</summary>
+    private Words _words;
+    public int MaxPhysAddr;
+    /// <summary>Bits that a guest physical address cannot have.</summary>
+    public ulong ReservedGpa;
+    public ulong Cr4Allowed;
+    public ulong EferAllowed;
+    public ulong Xcr0Allowed;
+    /// <summary>The guest has run: the table may be set again only to what it is.</summary>
+    public bool Locked;
+
+    public readonly bool Has(Feature feature) => (_words[(int)feature / 32] >> ((int)feature % 32) & 1) != 0;
+
+    public readonly bool IsValidGpa(ulong address) => (address & ReservedGpa) == 0;
+
+    public readonly void Free() => _entries.Free();
+
+    /// <summary>The CPUID instruction.</summary>
+    public static void Execute(ref Vcpu vcpu)
+    {
+        ref GuestRegisters registers = ref vcpu.Registers;
+        vcpu.Cpuid.Query((uint)registers[Gpr.Rax], (uint)registers[Gpr.Rcx], out CpuidLeaf result);
+        registers[Gpr.Rax] = result.Eax;
+        registers[Gpr.Rbx] = result.Ebx;
+        registers[Gpr.Rcx] = result.Ecx;
+        registers[Gpr.Rdx] = result.Edx;
+    }
+
+    /// <summary>
+    /// What the guest's CPUID returns. Beyond the last leaf of a range AMD returns zeros, Intel the data of the last
+    /// basic leaf (SDM vol. 2, CPUID).
+    /// </summary>
+    public readonly void Query(uint leaf, uint subleaf, out CpuidLeaf result)
+    {
+        result = default;
+        Span<kvm_cpuid_entry2> entries = _entries.Span;
+        int found = Find(leaf, subleaf);
+        if (found < 0 && !IsInRange(leaf) && IsIntel())
+            found = Find(entries[Find(0, 0)].eax, subleaf);
+        if (found >= 0)
+        {
+            ref kvm_cpuid_entry2 entry = ref entries[found];
+            result.Eax = entry.eax;
+            result.Ebx = entry.ebx;
+            result.Ecx = entry.ecx;
+            result.Edx = entry.edx;
+        }
+        else if (leaf is 0xb or 0x1f && Find(leaf, 1) is >= 0 and int topology)
+        {
+            // Past the last level of the topology only the level and the x2APIC id remain.
+            result.Ecx = subleaf & 0xff;
+            result.Edx = entries[topology].edx;
+        }
+    }
+
+    private readonly int Find(uint leaf, uint subleaf)
+    {
+        Span<kvm_cpuid_entry2> entries = _entries.Span;
+        int slot = Slot(leaf);
+        for (int i = slot < 0 ? 0 : _starts[slot]; i < entries.Length; i++)
+        {
+            ref kvm_cpuid_entry2 entry = ref entries[i];
+            if (entry.function == leaf && (entry.index == subleaf
+                || (entry.flags & kvm_cpuid_entry2.KVM_CPUID_FLAG_SIGNIFCANT_INDEX) == 0))
+                return i;
+        }
+        return -1;
+    }
+
+    private static int Slot(uint leaf)
+    {
+        if (leaf < BasicSlots)
+            return (int)leaf;
+        if (leaf - 0x40000000 < HypervisorSlots)
+            return BasicSlots + (int)(leaf - 0x40000000);
+        return leaf - 0x80000000 < ExtendedSlots ? BasicSlots + HypervisorSlots + (int)(leaf - 0x80000000) : -1;
+    }
+
+    private readonly bool IsInRange(uint leaf)
+    {
+        // A hypervisor's leaves come in groups of 256.
+        uint group = leaf >> 28 == 4 ? leaf & 0xffffff00 : leaf & 0xc0000000;
+        int head = Find(group, 0);
+        return head >= 0 && leaf <= _entries.Span[head].eax;
+    }
+
+    private readonly bool IsIntel()
+    {
+        int head = Find(0, 0);
+        return head >= 0 && _entries.Span[head].ebx is not (0x68747541 or 0x6f677948); // "Auth"enticAMD, "Hygo"nGenuine
+    }
+
+    /// <summary>Writes the table to KVM_GET_CPUID2's argument, or how large it is.</summary>
+    public readonly int Get(Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_cpuid2 head))
+            return Errno.EFAULT;
+        bool fits = head.nent >= (uint)_entries.Length;
+        head.nent = (uint)_entries.Length;
+        Hva body = argument + (ulong)Unsafe.SizeOf<kvm_cpuid2>();
+        if (fits && !UserMemory.Write(body, MemoryMarshal.AsBytes(_entries.Span)) || !UserMemory.TryWrite(argument, head))
+            return Errno.EFAULT;
+        return fits ? 0 : Errno.E2BIG;
+    }
+
+    /// <summary>
+    /// Takes the argument of KVM_SET_CPUID2, or of KVM_SET_CPUID when <paramref name="legacy"/>. E2BIG beyond 256
+    /// entries; EINVAL for an impossible width of linear addresses, or a change after the guest has run.
+    /// </summary>
+    public int Set(Hva argument, bool legacy, ulong cr4, ulong apicBase, ulong xcr0)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_cpuid2 head))
+            return Errno.EFAULT;
+        if (head.nent > MaxEntries)
+            return Errno.E2BIG;
+        CpuidTable table = new() { Locked = Locked };
+        if (head.nent != 0 && !KernelArray<kvm_cpuid_entry2>.TryAllocate((int)head.nent, out table._entries))
+            return Errno.ENOMEM;
+
+        Hva body = argument + (ulong)Unsafe.SizeOf<kvm_cpuid2>();
+        int error = legacy ? table.ReadLegacy(body)
+            : UserMemory.Read(body, MemoryMarshal.AsBytes(table._entries.Span)) ? 0 : Errno.EFAULT;
+        if (error == 0)
+            error = table.Derive();
+        if (error == 0)
+        {
+            table.UpdateRuntime(cr4, apicBase, xcr0);
+            if (!Locked || table.HasSameEntries(this))
+                (table, this) = (this, table);
+            else
+                error = Errno.EINVAL;
+        }
+        table.Free();
+        return error;
+    }
+
+    private readonly int ReadLegacy(Hva body)
+    {
+        foreach (ref kvm_cpuid_entry2 entry in _entries.Span)
+        {
+            if (!UserMemory.TryRead(body, out kvm_cpuid_entry old))
+                return Errno.EFAULT;
+            entry.function = old.function;
+            entry.eax = old.eax;
+            entry.ebx = old.ebx;
+            entry.ecx = old.ecx;
+            entry.edx = old.edx;
+            body += (ulong)Unsafe.SizeOf<kvm_cpuid_entry>();
+        }
+        return 0;
+    }
+
+    private readonly bool HasSameEntries(in CpuidTable other)
+    {
+        ReadOnlySpan<byte> left = MemoryMarshal.AsBytes(_entries.Span), right = MemoryMarshal.AsBytes(other._entries.Span);
+        if (left.Length != right.Length)
+            return false;
+        for (int i = 0; i < left.Length; i++)
+        {
+            if (left[i] != right[i])
+                return false;
+        }
+        return true;
+    }
+
+    /// <summary>Computes all that follows from the entries. Without any, the guest has what the host supports.</summary>
+    public int Derive()
+    {
+        Span<kvm_cpuid_entry2> entries = _entries.Span;
+        foreach (ref ushort start in (Span<ushort>)_starts)
+            start = (ushort)entries.Length;
+        for (int i = entries.Length - 1; i >= 0; i--)
+        {
+            int slot = Slot(entries[i].function);
+            if (slot >= 0)
+                _starts[slot] = (ushort)i;
+        }
+
+        for (int word = 0; word < FeatureWords.Count; word++)
+        {
+            uint supported = FeatureWords.Supported(word);
+            Lookup(FeatureWords.Leaf(word), FeatureWords.Subleaf(word), out CpuidLeaf guest);
+            _words[word] = entries.IsEmpty ? supported : supported & guest.Register(FeatureWords.Register(word));
+        }
+
+        Lookup(0x80000008, 0, out CpuidLeaf widths);
+        if ((widths.Eax >> 8 & 0xff) is not (0 or 48 or 57))
+            return Errno.EINVAL;
+        MaxPhysAddr = (int)Math.Min(widths.Eax & 0xff, 52);
+        if (MaxPhysAddr == 0)
+            MaxPhysAddr = DefaultPhysicalBits;
+        ReservedGpa = ~0ul << MaxPhysAddr;
+
+        Lookup(0xd, 0, out CpuidLeaf xsave);
+        Xcr0Allowed = ((ulong)xsave.Edx << 32 | xsave.Eax) & HostCpu.SupportedXcr0();
+        Cr4Allowed = Cr4.Always | If(Feature.Umip, Cr4.Umip) | If(Feature.Fsgsbase, Cr4.Fsgsbase)
+            | If(Feature.Pcid, Cr4.Pcide) | If(Feature.Xsave, Cr4.Osxsave) | If(Feature.Smep, Cr4.Smep)
+            | If(Feature.Smap, Cr4.Smap) | If(Feature.Pku, Cr4.Pke) | If(Feature.La57, Cr4.La57);
+        EferAllowed = Efer.Sce | If(Feature.LongMode, Efer.Lme | Efer.Lma) | If(Feature.Nx, Efer.Nxe)
+            | If(Feature.FxsrOpt, Efer.Ffxsr);
+        return 0;
+    }
+
+    private readonly ulong If(Feature feature, ulong bits) => Has(feature) ? bits : 0;
+
+    private readonly void Lookup(uint leaf, uint subleaf, out CpuidLeaf result)
+    {
+        result = default;
+        if (Find(leaf, subleaf) is >= 0 and int found)
+        {
+            ref kvm_cpuid_entry2 entry = ref _entries.Span[found];
+            result.Eax = entry.eax;
+            result.Ebx = entry.ebx;
+            result.Ecx = entry.ecx;
+            result.Edx = entry.edx;
+        }
+    }
+
+    /// <summary>Brings those bits up to date that show the state of the CPU rather than its features.</summary>
+    public readonly void UpdateRuntime(ulong cr4, ulong apicBase, ulong xcr0)
+    {
+        Span<kvm_cpuid_entry2> entries = _entries.Span;
+        if (Find(1, 0) is >= 0 and int basic)
+        {
+            Assign(ref entries[basic].ecx, Osxsave, (cr4 & Cr4.Osxsave) != 0);
+            Assign(ref entries[basic].edx, Apic, (apicBase & ApicBase.Enable) != 0);
+        }
+        if (Find(7, 0) is >= 0 and int extended)
+            Assign(ref entries[extended].ecx, Ospke, (cr4 & Cr4.Pke) != 0);
+        if (Find(0xd, 0) is >= 0 and int sizes)
+            entries[sizes].ebx = XsaveLayout.Size(xcr0, compacted: false);
+        if (Find(0xd, 1) is >= 0 and int compact && (entries[compact].eax & XsaveLayout.CompactionBits) != 0)
+            entries[compact].ebx = XsaveLayout.Size(xcr0, compacted: true);
+    }
+
+    private static void Assign(ref uint word, uint bit, bool value) => word = value ? word | bit : word & ~bit;
+}
+
+/// <summary>Sizes of the XSAVE area (SDM vol. 1, 13.4), from the host's CPUID leaf 0xD.</summary>
+internal static class XsaveLayout
+{
+    /// <summary>XSAVEC and XSAVES in subleaf 1, EAX.</summary>
+    public const uint CompactionBits = 1 << 1 | 1 << 3;
+    private const uint HeaderEnd = 576;
+
+    public static uint Size(ulong xcr0, bool compacted)
+    {
+        uint end = HeaderEnd;
+        for (uint component = 2; component < 63; component++)
+        {
+            if ((xcr0 >> (int)component & 1) == 0)
+                continue;
+            HostCpu.Cpuid(0xd, component, out CpuidLeaf leaf);
+            uint offset = leaf.Ebx;
+            if (compacted)
+                offset = (leaf.Ecx & 2) != 0 ? (end + 63) & ~63u : end;
+            end = Math.Max(end, offset + leaf.Eax);
+        }
+        return end;
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using SharpKvm.Abi;
+using SharpKvm.Host;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>Outcome of a MOV to or from a debug register.</summary>
+internal enum DebugAccess : byte
+{
+    Done,
+    /// <summary>#UD.</summary>
+    Undefined,
+    /// <summary>#GP(0).</summary>
+    Protection,
+    /// <summary>DR7.GD: #DB is queued already.</summary>
+    Debug,
+}
+
+[InlineArray(4)]
+internal struct Breakpoints
+{
+    private ulong _first;
+}
+
+/// <summary>The guest's breakpoints, and those of a debugger in user space (KVM_SET_GUEST_DEBUG), which go first.</summary>
+internal struct DebugState
+{
+    /// <summary>Value of KVM_CAP_SET_GUEST_DEBUG2.</summary>
+    public const uint SupportedControl = kvm_guest_debug.KVM_GUESTDBG_ENABLE | kvm_guest_debug.KVM_GUESTDBG_SINGLESTEP
+        | kvm_guest_debug.KVM_GUESTDBG_USE_SW_BP | kvm_guest_debug.KVM_GUESTDBG_USE_HW_BP
+        | kvm_guest_debug.KVM_GUESTDBG_INJECT_DB | kvm_guest_debug.KVM_GUESTDBG_INJECT_BP;
+
+    /// <summary>The guest's DR0-3.</summary>
+    public Breakpoints Guest;
+    /// <summary>The guest's DR7 while user space's is in effect.</summary>
+    public ulong GuestDr7;
+    public Breakpoints User;
+    /// <summary>KVM_GUESTDBG_* in force; 0 without ENABLE.</summary>
+    public uint Control;
+
+    public readonly bool Active => Control != 0;
+    public readonly bool SingleSteps => (Control & kvm_guest_debug.KVM_GUESTDBG_SINGLESTEP) != 0;
+    public readonly bool SoftwareBreakpoints => (Control & kvm_guest_debug.KVM_GUESTDBG_USE_SW_BP) != 0;
+    public readonly bool HardwareBreakpoints => (Control & kvm_guest_debug.KVM_GUESTDBG_USE_HW_BP) != 0;
+
+    /// <summary>What hardware gets as RFLAGS: stepping by user space sets TF behind the guest's back.</summary>
+    public readonly ulong EntryRflags(ulong rflags) => SingleSteps ? rflags | Rflags.Tf : rflags;
+
+    /// <summary>What the guest has after an exit: while stepped, the TF that it had before.</summary>
+    public readonly ulong ExitRflags(ulong hardware, ulong before) =>
+        SingleSteps ? hardware & ~Rflags.Tf | before & Rflags.Tf : hardware;
+}
+
+/// <summary>Debug registers (SDM vol. 3, 18.2) and debugging by user space.</summary>
+internal static class Debugging<TVendor> where TVendor : struct, IVendor
+{
+    /// <summary>MOV r, DRn.</summary>
+    public static DebugAccess TryGet(ref Vcpu vcpu, int register, out ulong value)
+    {
+        value = 0;
+        DebugAccess access = Check(ref vcpu, ref register);
+        if (access == DebugAccess.Done)
+        {
+            value = register switch
+            {
+                6 => TVendor.GetDr6(ref vcpu),
+                7 => GetDr7(ref vcpu),
+                _ => vcpu.Debug.Guest[register],
+            };
+        }
+        return access;
+    }
+
+    /// <summary>MOV DRn, r. Upper halves of DR6 and DR7 must be zero.</summary>
+    public static DebugAccess TrySet(ref Vcpu vcpu, int register, ulong value)
+    {
+        DebugAccess access = Check(ref vcpu, ref register);
+        if (access != DebugAccess.Done)
+            return access;
+        if (register >= 6 && value >> 32 != 0)
+            return DebugAccess.Protection;
+        switch (register)
+        {
+            case 6:
+                SetDr6(ref vcpu, value);
+                break;
+            case 7:
+                SetDr7(ref vcpu, value);
+                break;
+            default:
+                vcpu.Debug.Guest[register] = value;
+                Apply(ref vcpu);
+                break;
+        }
+        return DebugAccess.Done;
+    }
+
+    /// <summary>Privilege, the aliases DR4 and DR5, and general detect (SDM vol. 3, 18.2.2 and 18.2.4).</summary>
+    private static DebugAccess Check(ref Vcpu vcpu, ref int register)
+    {
+        register &= 7;
+        if (register is 4 or 5)
+        {
+            if ((TVendor.GetCr4(ref vcpu) & Cr4.De) != 0)
+                return DebugAccess.Undefined;
+            register += 2;
+        }
+        if (TVendor.GetCpl(ref vcpu) != 0)
+            return DebugAccess.Protection;
+        if ((GetDr7(ref vcpu) & DebugBits.Dr7Gd) == 0)
+            return DebugAccess.Done;
+        Exceptions<TVendor>.QueueDebug(ref vcpu, DebugBits.Dr6Bd);
+        return DebugAccess.Debug;
+    }
+
+    /// <summary>The guest's own DR7.</summary>
+    public static ulong GetDr7(ref Vcpu vcpu) =>
+        vcpu.Debug.HardwareBreakpoints ? vcpu.Debug.GuestDr7 : TVendor.GetDr7(ref vcpu);
+
+    public static void SetDr7(ref Vcpu vcpu, ulong value)
+    {
+        vcpu.Debug.GuestDr7 = value & DebugBits.Dr7Writable | DebugBits.Dr7Fixed;
+        if (!vcpu.Debug.HardwareBreakpoints)
+            TVendor.SetDr7(ref vcpu, vcpu.Debug.GuestDr7);
+        Apply(ref vcpu);
+    }
+
+    public static void SetDr6(ref Vcpu vcpu, ulong value) =>
+        TVendor.SetDr6(ref vcpu, value & DebugBits.Dr6Writable | DebugBits.Dr6Fixed);
+
+    /// <summary>Puts the breakpoints in effect where the world switch finds them.</summary>
+    public static void Apply(ref Vcpu vcpu)
+    {
+        Breakpoints effective = vcpu.Debug.HardwareBreakpoints ? vcpu.Debug.User : vcpu.Debug.Guest;
+        vcpu.Shared.Dr0 = effective[0];
+        vcpu.Shared.Dr1 = effective[1];
+        vcpu.Shared.Dr2 = effective[2];
+        vcpu.Shared.Dr3 = effective[3];
+        bool enabled = (TVendor.GetDr7(ref vcpu) & DebugBits.Dr7Enable) != 0;
+        vcpu.Shared.Flags = enabled ? vcpu.Shared.Flags | EntryFlags.LoadDebugRegisters
+            : vcpu.Shared.Flags & ~EntryFlags.LoadDebugRegisters;
+        TVendor.UpdateDebug(ref vcpu);
+    }
+
+    /// <summary>
+    /// KVM_SET_GUEST_DEBUG. EINVAL for flags that are not supported, EBUSY to inject while an exception waits.
+    /// </summary>
+    public static int SetGuestDebug(ref Vcpu vcpu, in kvm_guest_debug debug)
+    {
+        const uint Inject = kvm_guest_debug.KVM_GUESTDBG_INJECT_DB | kvm_guest_debug.KVM_GUESTDBG_INJECT_BP;
+        ref DebugState state = ref vcpu.Debug;
+        if ((debug.control & ~DebugState.SupportedControl) != 0)
+            return Errno.EINVAL;
+        if ((debug.control & Inject) != 0)
+        {
+            if (vcpu.Events.HasException)
+                return Errno.EBUSY;
+            bool step = (debug.control & kvm_guest_debug.KVM_GUESTDBG_INJECT_DB) != 0;
+            Exceptions<TVendor>.Queue(ref vcpu, step ? Vector.Debug : Vector.Breakpoint);
+        }
+        ulong guestDr7 = GetDr7(ref vcpu);
+        state.Control = (debug.control & kvm_guest_debug.KVM_GUESTDBG_ENABLE) != 0 ? debug.control & ~Inject : 0;
+        for (int i = 0; i < 4; i++)
+            state.User[i] = debug.debugreg[i];
+        ulong userDr7 = debug.debugreg[7] & DebugBits.Dr7Writable & ~DebugBits.Dr7Gd | DebugBits.Dr7Fixed;
+        state.GuestDr7 = guestDr7;
+        TVendor.SetDr7(ref vcpu, state.HardwareBreakpoints ? userDr7 : guestDr7);
+        Apply(ref vcpu);
+        return 0;
+    }
+}

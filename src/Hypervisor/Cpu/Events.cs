@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Host;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>An exception on its way to the guest.</summary>
+internal struct QueuedException
+{
+    /// <summary>Raised, nothing of it delivered yet.</summary>
+    public bool Pending;
+    /// <summary>Its delivery has begun: CR2 and DR6 are written.</summary>
+    public bool Injected;
+    public Vector Vector;
+    public bool HasErrorCode;
+    public uint ErrorCode;
+    /// <summary><see cref="Payload"/> goes to CR2 (#PF) or DR6 (#DB) at delivery.</summary>
+    public bool HasPayload;
+    public ulong Payload;
+}
+
+internal struct QueuedInterrupt
+{
+    public bool Injected;
+    /// <summary>INT n.</summary>
+    public bool Soft;
+    public Vector Vector;
+}
+
+internal struct QueuedNmi
+{
+    public bool Injected;
+    /// <summary>How many wait; one may be latched behind the one being handled.</summary>
+    public byte Pending;
+}
+
+/// <summary>Events that wait for delivery to the guest, or whose delivery an exit interrupted.</summary>
+internal struct EventState
+{
+    private const byte MaxNmis = 2;
+
+    public QueuedException Exception;
+    public QueuedInterrupt Interrupt;
+    public QueuedNmi Nmi;
+    /// <summary>The guest shuts down: KVM_EXIT_SHUTDOWN.</summary>
+    public bool TripleFault;
+    /// <summary>Task priority; the vendor mirrors it into hardware.</summary>
+    public byte Cr8;
+
+    public readonly bool HasException => Exception.Pending || Exception.Injected;
+
+    /// <summary>Something must be injected again before anything new.</summary>
+    public readonly bool AnyInjected => Exception.Injected || Interrupt.Injected || Nmi.Injected;
+
+    /// <summary>The entry delivered what was injected.</summary>
+    public void ClearInjected()
+    {
+        Exception.Injected = false;
+        Interrupt.Injected = false;
+        Nmi.Injected = false;
+    }
+
+    public void ReinjectException(Vector vector, bool hasErrorCode, uint errorCode)
+    {
+        Exception = default;
+        if (vector.IsSoftException)
+            return;
+        Exception.Injected = true;
+        Exception.Vector = vector;
+        Exception.HasErrorCode = hasErrorCode;
+        Exception.ErrorCode = errorCode;
+    }
+
+    public void ReinjectInterrupt(Vector vector, bool soft) =>
+        Interrupt = new() { Injected = true, Soft = soft, Vector = vector };
+
+    public void ReinjectNmi() => Nmi.Injected = true;
+
+    public void QueueNmi(bool masked) =>
+        Nmi.Pending = (byte)Math.Min(Nmi.Pending + 1, masked || Nmi.Injected ? 1 : MaxNmis);
+}
+
+/// <summary>Raising and delivering exceptions (SDM vol. 3, chapter 6).</summary>
+internal static class Exceptions<TVendor> where TVendor : struct, IVendor
+{
+    private enum Class : byte
+    {
+        Benign,
+        Contributory,
+        PageFault,
+    }
+
+    public static void Queue(ref Vcpu vcpu, Vector vector) =>
+        Raise(ref vcpu, new() { Vector = vector });
+
+    public static void QueueError(ref Vcpu vcpu, Vector vector, uint errorCode) =>
+        Raise(ref vcpu, new() { Vector = vector, HasErrorCode = true, ErrorCode = errorCode });
+
+    public static void QueuePageFault(ref Vcpu vcpu, uint errorCode, Gva address) =>
+        Raise(ref vcpu, new()
+        {
+            Vector = Vector.PageFault, HasErrorCode = true, ErrorCode = errorCode, HasPayload = true,
+            Payload = address.Value,
+        });
+
+    /// <param name="dr6Bits">The bits of DR6 that tell the cause.</param>
+    public static void QueueDebug(ref Vcpu vcpu, ulong dr6Bits) =>
+        Raise(ref vcpu, new() { Vector = Vector.Debug, HasPayload = true, Payload = dr6Bits });
+
+    /// <summary>A fault that was found in software; <paramref name="address"/> counts for #PF only.</summary>
+    public static void Queue(ref Vcpu vcpu, Vector vector, bool hasErrorCode, uint errorCode, Gva address)
+    {
+        if (vector.Value == Vector.PageFault.Value)
+            QueuePageFault(ref vcpu, errorCode, address);
+        else
+            Raise(ref vcpu, new() { Vector = vector, HasErrorCode = hasErrorCode, ErrorCode = errorCode });
+    }
+
+    /// <summary>
+    /// An exception on top of one that is being delivered: table 6-5 of SDM vol. 3, 6.15 (double and triple faults).
+    /// Otherwise the second takes the place of the first, which comes again when its instruction is repeated.
+    /// </summary>
+    private static void Raise(ref Vcpu vcpu, QueuedException raised)
+    {
+        ref EventState events = ref vcpu.Events;
+        if (events.HasException)
+        {
+            Class first = ClassOf(events.Exception.Vector), second = ClassOf(raised.Vector);
+            if (events.Exception.Vector.Value == Vector.DoubleFault.Value && second != Class.Benign)
+            {
+                events.Exception = default;
+                events.TripleFault = true;
+                return;
+            }
+            if (first == Class.Contributory && second == Class.Contributory
+                || first == Class.PageFault && second != Class.Benign)
+                raised = new() { Vector = Vector.DoubleFault, HasErrorCode = true };
+        }
+        // Real mode pushes no error codes.
+        raised.HasErrorCode &= (TVendor.GetCr0(ref vcpu) & Cr0.Pe) != 0;
+        raised.Pending = true;
+        events.Exception = raised;
+    }
+
+    private static Class ClassOf(Vector vector) => vector.Value switch
+    {
+        14 => Class.PageFault,
+        0 or 10 or 11 or 12 or 13 or 21 => Class.Contributory,
+        _ => Class.Benign,
+    };
+
+    /// <summary>
+    /// The exception to inject with this entry, if there is one: new, with its effects on CR2, DR6, DR7 and RFLAGS.RF
+    /// made now, or one whose delivery was interrupted.
+    /// </summary>
+    public static bool TakePending(ref Vcpu vcpu, out QueuedException exception)
+    {
+        ref QueuedException queued = ref vcpu.Events.Exception;
+        if (queued.Pending)
+        {
+            DeliverPayload(ref vcpu);
+            if (IsFault(in queued))
+                vcpu.Registers.Rflags |= Rflags.Rf;
+            if (queued.Vector.Value == Vector.Debug.Value)
+            {
+                ulong dr7 = Debugging<TVendor>.GetDr7(ref vcpu);
+                if ((dr7 & DebugBits.Dr7Gd) != 0)
+                    Debugging<TVendor>.SetDr7(ref vcpu, dr7 & ~DebugBits.Dr7Gd);
+            }
+            queued.Pending = false;
+            queued.Injected = true;
+        }
+        exception = queued;
+        return queued.Injected;
+    }
+
+    /// <summary>Faults return to the instruction itself; the traps #BP and #OF, and #DB and aborts, leave RF alone.</summary>
+    private static bool IsFault(in QueuedException exception) => exception.Vector.Value is not (1 or 3 or 4 or 8 or 18);
+
+    /// <summary>Writes CR2 or DR6. Before user space reads state that cannot carry the payload, and at delivery.</summary>
+    public static void DeliverPayload(ref Vcpu vcpu)
+    {
+        ref QueuedException queued = ref vcpu.Events.Exception;
+        if (!queued.HasPayload)
+            return;
+        queued.HasPayload = false;
+        if (queued.Vector.Value == Vector.PageFault.Value)
+        {
+            TVendor.SetCr2(ref vcpu, queued.Payload);
+        }
+        else if (queued.Vector.Value == Vector.Debug.Value)
+        {
+            ulong old = TVendor.GetDr6(ref vcpu) & ~DebugBits.Dr6Traps;
+            Debugging<TVendor>.SetDr6(ref vcpu, old | queued.Payload);
+        }
+        queued.Payload = 0;
+    }
+
+    /// <summary>Whether an external interrupt could be injected now.</summary>
+    public static bool CanAcceptInterrupt(ref Vcpu vcpu) =>
+        (vcpu.Registers.Rflags & Rflags.If) != 0 && !vcpu.Events.HasException && !vcpu.Events.AnyInjected
+        && TVendor.GetInterruptShadow(ref vcpu) == 0;
+
+    /// <summary>Whether an NMI waits and could be injected now.</summary>
+    public static bool CanTakeNmi(ref Vcpu vcpu) =>
+        vcpu.Events.Nmi.Pending != 0 && !vcpu.Events.HasException && !vcpu.Events.AnyInjected
+        && !TVendor.GetNmiMasked(ref vcpu) && TVendor.GetInterruptShadow(ref vcpu) == 0;
+
+    /// <summary>KVM_GET_VCPU_EVENTS.</summary>
+    public static void Get(ref Vcpu vcpu, ref kvm_vcpu_events events)
+    {
+        ref EventState state = ref vcpu.Events;
+        bool payloads = vcpu.Vm.Cpu.ExceptionPayload;
+        if (!payloads && state.Exception.Pending)
+            DeliverPayload(ref vcpu);
+        // INT3 and INTO are executed again instead, because the ABI does not carry their length.
+        if (!state.Exception.Vector.IsSoftException)
+        {
+            events.exception.injected = Flag(state.Exception.Injected || !payloads && state.Exception.Pending);
+            events.exception.pending = Flag(state.Exception.Pending);
+        }
+        events.exception.nr = state.Exception.Vector.Value;
+        events.exception.has_error_code = Flag(state.Exception.HasErrorCode);
+        events.exception.error_code = state.Exception.ErrorCode;
+        events.exception_has_payload = Flag(state.Exception.HasPayload);
+        events.exception_payload = state.Exception.Payload;
+        events.interrupt.injected = Flag(state.Interrupt.Injected && !state.Interrupt.Soft);
+        events.interrupt.nr = state.Interrupt.Vector.Value;
+        events.interrupt.shadow = (byte)TVendor.GetInterruptShadow(ref vcpu);
+        events.nmi.injected = Flag(state.Nmi.Injected);
+        events.nmi.pending = Flag(state.Nmi.Pending != 0);
+        events.nmi.masked = Flag(TVendor.GetNmiMasked(ref vcpu));
+        events.flags = kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING
+            | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM;
+        if (payloads)
+            events.flags |= kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD;
+        if (vcpu.Vm.Cpu.TripleFaultEvent)
+        {
+            events.triple_fault.pending = Flag(state.TripleFault);
+            events.flags |= kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+        }
+    }
+
+    /// <summary>
+    /// KVM_SET_VCPU_EVENTS. EINVAL for flags that are not enabled, an impossible exception, or any trace of SMM.
+    /// </summary>
+    public static int Set(ref Vcpu vcpu, in kvm_vcpu_events events)
+    {
+        const uint Known = kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING
+            | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SIPI_VECTOR | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW
+            | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM;
+        uint enabled = Known | (vcpu.Vm.Cpu.ExceptionPayload ? kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD : 0)
+            | (vcpu.Vm.Cpu.TripleFaultEvent ? kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
+        bool payloads = (events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD) != 0;
+        bool pending = payloads && events.exception.pending != 0;
+        bool injected = !pending && events.exception.injected != 0;
+        if ((events.flags & ~enabled) != 0 || (pending || injected) && events.exception.nr is > 31 or 2)
+            return Errno.EINVAL;
+        if ((events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM) != 0
+            && (events.smi.smm | events.smi.pending | events.smi.smm_inside_nmi) != 0)
+            return Errno.EINVAL;
+
+        ref EventState state = ref vcpu.Events;
+        state.Exception = new()
+        {
+            Pending = pending, Injected = injected, Vector = new Vector(events.exception.nr),
+            HasErrorCode = events.exception.has_error_code != 0, ErrorCode = events.exception.error_code,
+            HasPayload = pending && events.exception_has_payload != 0, Payload = events.exception_payload,
+        };
+        state.Interrupt = new()
+        {
+            Injected = events.interrupt.injected != 0, Soft = events.interrupt.soft != 0,
+            Vector = new Vector(events.interrupt.nr),
+        };
+        if ((events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW) != 0)
+            TVendor.SetInterruptShadow(ref vcpu, events.interrupt.shadow);
+        state.Nmi.Injected = events.nmi.injected != 0;
+        if ((events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING) != 0)
+            state.Nmi.Pending = events.nmi.pending != 0 ? (byte)1 : (byte)0;
+        TVendor.SetNmiMasked(ref vcpu, events.nmi.masked != 0);
+        if ((events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0)
+            state.TripleFault = events.triple_fault.pending != 0;
+        return 0;
+    }
+
+    private static byte Flag(bool value) => value ? (byte)1 : (byte)0;
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Cpu;
+
+/// <summary>What one CPUID instruction returns.</summary>
+internal struct CpuidLeaf
+{
+    public uint Eax;
+    public uint Ebx;
+    public uint Ecx;
+    public uint Edx;
+
+    public readonly uint Register(int index) => index switch { 0 => Eax, 1 => Ebx, 2 => Ecx, _ => Edx };
+}
+
+/// <summary>Features that the core asks about: 32 times the row in <see cref="FeatureWords"/>, plus the bit.</summary>
+internal enum Feature : ushort
+{
+    Pcid = 0 * 32 + 17,
+    Xsave = 0 * 32 + 26,
+    Mce = 1 * 32 + 7,
+    Mtrr = 1 * 32 + 12,
+    Mca = 1 * 32 + 14,
+    Pat = 1 * 32 + 16,
+    Fsgsbase = 2 * 32 + 0,
+    TscAdjust = 2 * 32 + 1,
+    Smep = 2 * 32 + 7,
+    Smap = 2 * 32 + 20,
+    Umip = 3 * 32 + 2,
+    Pku = 3 * 32 + 3,
+    La57 = 3 * 32 + 16,
+    Rdpid = 3 * 32 + 22,
+    SpecCtrl = 5 * 32 + 26,
+    Nx = 8 * 32 + 20,
+    FxsrOpt = 8 * 32 + 25,
+    Rdtscp = 8 * 32 + 27,
+    LongMode = 8 * 32 + 29,
+    Ibpb = 10 * 32 + 12,
+    Ibrs = 10 * 32 + 14,
+}
+
+/// <summary>
+/// The feature words of CPUID (SDM vol. 2, CPUID; APM vol. 3, appendix E): which bits this hypervisor can give to a
+/// guest where the host has them. Nested virtualization, the PMU, AMX, XSAVES and controls of speculation other than
+/// IBPB are not among them, nor what needs an interrupt controller in the kernel (x2APIC, TSC deadline).
+/// </summary>
+internal static class FeatureWords
+{
+    public const int Count = 12;
+    private const int Columns = 4;
+
+    /// <summary>Rows of leaf, subleaf, register (EAX = 0), bits.</summary>
+    private static ReadOnlySpan<uint> Table =>
+    [
+        0x00000001, 0, 2, 0x76da3203, // SSE3 … AVX, F16C, RDRAND; PCID, XSAVE
+        0x00000001, 0, 3, 0x078bfbff,
+        0x00000007, 0, 1, 0xf1bf27e9, // FSGSBASE, BMI, AVX2, SMEP, INVPCID, AVX-512, SMAP, CLWB, SHA
+        0x00000007, 0, 2, 0x1a405f4e, // UMIP, PKU, AVX-512, VAES, RDPID, CLDEMOTE, MOVDIRI, MOVDIR64B
+        0x00000007, 1, 0, 0x00000030, // AVX-VNNI, AVX512-BF16
+        0x00000007, 0, 3, 0x0080411c, // FSRM, AVX-512, SERIALIZE
+        0x0000000d, 1, 0, 0x00000007, // XSAVEOPT, XSAVEC, XGETBV with ECX=1
+        0x80000001, 0, 2, 0x006109f3, // LAHF, CMP_LEGACY, CR8, ABM, SSE4A, 3DNOW prefetch, XOP, FMA4, TBM, TOPOEXT
+        0x80000001, 0, 3, 0xefd3fbff,
+        0x80000007, 0, 3, 0x00000100, // invariant TSC
+        0x80000008, 0, 1, 0x04001205, // CLZERO, error pointers, WBNOINVD, IBPB, SSB_NO
+        0x80000021, 0, 0, 0x00000045, // no nested data breakpoints, LFENCE serializes, null selector clears base
+    ];
+
+    public static uint Leaf(int word) => Table[word * Columns];
+    public static uint Subleaf(int word) => Table[word * Columns + 1];
+    public static int Register(int word) => (int)Table[word * Columns + 2];
+
+    /// <summary>Bits that the hypervisor provides whatever the host has.</summary>
+    private static uint Emulated(int word) => word switch
+    {
+        0 => 1u << 31, // hypervisor present
+        2 => 1u << 1, // TSC_ADJUST
+        _ => 0,
+    };
+
+    /// <summary>The bits of a word that a guest may see, out of what the host has.</summary>
+    public static uint Filter(int word, uint hostBits) => hostBits & Table[word * Columns + 3] | Emulated(word);
+
+    /// <summary>A word of the host, filtered.</summary>
+    public static uint Supported(int word)
+    {
+        uint leaf = Leaf(word);
+        Host.HostCpu.Cpuid(leaf & 0x80000000, 0, out CpuidLeaf range);
+        if (leaf > range.Eax)
+            return Filter(word, 0);
+        Host.HostCpu.Cpuid(leaf, Subleaf(word), out CpuidLeaf host);
+        return Filter(word, host.Register(Register(word)));
+    }
+
+    public static bool IsSupported(Feature feature) =>
+        (Supported((int)feature / 32) >> ((int)feature % 32) & 1) != 0;
+}

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using SharpKvm.Host;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>MSRs that hardware does not switch for the guest.</summary>
+internal struct MsrState
+{
+    /// <summary>Machine-check banks, the value of KVM_CAP_MCE.</summary>
+    public const int MaxBanks = 32;
+    public const int RegistersPerBank = 4;
+    public const ulong McgCtlPresent = 1 << 8;
+    private const ulong McgRecovery = 1 << 24;
+    public const ulong McgSupported = McgCtlPresent | McgRecovery;
+    private const int MtrrPairs = 8;
+    /// <summary>Eight variable pairs, fixed ranges, write-combining (SDM vol. 3, 12.11.1).</summary>
+    public const ulong MtrrCapabilities = 0x500 | MtrrPairs;
+
+    [InlineArray(2 * MtrrPairs)]
+    internal struct VariableMtrrs
+    {
+        private ulong _first;
+    }
+
+    [InlineArray(11)]
+    internal struct FixedMtrrs
+    {
+        private ulong _first;
+    }
+
+    [InlineArray(MaxBanks * RegistersPerBank)]
+    internal struct McBanks
+    {
+        private ulong _first;
+    }
+
+    public ulong ApicBase;
+    public ulong MiscEnable;
+    public ulong TscAdjust;
+    public ulong SpecCtrl;
+    public ulong Hwcr;
+    public ulong DeCfg;
+    public ulong MicrocodeRevision;
+    public ulong MtrrDefType;
+    public VariableMtrrs MtrrVariable;
+    public FixedMtrrs MtrrFixed;
+    public ulong McgCap;
+    public ulong McgStatus;
+    public ulong McgCtl;
+    /// <summary>CTL, STATUS, ADDR, MISC of each bank.</summary>
+    public McBanks Banks;
+
+    public readonly int BankCount => (int)(McgCap & 0xff);
+
+    /// <summary>Where a fixed-range MTRR is kept; -1 for another MSR.</summary>
+    public static int FixedSlot(uint index) => index switch
+    {
+        Msr.MtrrFix64K => 0,
+        Msr.MtrrFix16K or Msr.MtrrFix16K + 1 => (int)(1 + index - Msr.MtrrFix16K),
+        >= Msr.MtrrFix4K and < Msr.MtrrFix4K + 8 => (int)(3 + index - Msr.MtrrFix4K),
+        _ => -1,
+    };
+}
+
+/// <summary>
+/// Model-specific registers (SDM vol. 4; APM vol. 2, appendix A). "Host" means user space: it may restore what the
+/// guest itself could not write.
+/// </summary>
+internal static class Msrs<TVendor> where TVendor : struct, IVendor
+{
+    private const ulong HwcrStatusWritable = 1 << 18;
+    /// <summary>HWCR bits that a guest's firmware sets and nothing here depends on: TLB cache, flush filter, IGNNE.</summary>
+    private const ulong HwcrIgnored = 1 << 3 | 1 << 6 | 1 << 8;
+    private const ulong DeCfgLfence = 1 << 1;
+    private const ulong SpecCtrlDefined = 0x87;
+    /// <summary>No PEBS, no branch trace, no performance monitoring: read-only.</summary>
+    private const ulong MiscEnableReadOnly = 1 << 7 | 1 << 11 | 1 << 12;
+    private const uint MtrrTypes = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6;
+    private const uint PatTypes = MtrrTypes | 1 << 7;
+    private const ulong McCtlOptional = 1 << 10 | 1;
+
+    /// <summary>RDMSR; false is #GP(0).</summary>
+    public static bool TryRead(ref Vcpu vcpu, uint index, out ulong value) =>
+        TryGet(ref vcpu, index, host: false, out value) || Parameters.IgnoreMsrs();
+
+    /// <summary>WRMSR; false is #GP(0).</summary>
+    public static bool TryWrite(ref Vcpu vcpu, uint index, ulong value) =>
+        TrySet(ref vcpu, index, value, host: false)
+        || !TryGet(ref vcpu, index, host: false, out _) && Parameters.IgnoreMsrs();
+
+    public static bool TryGet(ref Vcpu vcpu, uint index, bool host, out ulong value)
+    {
+        if (TVendor.TryGetMsr(ref vcpu, index, out value))
+            return true;
+        ref MsrState msrs = ref vcpu.Msrs;
+        switch (index)
+        {
+            case Msr.Efer: value = TVendor.GetEfer(ref vcpu); return true;
+            case Msr.Tsc: value = HostCpu.Tsc() + TVendor.GetTscOffset(ref vcpu); return true;
+            case Msr.TscAdjust: value = msrs.TscAdjust; return true;
+            case Msr.TscAux: value = vcpu.Shared.TscAux; return host || HasTscAux(ref vcpu);
+            case Msr.ApicBase: value = msrs.ApicBase; return true;
+            case Msr.MiscEnable: value = msrs.MiscEnable; return true;
+            case Msr.SpecCtrl: value = msrs.SpecCtrl; return host || HasSpecCtrl(ref vcpu);
+            case Msr.MicrocodeRevision: value = msrs.MicrocodeRevision; return true;
+            case Msr.Hwcr: value = msrs.Hwcr; return true;
+            case Msr.DeCfg: value = msrs.DeCfg; return true;
+            case Msr.MtrrCap: value = MsrState.MtrrCapabilities; return true;
+            case Msr.MtrrDefType: value = msrs.MtrrDefType; return true;
+            case >= Msr.MtrrVariable and < Msr.MtrrVariable + 16:
+                value = msrs.MtrrVariable[(int)(index - Msr.MtrrVariable)];
+                return true;
+            case Msr.McgCap: value = msrs.McgCap; return true;
+            case Msr.McgStatus: value = msrs.McgStatus; return true;
+            case Msr.McgCtl: value = msrs.McgCtl; return host || (msrs.McgCap & MsrState.McgCtlPresent) != 0;
+        }
+        if (MsrState.FixedSlot(index) is >= 0 and int slot)
+        {
+            value = msrs.MtrrFixed[slot];
+            return true;
+        }
+        if (TryGetBank(ref vcpu, index, out int register))
+        {
+            value = msrs.Banks[register];
+            return true;
+        }
+        value = 0;
+        return ReadsAsZero(index) || host && IsAbsentFeature(index);
+    }
+
+    public static bool TrySet(ref Vcpu vcpu, uint index, ulong value, bool host)
+    {
+        ref MsrState msrs = ref vcpu.Msrs;
+        switch (index)
+        {
+            case Msr.Efer:
+                return ControlRegisters<TVendor>.TrySetEfer(ref vcpu, value,
+                    host ? ControlRegisters<TVendor>.EferOfHost() : vcpu.Cpuid.EferAllowed);
+            case Msr.Lstar or Msr.Cstar or Msr.KernelGsBase or Msr.FsBase or Msr.GsBase:
+                return ControlRegisters<TVendor>.IsCanonical(ref vcpu, value)
+                    && TVendor.TrySetMsr(ref vcpu, index, value);
+            case Msr.SysenterEsp or Msr.SysenterEip:
+                // Intel refuses what is not canonical, AMD keeps 32 bits: what survives either is kept.
+                return TVendor.TrySetMsr(ref vcpu, index, (ulong)((long)(value << 16) >> 16));
+            case Msr.Pat:
+                return AreTypes(value, PatTypes) && TVendor.TrySetMsr(ref vcpu, index, value);
+            case Msr.Tsc:
+                SetTsc(ref vcpu, value, host);
+                return true;
+            case Msr.TscAdjust:
+                if (!host)
+                    TVendor.SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - msrs.TscAdjust);
+                msrs.TscAdjust = value;
+                return true;
+            case Msr.TscAux:
+                vcpu.Shared.TscAux = (host || HasTscAux(ref vcpu)) ? (uint)value : vcpu.Shared.TscAux;
+                return host || HasTscAux(ref vcpu);
+            case Msr.ApicBase:
+                if (!IsValidApicBase(ref vcpu, value))
+                    return false;
+                msrs.ApicBase = value;
+                ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+                return true;
+            case Msr.MiscEnable:
+                if (!host && ((value ^ msrs.MiscEnable) & MiscEnableReadOnly) != 0)
+                    return false;
+                msrs.MiscEnable = value & ~MiscEnableReadOnly | msrs.MiscEnable & MiscEnableReadOnly;
+                return true;
+            case Msr.SpecCtrl:
+                return (host || HasSpecCtrl(ref vcpu)) && Assign(ref msrs.SpecCtrl, value, SpecCtrlDefined);
+            case Msr.PredCmd:
+                if (!host && !vcpu.Cpuid.Has(Feature.Ibpb) || (value & ~1ul) != 0)
+                    return false;
+                if (value != 0)
+                    HostCpu.FlushPredictors();
+                return true;
+            case Msr.MicrocodeRevision:
+                if (host)
+                    msrs.MicrocodeRevision = value;
+                return true;
+            case Msr.Hwcr:
+                return Assign(ref msrs.Hwcr, value & ~HwcrIgnored, HwcrStatusWritable);
+            case Msr.DeCfg:
+                return (host || value == msrs.DeCfg) && Assign(ref msrs.DeCfg, value, DeCfgLfence);
+            case Msr.MtrrDefType:
+                return IsType(value & 0xff, MtrrTypes) && Assign(ref msrs.MtrrDefType, value, 0xcff);
+            case >= Msr.MtrrVariable and < Msr.MtrrVariable + 16:
+                return TrySetVariableMtrr(ref vcpu, (int)(index - Msr.MtrrVariable), value);
+            case Msr.McgCap:
+                return false;
+            case Msr.McgStatus:
+                msrs.McgStatus = value;
+                return true;
+            case Msr.McgCtl:
+                return (msrs.McgCap & MsrState.McgCtlPresent) == 0 ? host && value == 0
+                    : value is 0 or ~0ul && Assign(ref msrs.McgCtl, value, ~0ul);
+        }
+        if (MsrState.FixedSlot(index) is >= 0 and int slot)
+            return AreTypes(value, MtrrTypes) && Assign(ref msrs.MtrrFixed[slot], value, ~0ul);
+        if (TryGetBank(ref vcpu, index, out int register))
+            return TrySetBank(ref msrs, register, value, host);
+        if (index is Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase or Msr.DebugCtl)
+            return value == 0;
+        return IgnoresWrites(index) || host && value == 0 && IsAbsentFeature(index)
+            || TVendor.TrySetMsr(ref vcpu, index, value);
+    }
+
+    /// <summary>No reserved bits, an address that the guest can have, no x2APIC mode.</summary>
+    public static bool IsValidApicBase(ref Vcpu vcpu, ulong value) =>
+        (value & (vcpu.Cpuid.ReservedGpa | ApicBase.Reserved)) == 0;
+
+    /// <summary>
+    /// User space that writes nearly the same to several vCPUs within a second, or zero, means one common counter.
+    /// </summary>
+    private static void SetTsc(ref Vcpu vcpu, ulong value, bool host)
+    {
+        ulong old = TVendor.GetTscOffset(ref vcpu), offset = value - HostCpu.Tsc();
+        if (host)
+        {
+            ref ulong common = ref vcpu.Vm.Cpu.TscOffset;
+            ulong second = HostCpu.TscKhz() * 1000ul;
+            if (common != 0 && (value == 0 || offset - common + second < 2 * second))
+                offset = common;
+            common = offset;
+        }
+        else
+        {
+            vcpu.Msrs.TscAdjust += offset - old;
+        }
+        TVendor.SetTscOffset(ref vcpu, offset);
+    }
+
+    private static bool TrySetVariableMtrr(ref Vcpu vcpu, int slot, ulong value)
+    {
+        bool isMask = (slot & 1) != 0;
+        ulong reserved = vcpu.Cpuid.ReservedGpa | (isMask ? 0x7fful : 0xf00);
+        return (isMask || IsType(value & 0xff, MtrrTypes))
+            && Assign(ref vcpu.Msrs.MtrrVariable[slot], value, ~reserved);
+    }
+
+    private static bool TryGetBank(ref Vcpu vcpu, uint index, out int register)
+    {
+        register = (int)(index - Msr.MachineCheckBanks);
+        return (uint)register < (uint)(vcpu.Msrs.BankCount * MsrState.RegistersPerBank);
+    }
+
+    /// <summary>CTL takes all zeros or all ones; the status only zero, unless HWCR says otherwise (APM vol. 2, 9.3).</summary>
+    private static bool TrySetBank(ref MsrState msrs, int register, ulong value, bool host)
+    {
+        bool allowed = (register % MsrState.RegistersPerBank) switch
+        {
+            0 => value == 0 || (value | McCtlOptional) == ~0ul,
+            1 => host || value == 0 || (msrs.Hwcr & HwcrStatusWritable) != 0,
+            _ => true,
+        };
+        return allowed && Assign(ref msrs.Banks[register], value, ~0ul);
+    }
+
+    private static bool Assign(ref ulong register, ulong value, ulong allowed)
+    {
+        if ((value & ~allowed) != 0)
+            return false;
+        register = value;
+        return true;
+    }
+
+    private static bool HasTscAux(ref Vcpu vcpu) => vcpu.Cpuid.Has(Feature.Rdtscp) || vcpu.Cpuid.Has(Feature.Rdpid);
+
+    private static bool HasSpecCtrl(ref Vcpu vcpu) => vcpu.Cpuid.Has(Feature.SpecCtrl) || vcpu.Cpuid.Has(Feature.Ibrs);
+
+    /// <summary>A memory type out of a set (SDM vol. 3, 12.11.2.1 and 12.12.2).</summary>
+    private static bool IsType(ulong type, uint types) => type < 8 && (types >> (int)type & 1) != 0;
+
+    private static bool AreTypes(ulong eightTypes, uint types)
+    {
+        for (int shift = 0; shift < 64; shift += 8)
+        {
+            if (!IsType(eightTypes >> shift & 0xff, types))
+                return false;
+        }
+        return true;
+    }
+
+    /// <summary>Platform registers that guests probe and that have no meaning here.</summary>
+    private static bool ReadsAsZero(uint index) => IgnoresWrites(index)
+        || index is Msr.PlatformId or Msr.EblCrPowerOn or Msr.DebugCtl or (>= Msr.LastBranchFrom and <= Msr.LastIntTo)
+            or Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase;
+
+    private static bool IgnoresWrites(uint index) => index is (>= Msr.K7EventSelect and <= Msr.K7CounterLast)
+        or Msr.Syscfg or (>= Msr.IorrBase and <= Msr.TopMem2) or Msr.NbCfg or Msr.PatchLoader or Msr.IntPendingMessage
+        or (>= Msr.PstateCurrentLimit and <= Msr.PstateLast) or Msr.LsCfg or Msr.DcCfg or Msr.BuCfg2;
+
+    /// <summary>
+    /// MSRs of KVM's paravirtual features: VMMs save and restore them whatever CPUID says. Zero is all they can be.
+    /// </summary>
+    private static bool IsAbsentFeature(uint index) =>
+        index is Msr.KvmWallClockOld or Msr.KvmSystemTimeOld or (>= Msr.KvmFirst and <= Msr.KvmLast);
+}

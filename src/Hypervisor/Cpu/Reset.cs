@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Host;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>The state of a CPU after power-up (SDM vol. 3, table 9-1; APM vol. 2, table 14-1).</summary>
+internal static class Reset<TVendor> where TVendor : struct, IVendor
+{
+    private const ushort DataAttributes = 0x93, CodeAttributes = 0x9b, LdtAttributes = 0x82, TssAttributes = 0x83;
+    private const uint Limit = 0xffff;
+    private const ulong FamilyAndStepping = 0x600;
+    private const ulong PatDefault = 0x0007040600070406;
+    private const ulong NoTracing = 1 << 11 | 1 << 12;
+    /// <summary>Lower than any update that Linux would warn about missing.</summary>
+    private const ulong Microcode = 0x01000065;
+
+    /// <summary>For a vCPU whose vendor part exists already. 0 or a negative errno.</summary>
+    public static int PowerOn(ref Vcpu vcpu)
+    {
+        int error = vcpu.Cpuid.Derive();
+        if (error != 0)
+            return error;
+        ref MsrState msrs = ref vcpu.Msrs;
+        msrs.ApicBase = ApicBase.DefaultAddress | ApicBase.Enable | (vcpu.Id == 0 ? ApicBase.Bsp : 0);
+        msrs.MiscEnable = NoTracing;
+        msrs.MicrocodeRevision = Microcode;
+        msrs.McgCap = MsrState.MaxBanks;
+        vcpu.Shared.Xcr0 = 1;
+        vcpu.Registers[Gpr.Rdx] = FamilyAndStepping;
+        vcpu.Registers.Rip = 0xfff0;
+        vcpu.Registers.Rflags = Rflags.Fixed;
+
+        Segment data = new() { Attributes = DataAttributes, Limit = Limit };
+        for (SegmentName name = SegmentName.Es; name <= SegmentName.Gs; name++)
+            TVendor.SetSegment(ref vcpu, name, in data);
+        Segment other = new() { Selector = 0xf000, Base = 0xffff0000, Attributes = CodeAttributes, Limit = Limit };
+        TVendor.SetSegment(ref vcpu, SegmentName.Cs, in other);
+        other = new() { Attributes = LdtAttributes, Limit = Limit };
+        TVendor.SetSegment(ref vcpu, SegmentName.Ldtr, in other);
+        other = new() { Attributes = TssAttributes, Limit = Limit };
+        TVendor.SetSegment(ref vcpu, SegmentName.Tr, in other);
+        TVendor.SetCpl(ref vcpu, 0);
+        DescriptorTable table = new() { Limit = (ushort)Limit };
+        TVendor.SetGdtr(ref vcpu, table);
+        TVendor.SetIdtr(ref vcpu, table);
+
+        TVendor.SetEfer(ref vcpu, 0);
+        TVendor.SetCr4(ref vcpu, 0);
+        TVendor.SetCr3(ref vcpu, 0);
+        TVendor.SetCr2(ref vcpu, 0);
+        TVendor.SetCr0(ref vcpu, Cr0.Et | Cr0.Cd | Cr0.Nw);
+        TVendor.TrySetMsr(ref vcpu, Msr.Pat, PatDefault);
+        Msrs<TVendor>.TrySet(ref vcpu, Msr.Tsc, 0, host: true);
+        Debugging<TVendor>.SetDr6(ref vcpu, 0);
+        Debugging<TVendor>.SetDr7(ref vcpu, 0);
+        return 0;
+    }
+}

@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Buffers.Binary;
+using System.Runtime.InteropServices;
+using SharpKvm.Abi;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>
+/// The vCPU ioctls that get and set state: each takes the ioctl's argument and returns what the ioctl returns. The
+/// caller holds the vCPU's lock, and the SRCU section of the memory slots. All of an argument is copied once, then
+/// checked, then used; a call that fails changes nothing.
+/// </summary>
+internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
+{
+    private const uint XsaveRegionSize = 4096;
+
+    private static ReadOnlySpan<byte> GprOrder =>
+    [
+        (byte)Gpr.Rax, (byte)Gpr.Rbx, (byte)Gpr.Rcx, (byte)Gpr.Rdx,
+        (byte)Gpr.Rsi, (byte)Gpr.Rdi, (byte)Gpr.Rsp, (byte)Gpr.Rbp,
+        (byte)Gpr.R8, (byte)Gpr.R9, (byte)Gpr.R10, (byte)Gpr.R11,
+        (byte)Gpr.R12, (byte)Gpr.R13, (byte)Gpr.R14, (byte)Gpr.R15,
+    ];
+
+    public static int GetRegs(ref Vcpu vcpu, Hva argument)
+    {
+        kvm_regs regs = default;
+        LoadRegs(ref vcpu, ref regs);
+        return Result(UserMemory.TryWrite(argument, regs));
+    }
+
+    public static int SetRegs(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_regs regs))
+            return Errno.EFAULT;
+        StoreRegs(ref vcpu, ref regs);
+        return 0;
+    }
+
+    public static void LoadRegs(ref Vcpu vcpu, ref kvm_regs regs)
+    {
+        Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
+        for (int i = 0; i < GprOrder.Length; i++)
+            values[i] = vcpu.Registers[(Gpr)GprOrder[i]];
+        regs.rip = vcpu.Registers.Rip;
+        regs.rflags = vcpu.Registers.Rflags;
+    }
+
+    /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
+    public static void StoreRegs(ref Vcpu vcpu, ref kvm_regs regs)
+    {
+        Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
+        for (int i = 0; i < GprOrder.Length; i++)
+            vcpu.Registers[(Gpr)GprOrder[i]] = values[i];
+        vcpu.Registers.Rip = regs.rip;
+        vcpu.Registers.Rflags = regs.rflags | Rflags.Fixed;
+        vcpu.Events.Exception.Pending = false;
+    }
+
+    public static int GetSregs(ref Vcpu vcpu, Hva argument)
+    {
+        kvm_sregs sregs = default;
+        LoadSregs(ref vcpu, ref sregs);
+        return Result(UserMemory.TryWrite(argument, sregs));
+    }
+
+    public static int SetSregs(ref Vcpu vcpu, Hva argument) =>
+        UserMemory.TryRead(argument, out kvm_sregs sregs) ? StoreSregs(ref vcpu, in sregs) : Errno.EFAULT;
+
+    public static void LoadSregs(ref Vcpu vcpu, ref kvm_sregs sregs)
+    {
+        LoadCommon(ref vcpu, ref sregs.common);
+        QueuedInterrupt interrupt = vcpu.Events.Interrupt;
+        if (interrupt.Injected && !interrupt.Soft)
+            sregs.interrupt_bitmap[interrupt.Vector.Value >> 6] = 1ul << (interrupt.Vector.Value & 63);
+    }
+
+    /// <summary>EINVAL for a state that no CPU can be in. The lowest interrupt in the bitmap is queued.</summary>
+    public static int StoreSregs(ref Vcpu vcpu, in kvm_sregs sregs)
+    {
+        if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
+            return Errno.EINVAL;
+        StoreCommon(ref vcpu, in sregs.common);
+        for (int vector = 0; vector < (int)kvm_interrupt.KVM_NR_INTERRUPTS; vector++)
+        {
+            if ((sregs.interrupt_bitmap[vector >> 6] >> (vector & 63) & 1) == 0)
+                continue;
+            vcpu.Events.ReinjectInterrupt(new Vector((byte)vector), soft: false);
+            break;
+        }
+        return 0;
+    }
+
+    /// <summary>With PAE paging the PDPTEs too, as they are in memory: with nested tables hardware keeps no others.</summary>
+    public static int GetSregs2(ref Vcpu vcpu, Hva argument)
+    {
+        kvm_sregs2 sregs = default;
+        LoadCommon(ref vcpu, ref sregs.common);
+        if (UsesPdptrs(in sregs.common)
+            && GuestMemory.TryRead(ref vcpu.Vm, new Gpa(sregs.common.cr3 & 0xffffffe0), out sregs.pdptrs))
+            sregs.flags = kvm_sregs2.KVM_SREGS2_FLAGS_PDPTRS_VALID;
+        return Result(UserMemory.TryWrite(argument, sregs));
+    }
+
+    /// <summary>EINVAL for PDPTEs without PAE paging; with it hardware fetches them from memory again.</summary>
+    public static int SetSregs2(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_sregs2 sregs))
+            return Errno.EFAULT;
+        if (sregs.flags is not (0 or kvm_sregs2.KVM_SREGS2_FLAGS_PDPTRS_VALID)
+            || sregs.flags != 0 && !UsesPdptrs(in sregs.common)
+            || !ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
+            return Errno.EINVAL;
+        StoreCommon(ref vcpu, in sregs.common);
+        return 0;
+    }
+
+    private static bool UsesPdptrs(in kvm_sregs_common sregs) =>
+        (sregs.cr0 & Cr0.Pg) != 0 && (sregs.cr4 & Cr4.Pae) != 0 && (sregs.efer & Efer.Lma) == 0;
+
+    private static void LoadCommon(ref Vcpu vcpu, ref kvm_sregs_common sregs)
+    {
+        LoadSegment(ref vcpu, SegmentName.Cs, ref sregs.cs);
+        LoadSegment(ref vcpu, SegmentName.Ds, ref sregs.ds);
+        LoadSegment(ref vcpu, SegmentName.Es, ref sregs.es);
+        LoadSegment(ref vcpu, SegmentName.Fs, ref sregs.fs);
+        LoadSegment(ref vcpu, SegmentName.Gs, ref sregs.gs);
+        LoadSegment(ref vcpu, SegmentName.Ss, ref sregs.ss);
+        LoadSegment(ref vcpu, SegmentName.Tr, ref sregs.tr);
+        LoadSegment(ref vcpu, SegmentName.Ldtr, ref sregs.ldt);
+        DescriptorTable gdtr = TVendor.GetGdtr(ref vcpu), idtr = TVendor.GetIdtr(ref vcpu);
+        sregs.gdt.@base = gdtr.Base;
+        sregs.gdt.limit = gdtr.Limit;
+        sregs.idt.@base = idtr.Base;
+        sregs.idt.limit = idtr.Limit;
+        sregs.cr0 = TVendor.GetCr0(ref vcpu);
+        sregs.cr2 = TVendor.GetCr2(ref vcpu);
+        sregs.cr3 = TVendor.GetCr3(ref vcpu);
+        sregs.cr4 = TVendor.GetCr4(ref vcpu);
+        sregs.cr8 = vcpu.Events.Cr8;
+        sregs.efer = TVendor.GetEfer(ref vcpu);
+        sregs.apic_base = vcpu.Msrs.ApicBase;
+    }
+
+    private static void StoreCommon(ref Vcpu vcpu, in kvm_sregs_common sregs)
+    {
+        TVendor.SetEfer(ref vcpu, sregs.efer);
+        TVendor.SetCr4(ref vcpu, sregs.cr4);
+        TVendor.SetCr0(ref vcpu, sregs.cr0 & Cr0.Defined | Cr0.Et);
+        TVendor.SetCr3(ref vcpu, sregs.cr3);
+        TVendor.SetCr2(ref vcpu, sregs.cr2);
+        ControlRegisters<TVendor>.TrySetCr8(ref vcpu, sregs.cr8);
+        vcpu.Msrs.ApicBase = sregs.apic_base;
+        ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        TVendor.SetGdtr(ref vcpu, new() { Base = sregs.gdt.@base, Limit = sregs.gdt.limit });
+        TVendor.SetIdtr(ref vcpu, new() { Base = sregs.idt.@base, Limit = sregs.idt.limit });
+        StoreSegment(ref vcpu, SegmentName.Cs, in sregs.cs);
+        StoreSegment(ref vcpu, SegmentName.Ds, in sregs.ds);
+        StoreSegment(ref vcpu, SegmentName.Es, in sregs.es);
+        StoreSegment(ref vcpu, SegmentName.Fs, in sregs.fs);
+        StoreSegment(ref vcpu, SegmentName.Gs, in sregs.gs);
+        StoreSegment(ref vcpu, SegmentName.Ss, in sregs.ss);
+        StoreSegment(ref vcpu, SegmentName.Tr, in sregs.tr);
+        StoreSegment(ref vcpu, SegmentName.Ldtr, in sregs.ldt);
+        TVendor.SetCpl(ref vcpu, sregs.ss.dpl & 3);
+    }
+
+    /// <summary>A segment is unusable when it is not present; a limit beyond 1 MiB implies 4 KiB granularity.</summary>
+    private static void LoadSegment(ref Vcpu vcpu, SegmentName name, ref kvm_segment result)
+    {
+        Segment segment = TVendor.GetSegment(ref vcpu, name);
+        result.@base = segment.Base;
+        result.limit = segment.Limit;
+        result.selector = segment.Selector;
+        result.type = (byte)segment.Type;
+        result.s = Bit(segment.IsCodeOrData);
+        result.dpl = (byte)segment.Dpl;
+        result.present = Bit(segment.Present);
+        result.avl = Bit(segment.Available);
+        result.l = Bit(segment.Long);
+        result.db = Bit(segment.Big);
+        result.g = Bit(segment.Granularity || segment.Limit > 0xfffff);
+        result.unusable = Bit(!segment.Present);
+    }
+
+    private static void StoreSegment(ref Vcpu vcpu, SegmentName name, in kvm_segment value)
+    {
+        int present = value.unusable == 0 ? value.present & 1 : 0;
+        int attributes = value.type & Segment.TypeMask | (value.s & 1) << 4 | (value.dpl & 3) << Segment.DplShift
+            | present << 7 | (value.avl & 1) << 8 | (value.l & 1) << 9 | (value.db & 1) << 10 | (value.g & 1) << 11;
+        Segment segment = new()
+        {
+            Base = value.@base, Limit = value.limit, Selector = value.selector, Attributes = (ushort)attributes,
+        };
+        TVendor.SetSegment(ref vcpu, name, in segment);
+    }
+
+    /// <summary>The FXSAVE image's fields; components that XSAVE left out are in their initial state.</summary>
+    public static int GetFpu(ref Vcpu vcpu, Hva argument)
+    {
+        const ushort InitialControl = 0x37f;
+        kvm_fpu fpu = default;
+        Span<byte> image = vcpu.Shared.Host.LegacyFpu();
+        ulong present = HostCpu.SupportedXcr0() == 0 ? 3 : ReadHeader(image);
+        fpu.fcw = InitialControl;
+        if ((present & 1) != 0)
+        {
+            fpu.fcw = BinaryPrimitives.ReadUInt16LittleEndian(image);
+            fpu.fsw = BinaryPrimitives.ReadUInt16LittleEndian(image.Slice(Fxsave.Status));
+            fpu.ftwx = image[Fxsave.Tags];
+            fpu.last_opcode = BinaryPrimitives.ReadUInt16LittleEndian(image.Slice(Fxsave.Opcode));
+            fpu.last_ip = BinaryPrimitives.ReadUInt64LittleEndian(image.Slice(Fxsave.InstructionPointer));
+            fpu.last_dp = BinaryPrimitives.ReadUInt64LittleEndian(image.Slice(Fxsave.DataPointer));
+            image.Slice(Fxsave.Stack, Fxsave.StackSize).CopyTo(fpu.fpr);
+        }
+        if ((present & 2) != 0)
+            image.Slice(Fxsave.Xmm, Fxsave.XmmSize).CopyTo(fpu.xmm);
+        fpu.mxcsr = BinaryPrimitives.ReadUInt32LittleEndian(image.Slice(Fxsave.Mxcsr));
+        return Result(UserMemory.TryWrite(argument, fpu));
+    }
+
+    /// <summary>EINVAL for reserved bits of MXCSR, which would fault when loaded.</summary>
+    public static int SetFpu(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_fpu fpu))
+            return Errno.EFAULT;
+        if (fpu.mxcsr >> 16 != 0)
+            return Errno.EINVAL;
+        Span<byte> image = vcpu.Shared.Host.LegacyFpu();
+        BinaryPrimitives.WriteUInt16LittleEndian(image, fpu.fcw);
+        BinaryPrimitives.WriteUInt16LittleEndian(image.Slice(Fxsave.Status), fpu.fsw);
+        image[Fxsave.Tags] = fpu.ftwx;
+        BinaryPrimitives.WriteUInt16LittleEndian(image.Slice(Fxsave.Opcode), fpu.last_opcode);
+        BinaryPrimitives.WriteUInt64LittleEndian(image.Slice(Fxsave.InstructionPointer), fpu.last_ip);
+        BinaryPrimitives.WriteUInt64LittleEndian(image.Slice(Fxsave.DataPointer), fpu.last_dp);
+        BinaryPrimitives.WriteUInt32LittleEndian(image.Slice(Fxsave.Mxcsr), fpu.mxcsr);
+        ((ReadOnlySpan<byte>)fpu.fpr).CopyTo(image.Slice(Fxsave.Stack));
+        ((ReadOnlySpan<byte>)fpu.xmm).CopyTo(image.Slice(Fxsave.Xmm));
+        BinaryPrimitives.WriteUInt64LittleEndian(image.Slice(HostVcpu.FxsaveSize), ReadHeader(image) | 3);
+        return 0;
+    }
+
+    private static ulong ReadHeader(Span<byte> image) =>
+        BinaryPrimitives.ReadUInt64LittleEndian(image.Slice(HostVcpu.FxsaveSize));
+
+    /// <summary>EINVAL when the state is larger than struct kvm_xsave: then only KVM_GET_XSAVE2 will do.</summary>
+    public static int GetXsave(ref Vcpu vcpu, Hva argument) => vcpu.Shared.Host.XsaveSize() > XsaveRegionSize
+        ? Errno.EINVAL : Result(vcpu.Shared.Host.FpuToUser(argument, XsaveRegionSize));
+
+    public static int GetXsave2(ref Vcpu vcpu, Hva argument) =>
+        Result(vcpu.Shared.Host.FpuToUser(argument, vcpu.Shared.Host.XsaveSize()));
+
+    public static int SetXsave(ref Vcpu vcpu, Hva argument) => vcpu.Shared.Host.FpuFromUser(argument);
+
+    public static int GetXcrs(ref Vcpu vcpu, Hva argument)
+    {
+        kvm_xcrs xcrs = default;
+        if (HostCpu.SupportedXcr0() != 0)
+        {
+            xcrs.nr_xcrs = 1;
+            xcrs.xcrs[0].value = vcpu.Shared.Xcr0;
+        }
+        return Result(UserMemory.TryWrite(argument, xcrs));
+    }
+
+    /// <summary>EINVAL without XSAVE, for flags, too many registers, or an XCR0 that XSETBV would refuse.</summary>
+    public static int SetXcrs(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_xcrs xcrs))
+            return Errno.EFAULT;
+        if (HostCpu.SupportedXcr0() == 0 || xcrs.nr_xcrs > kvm_xcrs.KVM_MAX_XCRS || xcrs.flags != 0)
+            return Errno.EINVAL;
+        for (int i = 0; i < (int)xcrs.nr_xcrs; i++)
+        {
+            if (xcrs.xcrs[i].xcr == 0)
+                return ControlRegisters<TVendor>.TryAssignXcr0(ref vcpu, xcrs.xcrs[i].value) ? 0 : Errno.EINVAL;
+        }
+        return 0;
+    }
+
+    /// <summary>Reads MSRs until one does not exist; returns how many were read.</summary>
+    public static int GetMsrs(ref Vcpu vcpu, Hva argument)
+    {
+        int error = MsrLists.ReadEntries(argument, out KernelArray<kvm_msr_entry> entries);
+        if (error != 0)
+            return error;
+        int done = 0;
+        while (done < entries.Length
+            && Msrs<TVendor>.TryGet(ref vcpu, entries.Span[done].index, host: true, out entries.Span[done].data))
+            done++;
+        return MsrLists.WriteEntries(argument, entries, done);
+    }
+
+    /// <summary>Writes MSRs until one is refused; returns how many were written.</summary>
+    public static int SetMsrs(ref Vcpu vcpu, Hva argument)
+    {
+        int error = MsrLists.ReadEntries(argument, out KernelArray<kvm_msr_entry> entries);
+        if (error != 0)
+            return error;
+        int done = 0;
+        while (done < entries.Length
+            && Msrs<TVendor>.TrySet(ref vcpu, entries.Span[done].index, entries.Span[done].data, host: true))
+            done++;
+        entries.Free();
+        return done;
+    }
+
+    public static int GetDebugRegs(ref Vcpu vcpu, Hva argument)
+    {
+        kvm_debugregs debug = default;
+        for (int i = 0; i < 4; i++)
+            debug.db[i] = vcpu.Debug.Guest[i];
+        debug.dr6 = TVendor.GetDr6(ref vcpu);
+        debug.dr7 = Debugging<TVendor>.GetDr7(ref vcpu);
+        return Result(UserMemory.TryWrite(argument, debug));
+    }
+
+    public static int SetDebugRegs(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_debugregs debug))
+            return Errno.EFAULT;
+        if (debug.flags != 0 || debug.dr6 >> 32 != 0 || debug.dr7 >> 32 != 0)
+            return Errno.EINVAL;
+        for (int i = 0; i < 4; i++)
+            vcpu.Debug.Guest[i] = debug.db[i];
+        Debugging<TVendor>.SetDr6(ref vcpu, debug.dr6);
+        Debugging<TVendor>.SetDr7(ref vcpu, debug.dr7);
+        return 0;
+    }
+
+    public static int SetGuestDebug(ref Vcpu vcpu, Hva argument) =>
+        UserMemory.TryRead(argument, out kvm_guest_debug debug)
+            ? Debugging<TVendor>.SetGuestDebug(ref vcpu, in debug) : Errno.EFAULT;
+
+    public static int GetVcpuEvents(ref Vcpu vcpu, Hva argument)
+    {
+        kvm_vcpu_events events = default;
+        Exceptions<TVendor>.Get(ref vcpu, ref events);
+        return Result(UserMemory.TryWrite(argument, events));
+    }
+
+    public static int SetVcpuEvents(ref Vcpu vcpu, Hva argument) =>
+        UserMemory.TryRead(argument, out kvm_vcpu_events events)
+            ? Exceptions<TVendor>.Set(ref vcpu, in events) : Errno.EFAULT;
+
+    /// <summary>Always runnable: the other states belong to an interrupt controller in the kernel.</summary>
+    public static int GetMpState(ref Vcpu vcpu, Hva argument) =>
+        Result(UserMemory.TryWrite(argument, new kvm_mp_state { mp_state = kvm_mp_state.KVM_MP_STATE_RUNNABLE }));
+
+    public static int SetMpState(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_mp_state state))
+            return Errno.EFAULT;
+        return state.mp_state == kvm_mp_state.KVM_MP_STATE_RUNNABLE ? 0 : Errno.EINVAL;
+    }
+
+    public static int SetCpuid(ref Vcpu vcpu, Hva argument) => SetCpuid(ref vcpu, argument, legacy: true);
+
+    public static int SetCpuid2(ref Vcpu vcpu, Hva argument) => SetCpuid(ref vcpu, argument, legacy: false);
+
+    private static int SetCpuid(ref Vcpu vcpu, Hva argument, bool legacy) => vcpu.Cpuid.Set(argument, legacy,
+        TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
+
+    public static int GetCpuid2(ref Vcpu vcpu, Hva argument) => vcpu.Cpuid.Get(argument);
+
+    public static int GetTscKhz(ref Vcpu vcpu) => (int)HostCpu.TscKhz();
+
+    public static int SetTscKhz(ref Vcpu vcpu, uint khz) => VmCpuState.CheckTscKhz(khz);
+
+    /// <summary>A supervisor's read of a linear address, as the guest's tables are now.</summary>
+    public static int Translate(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_translation translation))
+            return Errno.EFAULT;
+        PagingState paging = new()
+        {
+            Cr0 = TVendor.GetCr0(ref vcpu), Cr3 = TVendor.GetCr3(ref vcpu), Cr4 = TVendor.GetCr4(ref vcpu),
+            Efer = TVendor.GetEfer(ref vcpu), PhysicalBits = (byte)vcpu.Cpuid.MaxPhysAddr, AlignmentCheck = true,
+        };
+        Translation found = GuestWalker.Translate(ref vcpu.Vm, in paging, new Gva(translation.linear_address),
+            PageAccess.Read);
+        kvm_translation result = new() { linear_address = translation.linear_address, writeable = 1 };
+        result.physical_address = found.Succeeded ? found.Address.Value : ~0ul;
+        result.valid = Bit(found.Succeeded);
+        return Result(UserMemory.TryWrite(argument, result));
+    }
+
+    /// <summary>EINVAL beyond vector 255, EEXIST while another interrupt still waits to be delivered.</summary>
+    public static int Interrupt(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_interrupt interrupt))
+            return Errno.EFAULT;
+        if (interrupt.irq >= kvm_interrupt.KVM_NR_INTERRUPTS)
+            return Errno.EINVAL;
+        if (vcpu.Events.Interrupt.Injected)
+            return Errno.EEXIST;
+        vcpu.Events.ReinjectInterrupt(new Vector((byte)interrupt.irq), soft: false);
+        return 0;
+    }
+
+    public static int Nmi(ref Vcpu vcpu)
+    {
+        vcpu.Events.QueueNmi(TVendor.GetNmiMasked(ref vcpu));
+        return 0;
+    }
+
+    public static int SetupMce(ref Vcpu vcpu, Hva argument) => UserMemory.TryRead(argument, out ulong capability)
+        ? MachineCheck<TVendor>.SetUp(ref vcpu, capability) : Errno.EFAULT;
+
+    public static int SetMce(ref Vcpu vcpu, Hva argument) => UserMemory.TryRead(argument, out kvm_x86_mce error)
+        ? MachineCheck<TVendor>.Set(ref vcpu, in error) : Errno.EFAULT;
+
+    /// <summary>EINVAL to switch it on: reports come from an APIC in the kernel.</summary>
+    public static int TprAccessReporting(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_tpr_access_ctl control))
+            return Errno.EFAULT;
+        return (control.enabled | control.flags) == 0 ? 0 : Errno.EINVAL;
+    }
+
+    /// <summary>Needs an APIC in the kernel.</summary>
+    public static int SetVapicAddr(ref Vcpu vcpu, Hva argument) => Errno.EINVAL;
+
+    /// <summary>Needs a clock page that the guest has registered.</summary>
+    public static int KvmclockCtrl(ref Vcpu vcpu) => Errno.EINVAL;
+
+    /// <summary>No system-management mode.</summary>
+    public static int Smi(ref Vcpu vcpu) => Errno.ENOTTY;
+
+    private static int Result(bool written) => written ? 0 : Errno.EFAULT;
+
+    private static byte Bit(bool value) => value ? (byte)1 : (byte)0;
+
+    /// <summary>Offsets in the FXSAVE image (SDM vol. 1, table 10-2).</summary>
+    private static class Fxsave
+    {
+        public const int Status = 2, Tags = 4, Opcode = 6, InstructionPointer = 8, DataPointer = 16, Mxcsr = 24;
+        public const int Stack = 32, StackSize = 128, Xmm = 160, XmmSize = 256;
+    }
+}

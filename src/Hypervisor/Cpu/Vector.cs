@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Cpu;
+
+/// <summary>Number of an exception or interrupt, an index into the IDT (SDM vol. 3, 6.3.1).</summary>
+internal readonly struct Vector(byte value)
+{
+    public readonly byte Value = value;
+
+    public static Vector DivideError => new(0);
+    public static Vector Debug => new(1);
+    public static Vector Nmi => new(2);
+    public static Vector Breakpoint => new(3);
+    public static Vector Overflow => new(4);
+    public static Vector InvalidOpcode => new(6);
+    public static Vector DoubleFault => new(8);
+    public static Vector GeneralProtection => new(13);
+    public static Vector PageFault => new(14);
+    public static Vector AlignmentCheck => new(17);
+    public static Vector MachineCheck => new(18);
+
+    /// <summary>INT3 and INTO: re-executed rather than injected again.</summary>
+    public bool IsSoftException => Value is 3 or 4;
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Host;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>CPU state that the vCPUs of a VM share; zero is the default of each.</summary>
+internal struct VmCpuState
+{
+    private const uint TolerancePerMillion = 250;
+
+    /// <summary>KVM_CAP_EXCEPTION_PAYLOAD was enabled.</summary>
+    public bool ExceptionPayload;
+    /// <summary>KVM_CAP_X86_TRIPLE_FAULT_EVENT was enabled.</summary>
+    public bool TripleFaultEvent;
+    /// <summary>
+    /// The offset last given to a time-stamp counter, 0 when none was: TSCs written to about the same value are one.
+    /// </summary>
+    public ulong TscOffset;
+
+    /// <summary>
+    /// The rate of guests' time-stamp counters in kHz is the host's: no scaling. EINVAL for another, 0 means any.
+    /// </summary>
+    public static int CheckTscKhz(uint khz)
+    {
+        ulong host = HostCpu.TscKhz(), wanted = khz == 0 ? host : khz;
+        ulong difference = wanted > host ? wanted - host : host - wanted;
+        return difference * 1_000_000 <= host * TolerancePerMillion ? 0 : Errno.EINVAL;
+    }
+}

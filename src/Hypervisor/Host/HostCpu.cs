@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+
+namespace SharpKvm.Host;
+
+/// <summary>What the physical CPUs can do.</summary>
+internal static partial class HostCpu
+{
+    public static partial void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result);
+
+    /// <summary>False when the MSR does not exist (#GP).</summary>
+    public static partial bool TryReadMsr(uint index, out ulong value);
+
+    public static partial ulong Tsc();
+
+    /// <summary>Rate of the time-stamp counter in kHz.</summary>
+    public static partial uint TscKhz();
+
+    /// <summary>XCR0 bits that the kernel's guest-FPU code can save; 0 without XSAVE.</summary>
+    public static partial ulong SupportedXcr0();
+
+    /// <summary>Indirect branch prediction barrier.</summary>
+    public static partial void FlushPredictors();
+}
+
+/// <summary>Module parameters that the core asks for.</summary>
+internal static partial class Parameters
+{
+    /// <summary>Unknown MSRs read as zero and swallow writes instead of #GP.</summary>
+    public static partial bool IgnoreMsrs();
+}
