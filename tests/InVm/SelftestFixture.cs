@@ -36,7 +36,7 @@ public abstract class SelftestFixture(SelftestLane lane)
 
     [Test]
     public void KernelLogIsClean() =>
-        Assert.That(Run.Result.Reports.SelectMany(report => report.Lines), Is.Empty, Run.Result.LogPath);
+        Assert.That(Run.Reports().Select(found => $"in {found.Group}: {string.Join('\n', found.Report.Lines)}"), Is.Empty);
 
     [Test]
     public void MachineCompletesAndModuleUnloads()

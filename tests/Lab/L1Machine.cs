@@ -73,7 +73,10 @@ public sealed class L1Machine : IDisposable
             ReadLines(process.StandardOutput, L1Source.Kernel),
             ReadLines(process.StandardError, L1Source.Lab),
             ReadPort(jobPort, L1Source.Job));
+        void EndWithUs(object? sender, EventArgs e) => process.Kill(entireProcessTree: true);
+        AppDomain.CurrentDomain.ProcessExit += EndWithUs;
         bool inTime = WaitFor(process);
+        AppDomain.CurrentDomain.ProcessExit -= EndWithUs;
         clock.Stop();
         jobPort.Dispose();
         monitorPort.Dispose();
@@ -108,7 +111,7 @@ public sealed class L1Machine : IDisposable
         string[] arguments =
         [
             // The outer limit, should this process be killed before it can end the emulator.
-            "--kill-after=5", $"{options.Timeout.TotalSeconds + 60:0}", emulator.Program,
+            "--foreground", "--kill-after=5", $"{options.Timeout.TotalSeconds + 60:0}", emulator.Program,
             .. emulator.DataFolders.SelectMany(folder => (string[])["-L", folder]),
             .. timing,
             "-machine", "q35", "-cpu", $"{Cpu},{(options.NestedPaging ? "+" : "-")}npt",
@@ -154,33 +157,39 @@ public sealed class L1Machine : IDisposable
         return false;
     }
 
-    /// <summary>Has L1's kernel print where its CPUs and its blocked tasks are, the way a person would at its keyboard.</summary>
+    /// <summary>
+    /// Has L1's kernel print where its CPUs and its blocked tasks are, the way a person would at its keyboard, and the
+    /// emulator where the CPUs are, should the kernel no longer listen.
+    /// </summary>
     private void AskForBacktraces()
     {
-        Task answers = ReadPort(monitorPort, L1Source.Lab);
-        foreach (string command in (string[])["info cpus", "sendkey alt-sysrq-l", "sendkey alt-sysrq-w"])
+        Task answers = ReadPort(monitorPort, L1Source.Lab, line => line.Contains("CPU#") || line.Contains("RIP="));
+        foreach (string command in (string[])["info registers -a", "sendkey alt-sysrq-l", "sendkey alt-sysrq-w"])
         {
             monitorPort.Send($"{command}\n");
             answers.Wait(TimeSpan.FromSeconds(2));
         }
     }
 
-    private async Task ReadPort(UnixServer port, L1Source source)
+    private async Task ReadPort(UnixServer port, L1Source source, Func<string, bool>? wanted = null)
     {
         using StreamReader? reader = await port.Accept();
         if (reader is not null)
         {
-            await ReadLines(reader, source);
+            await ReadLines(reader, source, wanted);
         }
     }
 
-    private async Task ReadLines(StreamReader reader, L1Source source)
+    private async Task ReadLines(StreamReader reader, L1Source source, Func<string, bool>? wanted = null)
     {
         try
         {
             while (await reader.ReadLineAsync() is string line)
             {
-                Line(source, line.TrimEnd('\r'));
+                if (wanted is null || wanted(line))
+                {
+                    Line(source, line.TrimEnd('\r'));
+                }
             }
         }
         catch (IOException)

@@ -28,6 +28,9 @@ public sealed class SelftestRun
     private const int GroupSeconds = 300;
 
     private const string GroupMark = "::group ";
+    private const string KernelGroupMark = "lab: group ";
+    private const string TrappingGroup = "containment";
+    private const string ContainedTrap = "^sharpkvm: trap: ";
     private const string UnloadMark = "::unloaded";
 
     private static readonly ConcurrentDictionary<SelftestLane, Lazy<SelftestRun>> Runs = new();
@@ -86,6 +89,37 @@ public sealed class SelftestRun
         ? Tool.Require(Program, ["--list"]).Split('\n', StringSplitOptions.RemoveEmptyEntries)
         : [];
 
+    /// <summary>
+    /// What is wrong in the kernel log, each report behind the name of the group that was running. Groups that trap on
+    /// purpose may leave the line that a contained trap leaves, and nothing else.
+    /// </summary>
+    public IReadOnlyList<(string Group, KernelReport Report)> Reports()
+    {
+        var found = new List<(string Group, KernelReport Report)>();
+        var section = new List<string>();
+        string group = "before the first group";
+        foreach (string line in Result.KernelLog)
+        {
+            if (KernelLog.WithoutTime(line) is var text && text.StartsWith(KernelGroupMark, StringComparison.Ordinal))
+            {
+                Scan();
+                group = text[KernelGroupMark.Length..];
+            }
+
+            section.Add(line);
+        }
+
+        Scan();
+        return found;
+
+        void Scan()
+        {
+            string[] expected = group == TrappingGroup ? [ContainedTrap] : [];
+            found.AddRange(KernelLog.Scan(section, expected).Select(report => (group, report)));
+            section.Clear();
+        }
+    }
+
     /// <summary>The result of one case; a case without a result line has failed, and what was seen instead is why.</summary>
     public KtapCase this[string name] => cases.GetValueOrDefault(name) ?? Missing(name);
 
@@ -99,7 +133,7 @@ public sealed class SelftestRun
         foreach (string group in List().Select(GroupOf).Distinct())
         {
             script.Append($"echo '{GroupMark}{group}'\n");
-            script.Append($"echo 'lab: group {group}' >/dev/kmsg\n");
+            script.Append($"echo '{KernelGroupMark}{group}' >/dev/kmsg\n");
             script.Append($"timeout -k 5 {GroupSeconds} '{Program}' --device {lane.Device} --filter '{group}/*' 2>&1\n");
             script.Append("status=$?; [ $status -le 1 ] || echo \"# the program ended with $status\"\n");
         }
