@@ -7,7 +7,7 @@ namespace SharpKvm.Tests.Host;
 
 /// <summary>
 /// The Linux that the core sees in unit tests: allocators that count, one process, VMs, a CPU. The current host is the
-/// one that the thread made last, so that tests may run side by side. Misuse (a sleeping call under a spinlock, a
+/// one that the thread made last and has not disposed of, so that tests may run side by side. Misuse (a sleeping call under a spinlock, a
 /// page freed twice or still in use) throws.
 /// </summary>
 internal sealed class SimulatedHost : IDisposable
@@ -20,8 +20,11 @@ internal sealed class SimulatedHost : IDisposable
 
     private readonly Dictionary<ulong, nint> _pages = [];
     private readonly HashSet<nint> _blocks = [];
+    private readonly List<nint> _deferred = [];
     private readonly Dictionary<nint, SimulatedVm> _vms = [];
+    private readonly SimulatedHost? _previous = s_current;
     private ulong _nextPage = FirstPage;
+    private bool _reading;
 
     public SimulatedHost()
     {
@@ -58,6 +61,7 @@ internal sealed class SimulatedHost : IDisposable
 
     public void Dispose()
     {
+        EndReading();
         foreach (nint page in _pages.Values)
             FreeNative(page);
         foreach (nint block in _blocks)
@@ -65,7 +69,7 @@ internal sealed class SimulatedHost : IDisposable
         foreach (SimulatedVm vm in _vms.Values)
             vm.Dispose();
         if (s_current == this)
-            s_current = null;
+            s_current = _previous;
     }
 
     internal nint Register(SimulatedVm vm)
@@ -124,7 +128,28 @@ internal sealed class SimulatedHost : IDisposable
     {
         if (!_blocks.Remove(address))
             throw new InvalidOperationException($"block {address:x} freed, but it is not allocated");
-        FreeNative(address);
+        if (_reading)
+            _deferred.Add(address);
+        else
+            FreeNative(address);
+    }
+
+    /// <summary>
+    /// Runs an ioctl or a system call in the middle of a page fault. In the kernel it would wait for this reader
+    /// before it frees what the reader may look at: here the blocks last until <see cref="EndReading"/>.
+    /// </summary>
+    internal void Interleave(Action other)
+    {
+        _reading = true;
+        other();
+    }
+
+    internal void EndReading()
+    {
+        _reading = false;
+        foreach (nint address in _deferred)
+            FreeNative(address);
+        _deferred.Clear();
     }
 
     /// <summary>Called by everything that may sleep in the kernel.</summary>

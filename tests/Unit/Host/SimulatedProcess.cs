@@ -98,7 +98,8 @@ internal sealed class SimulatedProcess(SimulatedHost host)
         page = new HostPage { Frame = mapping.Frame.Number, Writable = mapping.Writable && !mapping.CopyOnWrite };
         Action? hook = AfterLookUp;
         AfterLookUp = null;
-        hook?.Invoke();
+        if (hook != null)
+            host.Interleave(hook);
         return PageLookup.Found;
     }
 
@@ -106,6 +107,7 @@ internal sealed class SimulatedProcess(SimulatedHost host)
     {
         if (--FrameOf(page.Frame).References < 0)
             throw new InvalidOperationException($"page frame {page.Frame.Value:x} released once too often");
+        host.EndReading();
     }
 
     public bool Read(ulong address, Span<byte> destination)
