@@ -13,6 +13,19 @@ public sealed class L1Machine : IDisposable
     /// <summary>A CPU with SVM, less what the emulator does not have and would warn about.</summary>
     private const string Cpu = "EPYC,+svm,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
 
+    /// <summary>Runs the emulator and kills it when standard input closes: when we are gone, whatever the reason.</summary>
+    private const string Leash = """
+        exec 3<&0
+        "$@" </dev/null 3<&- &
+        emulator=$!
+        (cat <&3; kill -9 $emulator) >/dev/null 2>&1 &
+        exec 3<&-
+        wait $emulator
+        status=$?
+        kill $! 2>/dev/null
+        exit $status
+        """;
+
     /// <summary>How long L1 may take from the job's end to its own.</summary>
     private static readonly TimeSpan PowerOffTime = TimeSpan.FromSeconds(30);
 
@@ -73,10 +86,7 @@ public sealed class L1Machine : IDisposable
             ReadLines(process.StandardOutput, L1Source.Kernel),
             ReadLines(process.StandardError, L1Source.Lab),
             ReadPort(jobPort, L1Source.Job));
-        void EndWithUs(object? sender, EventArgs e) => process.Kill(entireProcessTree: true);
-        AppDomain.CurrentDomain.ProcessExit += EndWithUs;
         bool inTime = WaitFor(process);
-        AppDomain.CurrentDomain.ProcessExit -= EndWithUs;
         clock.Stop();
         jobPort.Dispose();
         monitorPort.Dispose();
@@ -110,8 +120,7 @@ public sealed class L1Machine : IDisposable
             + "sysrq_always_enabled " + (options.CountInstructions ? "norandmaps " : "") + options.KernelParameters;
         string[] arguments =
         [
-            // The outer limit, should this process be killed before it can end the emulator.
-            "--foreground", "--kill-after=5", $"{options.Timeout.TotalSeconds + 60:0}", emulator.Program,
+            "-c", Leash, emulator.Program, emulator.Program,
             .. emulator.DataFolders.SelectMany(folder => (string[])["-L", folder]),
             .. timing,
             "-machine", "q35", "-cpu", $"{Cpu},{(options.NestedPaging ? "+" : "-")}npt",
@@ -124,7 +133,7 @@ public sealed class L1Machine : IDisposable
             "-virtfs", $"local,path={jobFolder},mount_tag=job,security_model=none",
             "-kernel", image, "-initrd", initramfs, "-append", parameters,
         ];
-        var start = new ProcessStartInfo("timeout", arguments)
+        var start = new ProcessStartInfo("/bin/bash", arguments)
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
@@ -135,9 +144,7 @@ public sealed class L1Machine : IDisposable
             start.Environment["QEMU_MODULE_DIR"] = emulator.ModuleFolder;
         }
 
-        Process process = Process.Start(start)!;
-        process.StandardInput.Close();
-        return process;
+        return Process.Start(start)!;
     }
 
     private bool WaitFor(Process process)
