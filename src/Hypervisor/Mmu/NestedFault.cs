@@ -67,7 +67,6 @@ internal static class NestedFault
 
         if (result == MapResult.Replaced)
             vm.Host.FlushTlbs();
-        vm.Host.ReleasePage(page);
         return result == MapResult.NeedsTable ? FaultOutcome.Retry : FaultOutcome.Mapped;
     }
 }

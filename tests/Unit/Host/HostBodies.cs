@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Bodies of the core's Host classes for unit tests; the kernel's are imports of the shim.
 using System.Runtime.InteropServices;
+using System.Text;
 using SharpKvm.Cpu;
 using SharpKvm.Tests.Host;
 
@@ -11,6 +12,14 @@ internal static partial class KernelPages
     public static partial Hpa Allocate() => SimulatedHost.Current.AllocatePage();
 
     public static partial void Free(Hpa page) => SimulatedHost.Current.FreePage(page);
+
+    public static partial Hpa AllocateBitmap(int order) => SimulatedHost.Current.AllocateBitmap(order);
+
+    public static partial void FreeBitmap(Hpa bitmap, int order)
+    {
+        for (ulong page = 0; page < 1UL << order; page++)
+            SimulatedHost.Current.FreePage(new Hpa(bitmap.Value + page * Page.Size));
+    }
 
     public static partial Span<byte> Bytes(Hpa page) => SimulatedHost.Current.BytesOf(page);
 
@@ -57,9 +66,10 @@ internal readonly partial struct HostVm
     public partial bool IsInvalidated(ulong sequence, Hva address) => Vm.IsInvalidated(sequence, address);
     public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page) =>
         SimulatedHost.Current.Process.LookUp(address, write, out page);
-    public partial void ReleasePage(HostPage page) => SimulatedHost.Current.Process.Release(page);
     public partial void FlushTlbs() => Vm.FlushTlbs();
     public partial void SynchronizeSlots() => Vm.Synchronize();
+    public partial int CreateVcpu(uint id) => SimulatedHost.Current.Thread.NextDescriptor++;
+    public static partial int Create() => SimulatedHost.Current.Thread.NextDescriptor++;
 }
 
 internal static partial class HostCpu
@@ -69,6 +79,8 @@ internal static partial class HostCpu
 
     public static partial bool TryReadMsr(uint index, out ulong value) =>
         SimulatedHost.Current.Cpu.Msrs.TryGetValue(index, out value);
+
+    public static partial void WriteMsr(uint index, ulong value) => SimulatedHost.Current.Cpu.Msrs[index] = value;
 
     public static partial ulong Tsc() => SimulatedHost.Current.Cpu.Tsc;
     public static partial uint TscKhz() => SimulatedHost.Current.Cpu.TscKhz;
@@ -81,8 +93,20 @@ internal static partial class Parameters
     public static partial bool IgnoreMsrs() => SimulatedHost.Current.Cpu.IgnoreMsrs;
 }
 
+internal static partial class Log
+{
+    public static partial void Error(ReadOnlySpan<byte> text, ulong value) =>
+        SimulatedHost.Current.Log.Add($"{Encoding.UTF8.GetString(text).TrimEnd('\0')} {value:x}");
+}
+
 internal readonly partial struct HostVcpu
 {
+    public partial bool Enter() => SimulatedHost.Current.Thread.Guest(_handle);
+    public partial bool Work() => !SimulatedHost.Current.Thread.SignalPending;
+    public partial void RenewSlots() => SimulatedHost.Current.Thread.SlotRenewals++;
+    public partial void SetSignalMask(ulong mask, bool active) =>
+        SimulatedHost.Current.Thread.SignalMask = (mask, active);
+
     public partial Span<byte> LegacyFpu() =>
         SimulatedHost.Current.Cpu.FpuOf(_handle)[..(FxsaveSize + XsaveHeaderSize)];
 

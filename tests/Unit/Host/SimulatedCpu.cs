@@ -24,3 +24,15 @@ internal sealed class SimulatedCpu
         return image;
     }
 }
+
+/// <summary>The thread that runs a vCPU.</summary>
+internal sealed class SimulatedThread
+{
+    /// <summary>One turn of the guest, by vCPU; none enters by default.</summary>
+    public Func<nint, bool> Guest { get; set; } = _ => false;
+    public bool SignalPending { get; set; }
+    public (ulong Mask, bool Active) SignalMask { get; set; }
+    public int SlotRenewals { get; set; }
+    /// <summary>What KVM_CREATE_VM and KVM_CREATE_VCPU return.</summary>
+    public int NextDescriptor { get; set; } = 10;
+}

@@ -24,7 +24,7 @@ internal sealed class SimulatedHost : IDisposable
     private readonly Dictionary<nint, SimulatedVm> _vms = [];
     private readonly SimulatedHost? _previous = s_current;
     private ulong _nextPage = FirstPage;
-    private bool _reading;
+    private bool _interleaving;
 
     public SimulatedHost()
     {
@@ -37,6 +37,9 @@ internal sealed class SimulatedHost : IDisposable
 
     public SimulatedProcess Process { get; }
     public SimulatedCpu Cpu { get; } = new();
+    public SimulatedThread Thread { get; } = new();
+    /// <summary>Lines that the core wrote to the kernel log.</summary>
+    public List<string> Log { get; } = [];
     public IReadOnlyCollection<SimulatedVm> Vms => _vms.Values;
 
     /// <summary>How many allocations of pages and blocks were asked for.</summary>
@@ -55,7 +58,6 @@ internal sealed class SimulatedHost : IDisposable
         {
             Assert.That(PagesInUse, Is.Zero, "pages in use");
             Assert.That(BlocksInUse, Is.Zero, "heap blocks in use");
-            Assert.That(Process.HeldReferences, Is.Zero, "page references held");
         });
     }
 
@@ -89,6 +91,20 @@ internal sealed class SimulatedHost : IDisposable
         _nextPage += Page.Size;
         _pages.Add(address, AllocateNative(Page.Size));
         return new Hpa(address);
+    }
+
+    internal Hpa AllocateBitmap(int order)
+    {
+        if (!MayAllocate())
+            return default;
+        Hpa bitmap = new(_nextPage);
+        for (int page = 0; page < 1 << order; page++)
+        {
+            _pages.Add(_nextPage, AllocateNative(Page.Size));
+            BytesOf(new Hpa(_nextPage)).Fill(0xff);
+            _nextPage += Page.Size;
+        }
+        return bitmap;
     }
 
     internal void FreePage(Hpa page)
@@ -128,7 +144,7 @@ internal sealed class SimulatedHost : IDisposable
     {
         if (!_blocks.Remove(address))
             throw new InvalidOperationException($"block {address:x} freed, but it is not allocated");
-        if (_reading)
+        if (_interleaving)
             _deferred.Add(address);
         else
             FreeNative(address);
@@ -140,13 +156,16 @@ internal sealed class SimulatedHost : IDisposable
     /// </summary>
     internal void Interleave(Action other)
     {
-        _reading = true;
+        _interleaving = true;
         other();
+        _interleaving = false;
     }
 
+    /// <summary>The page fault is through with the memory slots.</summary>
     internal void EndReading()
     {
-        _reading = false;
+        if (_interleaving)
+            return;
         foreach (nint address in _deferred)
             FreeNative(address);
         _deferred.Clear();

@@ -9,8 +9,6 @@ internal sealed class Frame(ulong number)
 {
     public Pfn Number { get; } = new(number);
     public byte[] Data { get; } = new byte[Page.Size];
-    /// <summary>References that <see cref="HostVm.LookUpPage"/> gave out.</summary>
-    public int References { get; set; }
 }
 
 /// <summary>
@@ -35,9 +33,6 @@ internal sealed class SimulatedProcess(SimulatedHost host)
     private readonly Dictionary<ulong, Frame> _frames = [];
     private readonly Frame _zero = new(FirstFrame);
     private ulong _nextFrame = FirstFrame + 1;
-
-    /// <summary>References to pages not yet given back.</summary>
-    public int HeldReferences => _zero.References + _frames.Values.Sum(frame => frame.References);
 
     /// <summary>The next look-up of a page ends with a signal.</summary>
     public bool SignalPending { get; set; }
@@ -94,20 +89,12 @@ internal sealed class SimulatedProcess(SimulatedHost host)
         Mapping? mapping = Fault(address.Value, write);
         if (mapping == null)
             return PageLookup.Absent;
-        mapping.Frame!.References++;
-        page = new HostPage { Frame = mapping.Frame.Number, Writable = mapping.Writable && !mapping.CopyOnWrite };
+        page = new HostPage { Frame = mapping.Frame!.Number, Writable = mapping.Writable && !mapping.CopyOnWrite };
         Action? hook = AfterLookUp;
         AfterLookUp = null;
         if (hook != null)
             host.Interleave(hook);
         return PageLookup.Found;
-    }
-
-    public void Release(HostPage page)
-    {
-        if (--FrameOf(page.Frame).References < 0)
-            throw new InvalidOperationException($"page frame {page.Frame.Value:x} released once too often");
-        host.EndReading();
     }
 
     public bool Read(ulong address, Span<byte> destination)

@@ -11,6 +11,7 @@ namespace SharpKvm.Tests.Host;
 /// </summary>
 internal sealed unsafe class SimulatedVm : IDisposable
 {
+    private readonly SimulatedHost _host;
     private readonly Vm.Vm* _vm;
     private readonly Dictionary<ulong, (Pfn Frame, bool Writable)> _tlb = [];
     private readonly HashSet<ulong> _cachedTables = [];
@@ -20,6 +21,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
     {
         // SAFETY: native memory does not move; freed in Dispose.
         _vm = (Vm.Vm*)NativeMemory.AllocZeroed((nuint)sizeof(Vm.Vm));
+        _host = host;
         _vm->Host = new HostVm(host.Register(this));
     }
 
@@ -54,6 +56,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
         if (!IsLocked)
             throw new InvalidOperationException("MMU lock released without being held");
         IsLocked = false;
+        _host.EndReading();
     }
 
     public bool IsInvalidated(ulong sequence, Hva address)
