@@ -6,15 +6,19 @@ namespace SharpKvm.Client;
 /// <summary><c>struct kvm_cpuid2</c>: a count, padding, and that many entries.</summary>
 public static class CpuidList
 {
-    const int HeaderSize = 8, MaxEntries = 256;
+    const int HeaderSize = 8, EntrySize = 40, MaxEntries = 256;
 
     /// <summary>Reads a list by one of the requests that fill a <c>kvm_cpuid2</c>.</summary>
+    /// <remarks>KVM_GET_CPUID2 of older kernels leaves the count as it was: entries that are all zero at the end are
+    /// none.</remarks>
     public static KvmCpuidEntry2[] Read(KvmObject source, uint request)
     {
         byte[] buffer = Pack(new KvmCpuidEntry2[MaxEntries]);
         source.Call(request, buffer);
         int count = MemoryMarshal.Read<int>(buffer);
-        return MemoryMarshal.Cast<byte, KvmCpuidEntry2>(buffer.AsSpan(HeaderSize))[..count].ToArray();
+        Span<byte> entries = buffer.AsSpan(HeaderSize, count * EntrySize);
+        int used = entries.LastIndexOfAnyExcept((byte)0) + 1;
+        return MemoryMarshal.Cast<byte, KvmCpuidEntry2>(entries)[..((used + EntrySize - 1) / EntrySize)].ToArray();
     }
 
     /// <summary>The bytes of a <c>kvm_cpuid2</c> with these entries.</summary>

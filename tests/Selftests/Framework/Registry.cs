@@ -6,6 +6,10 @@ static class Registry
 {
     public static IEnumerable<TestCase> All =>
     [
+        .. ApiTests.All,
+        .. ErrorTests.All,
         .. PortIoTests.All,
+        .. MmioTests.All,
+        .. EmulatorTests.All,
     ];
 }

@@ -89,12 +89,12 @@ static class Verdict
 /// <summary>A child that runs tests, seen from the parent.</summary>
 sealed class WorkerProcess : IDisposable
 {
-    readonly Process _process;
+    readonly System.Diagnostics.Process _process;
     readonly Channel<string?> _answers = Channel.CreateUnbounded<string?>();
 
     public WorkerProcess(string device)
     {
-        _process = Process.Start(new ProcessStartInfo(Environment.ProcessPath!, ["--worker", "--device", device])
+        _process = System.Diagnostics.Process.Start(new ProcessStartInfo(Environment.ProcessPath!, ["--worker", "--device", device])
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,

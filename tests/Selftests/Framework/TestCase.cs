@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.InteropServices;
+
 namespace SharpKvm.Selftests;
 
 /// <summary>One behaviour: a name <c>group/name</c> and the code that throws when it is not so.</summary>
@@ -24,6 +26,19 @@ static class Check
     {
         if (!EqualityComparer<T>.Default.Equals(expected, actual))
             throw new TestFailure($"{what}: expected {Show(expected)}, got {Show(actual)}");
+    }
+
+    /// <summary>Two structures of the kernel's are the same, byte for byte.</summary>
+    public static void Same<T>(T expected, T actual, string what) where T : unmanaged
+    {
+        ReadOnlySpan<byte> left = MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in expected));
+        ReadOnlySpan<byte> right = MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in actual));
+        int at = left.CommonPrefixLength(right);
+        if (at == left.Length)
+            return;
+        int word = at & ~7, length = Math.Min(8, left.Length - word);
+        throw new TestFailure($"{what}: differs at byte {at} of {left.Length}: expected" +
+            $" {Convert.ToHexString(left.Slice(word, length))}, got {Convert.ToHexString(right.Slice(word, length))}");
     }
 
     /// <summary>A raw call's answer: <see cref="Errno.None"/> for any result that is not negative.</summary>
