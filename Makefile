@@ -18,6 +18,8 @@ BUILD_FOR_TESTS = $(MAKE) --no-print-directory module sample selftests tests || 
 export MSBUILDDISABLENODEREUSE := 1
 export DOTNET_CLI_TELEMETRY_OPTOUT := 1
 export DOTNET_NOLOGO := 1
+# Without it the SDK wants the ICU libraries.
+export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT := 1
 export KDIR
 
 .DEFAULT_GOAL := module
