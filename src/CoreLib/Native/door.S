@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The door between C and the C# core, and the landing of a trap.
+ *
+ * Every core method keeps an rbp frame, and C reaches the core through cs_enter only. So from the place of a trap the
+ * rbp chain runs through core frames to the frame of the innermost door, which the return address of its call tells.
+ */
+#include "cskernel-asm.h"
+
+#ifdef __KERNEL__
+#include <asm/unwind_hints.h>
+#include <linux/version.h>
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+#define CS_UNWIND_UNKNOWN UNWIND_HINT_UNDEFINED
+#else
+#define CS_UNWIND_UNKNOWN UNWIND_HINT_EMPTY
+#endif
+#define CS_UNWIND_FUNC UNWIND_HINT_FUNC
+#define CS_CALL_RAX CALL_NOSPEC rax
+#else
+#define CS_UNWIND_UNKNOWN
+#define CS_UNWIND_FUNC
+#define CS_CALL_RAX call *%rax
+#endif
+
+#define CS_EIO 5
+
+	.text
+
+/* struct cs_result cs_enter(void *fn, long a, long b, long c, long d) */
+	.p2align 4
+	.globl cs_enter
+	.type cs_enter, @function
+cs_enter:
+	CS_ENDBR
+	pushq %rbp
+	movq %rsp, %rbp
+	pushq %rbx
+	pushq %r12
+	pushq %r13
+	pushq %r14
+	pushq %r15
+	pushq $0		/* the site; the landing overwrites it */
+	movq %rdi, %rax
+	movq %rsi, %rdi
+	movq %rdx, %rsi
+	movq %rcx, %rdx
+	movq %r8, %rcx
+	CS_CALL_RAX
+.Ldoor_return:
+	popq %rdx
+	popq %r15
+	popq %r14
+	popq %r13
+	popq %r12
+	popq %rbx
+	popq %rbp
+	CS_RET
+	.size cs_enter, . - cs_enter
+
+/* Where every trap goes: the site in eax, rbp the frame of the method that trapped. */
+	.p2align 4
+	.globl cs_trap
+	.type cs_trap, @notype
+cs_trap:
+	CS_UNWIND_UNKNOWN
+	leaq .Ldoor_return(%rip), %rdx
+.Lnext_frame:
+	cmpq %rdx, 8(%rbp)
+	je .Lfound
+	movq (%rbp), %rbp
+	jmp .Lnext_frame
+.Lfound:
+	leaq 8(%rbp), %rsp
+	movq (%rbp), %rbp
+	movq %rax, 8(%rsp)	/* above the return address lies the door's word for the site */
+	movq $-CS_EIO, %rax
+	CS_UNWIND_FUNC
+	CS_RET
+	.size cs_trap, . - cs_trap
+
+/* void cs_memmove(void *to, const void *from, size_t bytes): memmove whose faults are traps of the caller's line. */
+	.p2align 4
+	.globl cs_memmove
+	.type cs_memmove, @function
+cs_memmove:
+	pushq %rbp
+	movq %rsp, %rbp
+	movq %rdx, %rcx
+	testq %rcx, %rcx
+	jz .Lmoved
+	testq %rdi, %rdi
+	CS_JUMP_IF_BAD .Lmove_fault
+	testq %rsi, %rsi
+	CS_JUMP_IF_BAD .Lmove_fault
+	movq %rdi, %rdx
+	subq %rsi, %rdx
+	cmpq %rcx, %rdx
+	jb .Lbackward		/* from < to < from + bytes */
+	cmpq $32, %rcx
+	ja .Lforward_string
+.Lforward_words:
+	cmpq $8, %rcx
+	jb .Lforward_bytes
+.Lm1:	movq (%rsi), %rdx
+.Lm2:	movq %rdx, (%rdi)
+	addq $8, %rsi
+	addq $8, %rdi
+	subq $8, %rcx
+	jmp .Lforward_words
+.Lforward_bytes:
+	testq %rcx, %rcx
+	jz .Lmoved
+.Lm3:	movb (%rsi), %dl
+.Lm4:	movb %dl, (%rdi)
+	incq %rsi
+	incq %rdi
+	decq %rcx
+	jmp .Lforward_bytes
+.Lforward_string:
+	movq %rcx, %rdx
+	shrq $3, %rcx
+.Lm5:	rep movsq
+	movq %rdx, %rcx
+	andl $7, %ecx
+	jmp .Lforward_bytes
+.Lbackward:
+	leaq -1(%rsi, %rcx), %rsi
+	leaq -1(%rdi, %rcx), %rdi
+.Lbackward_bytes:
+.Lm6:	movb (%rsi), %dl
+.Lm7:	movb %dl, (%rdi)
+	decq %rsi
+	decq %rdi
+	decq %rcx
+	jnz .Lbackward_bytes
+.Lmoved:
+	popq %rbp
+	CS_RET
+.Lmove_fault:
+	call cs_trap
+	ud2
+	CS_FAULT(.Lm1, .Lmove_fault)
+	CS_FAULT(.Lm2, .Lmove_fault)
+	CS_FAULT(.Lm3, .Lmove_fault)
+	CS_FAULT(.Lm4, .Lmove_fault)
+	CS_FAULT(.Lm5, .Lmove_fault)
+	CS_FAULT(.Lm6, .Lmove_fault)
+	CS_FAULT(.Lm7, .Lmove_fault)
+	.size cs_memmove, . - cs_memmove
+
+/* void cs_memzero(void *to, size_t bytes): its faults are traps of the caller's line. */
+	.p2align 4
+	.globl cs_memzero
+	.type cs_memzero, @function
+cs_memzero:
+	pushq %rbp
+	movq %rsp, %rbp
+	testq %rsi, %rsi
+	jz .Lzeroed
+	testq %rdi, %rdi
+	CS_JUMP_IF_BAD .Lzero_fault
+	movq %rax, %rdx		/* the site */
+	xorl %eax, %eax
+	movq %rsi, %rcx
+	shrq $3, %rcx
+.Lz1:	rep stosq
+	movl %esi, %ecx
+	andl $7, %ecx
+.Lz2:	rep stosb
+.Lzeroed:
+	popq %rbp
+	CS_RET
+.Lzero_string_fault:
+	movq %rdx, %rax
+.Lzero_fault:
+	call cs_trap
+	ud2
+	CS_FAULT(.Lz1, .Lzero_string_fault)
+	CS_FAULT(.Lz2, .Lzero_string_fault)
+	.size cs_memzero, . - cs_memzero
+
+	.section .note.GNU-stack, "", @progbits

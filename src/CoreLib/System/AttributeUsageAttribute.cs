@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System;
+
+[AttributeUsage(AttributeTargets.Class)]
+public sealed class AttributeUsageAttribute(AttributeTargets validOn) : Attribute
+{
+    public AttributeTargets ValidOn => validOn;
+
+    public bool AllowMultiple { get; set; }
+
+    public bool Inherited { get; set; }
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Diagnostics.CodeAnalysis;
+
+[AttributeUsage(AttributeTargets.Parameter)]
+public sealed class NotNullWhenAttribute(bool value) : Attribute
+{
+    public bool Value => value;
+}

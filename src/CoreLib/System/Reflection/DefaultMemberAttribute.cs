@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Reflection;
+
+[AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct | AttributeTargets.Interface)]
+public sealed class DefaultMemberAttribute(string memberName) : Attribute
+{
+    public string MemberName => memberName;
+}

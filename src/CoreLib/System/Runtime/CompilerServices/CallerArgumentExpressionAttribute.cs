@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Runtime.CompilerServices;
+
+[AttributeUsage(AttributeTargets.Parameter)]
+public sealed class CallerArgumentExpressionAttribute(string parameterName) : Attribute
+{
+    public string ParameterName => parameterName;
+}

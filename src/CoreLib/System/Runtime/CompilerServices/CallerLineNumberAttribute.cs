@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Runtime.CompilerServices;
+
+[AttributeUsage(AttributeTargets.All)]
+public sealed class CallerLineNumberAttribute : Attribute;

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Runtime.CompilerServices;
+
+[AttributeUsage(AttributeTargets.Field)]
+public sealed class FixedBufferAttribute(Type elementType, int length) : Attribute
+{
+    public Type ElementType => elementType;
+
+    public int Length => length;
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Runtime.CompilerServices;
+
+[AttributeUsage(AttributeTargets.Struct)]
+public sealed class InlineArrayAttribute(int length) : Attribute
+{
+    public int Length => length;
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Runtime.InteropServices;
+
+public enum CharSet
+{
+    None = 1,
+    Ansi = 2,
+    Unicode = 3,
+    Auto = 4,
+}

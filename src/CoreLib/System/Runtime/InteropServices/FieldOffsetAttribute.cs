@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Runtime.InteropServices;
+
+[AttributeUsage(AttributeTargets.Field)]
+public sealed class FieldOffsetAttribute(int offset) : Attribute
+{
+    public int Value => offset;
+}

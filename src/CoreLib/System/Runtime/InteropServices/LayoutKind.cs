@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Runtime.InteropServices;
+
+public enum LayoutKind
+{
+    Sequential = 0,
+    Explicit = 2,
+    Auto = 3,
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Diagnostics.CodeAnalysis;
+
+namespace System;
+
+/// <summary>The class library's own checks. None of them exists as code: each call becomes a trap of its line.</summary>
+internal static class ThrowHelper
+{
+    [DoesNotReturn]
+    internal static void OutOfRange() => throw null!;
+
+    [DoesNotReturn]
+    internal static void Argument() => throw null!;
+
+    [DoesNotReturn]
+    internal static void Invalid() => throw null!;
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using Iced.Intel;
+using IlPatch.Obj;
+
+namespace IlPatch.Check;
+
+/// <summary>Looks at the finished module with fresh eyes: what the core's functions must not contain, and what the module
+/// must not import.</summary>
+internal static class ModuleGate
+{
+    public static void Run(string modulePath, string? corePath, string? importsPath, string? report)
+    {
+        ElfObject module = ElfObject.Read(modulePath);
+        HashSet<string>? core = corePath is null
+            ? null
+            : [.. ElfObject.Read(corePath).Symbols.Where(s => s is { IsFunction: true, Section: not null }).Select(s => s.Name)];
+        List<Violation> violations = [];
+        List<string> rows = [];
+        foreach (ElfSymbol function in module.Symbols
+            .Where(s => s is { IsFunction: true, Section.IsExecutable: true, Size: > 0 })
+            .Where(s => core is null || core.Contains(s.Name)))
+        {
+            rows.Add($"{function.Name}\t{function.Size}\t{CheckFunction(function, violations)}");
+        }
+
+        CheckImports(module, importsPath, violations);
+        if (module.Find(".orc_unwind_ip") is null)
+        {
+            violations.Add(new(new(modulePath, "", 0), "has no ORC unwind data", "Was objtool run?"));
+        }
+
+        if (violations.Count > 0)
+        {
+            throw new ViolationException(violations);
+        }
+
+        Report.Write(report, "function\tbytes\tinstructions", rows.Order(StringComparer.Ordinal));
+    }
+
+    private static int CheckFunction(ElfSymbol function, List<Violation> violations)
+    {
+        ElfSection section = function.Section!;
+        var decoder = Decoder.Create(64, section.Content[(int)function.Value..(int)(function.Value + function.Size)]);
+        var relocated = section.RelocationsIn(function.Value, function.Size)
+            .ToDictionary(r => r.Offset - function.Value, r => r.Symbol.Name);
+        int count = 0;
+        while (decoder.IP < function.Size)
+        {
+            ulong at = decoder.IP;
+            Instruction instruction = decoder.Decode();
+            count++;
+            if (Complaint(instruction, section, function, relocated) is { } what)
+            {
+                violations.Add(new(new($"{function.Name}+{at:x}", "", 0), what, "This is ilpatch's own fault: report it."));
+            }
+        }
+
+        return count;
+    }
+
+    private static string? Complaint(
+        in Instruction instruction, ElfSection section, ElfSymbol function, Dictionary<ulong, string> relocated)
+    {
+        if (instruction.IsInvalid)
+        {
+            return "cannot be decoded";
+        }
+
+        if (SimdRemoval.IsVector(new Op(instruction, default)))
+        {
+            return $"uses SIMD or x87: {instruction}";
+        }
+
+        if (instruction.FlowControl is FlowControl.Return && UsesReturnThunks(section))
+        {
+            return "has a naked ret";
+        }
+
+        if (instruction.FlowControl is FlowControl.IndirectBranch or FlowControl.IndirectCall)
+        {
+            return $"has a naked indirect branch: {instruction}";
+        }
+
+        for (ulong at = instruction.IP; at < instruction.NextIP; at++)
+        {
+            if (relocated.TryGetValue(at, out string? name) && (name.StartsWith("Rh", StringComparison.Ordinal) || name.Contains("__cctor", StringComparison.Ordinal)))
+            {
+                return $"refers to the managed runtime's {name} in {function.Name}";
+            }
+        }
+
+        return null;
+    }
+
+    /// <summary>A kernel that wants return thunks gets a relocation to one at each of its returns.</summary>
+    private static bool UsesReturnThunks(ElfSection section)
+        => section.Relocations.Exists(r => r.Symbol.Name == "__x86_return_thunk");
+
+    private static void CheckImports(ElfObject module, string? importsPath, List<Violation> violations)
+    {
+        HashSet<string>? allowed = importsPath is null
+            ? null
+            : [.. File.ReadLines(importsPath).Select(line => line.Trim()).Where(line => line.Length > 0 && line[0] != '#')];
+        foreach (ElfSymbol symbol in module.Symbols.Where(s => s.Section is null && s.Name.Length > 0))
+        {
+            bool isRuntime = symbol.Name.StartsWith("Rh", StringComparison.Ordinal)
+                || symbol.Name.StartsWith("cs_x86_", StringComparison.Ordinal);
+            if (isRuntime || allowed?.Contains(symbol.Name) == false)
+            {
+                violations.Add(new(new(symbol.Name, "", 0), "is imported but not on the list of the shim's imports",
+                    "Add it to the list on purpose, or don't use it."));
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using Iced.Intel;
+
+namespace IlPatch.Obj;
+
+/// <summary>
+/// Makes every access that can fail a trap. A hardware fault reaches the stub through the exception table, but not one
+/// below the kernel's half of the address space; so a base register whose sign is not known to be set is tested before
+/// the access. What is known travels along the control flow, through calls and returns.
+/// </summary>
+internal static class AccessChecks
+{
+    /// <summary>Whether the operation divides or accesses memory other than a fixed place of its own frame.</summary>
+    public static bool CanFault(Op op)
+        => IsDivision(op) || Operands(op).Any(memory => !IsOwnStack(memory.Base) || memory.Index != Register.None);
+
+    public static void Run(IReadOnlyList<Method> methods)
+    {
+        var facts = new PointerFacts(methods);
+        foreach (Method method in methods)
+        {
+            Protect(method, facts);
+        }
+    }
+
+    internal static bool IsDivision(Op op) => op.Instruction.Mnemonic is Mnemonic.Div or Mnemonic.Idiv;
+
+    /// <summary>Memory that the operation touches, outside the code and data of the module itself.</summary>
+    internal static IEnumerable<UsedMemory> Operands(Op op)
+    {
+        if (op.Instruction.Mnemonic is Mnemonic.Nop or Mnemonic.Lea || op.Instruction.IsIPRelativeMemoryOperand)
+        {
+            return [];
+        }
+
+        return new InstructionInfoFactory().GetInfo(op.Instruction).GetUsedMemory()
+            .Where(memory => memory.Access != OpAccess.NoMemAccess).ToArray();
+    }
+
+    internal static bool IsOwnStack(Register register) => register is Register.RSP or Register.RBP;
+
+    private static void Protect(Method method, PointerFacts facts)
+    {
+        KnownRegisters[] before = facts.Before(method);
+        var flow = new Flow(method);
+        bool[] targets = Flow.Targets(method);
+        var planned = new SortedDictionary<int, List<Op>>();
+        foreach (Op op in method.Code)
+        {
+            if (IsDivision(op))
+            {
+                op.Fault = new Trap(TrapKind.DivideError, op.Line);
+            }
+
+            foreach (UsedMemory memory in Operands(op))
+            {
+                RefuseUnusual(method, op, memory);
+                if (IsOwnStack(memory.Base) && memory.Index == Register.None)
+                {
+                    continue;
+                }
+
+                op.Fault ??= new Trap(TrapKind.BadAddress, op.Line);
+                Register[] suspects = before[op.Index].Suspects(memory);
+                if (suspects.Length == 0)
+                {
+                    method.ChecksElided++;
+                }
+                else
+                {
+                    Plan(method, flow, targets, op, suspects, planned);
+                    method.ChecksAdded++;
+                }
+            }
+        }
+
+        method.Rewrite(op => planned.TryGetValue(op.Index, out List<Op>? check) ? [.. check, op] : null);
+    }
+
+    private static void RefuseUnusual(Method method, Op op, UsedMemory memory)
+    {
+        if (memory.Segment is Register.FS or Register.GS)
+        {
+            throw method.Refuse(op, "uses thread-local storage", "Keep it in the vCPU's or the caller's struct.");
+        }
+
+        if (memory.Base == Register.None && memory.Index == Register.None)
+        {
+            throw method.Refuse(op, "accesses a fixed address", "Take the pointer from the host.");
+        }
+    }
+
+    private static void Plan(
+        Method method, Flow flow, bool[] targets, Op op, Register[] suspects, SortedDictionary<int, List<Op>> planned)
+    {
+        ulong bases = suspects.Aggregate(0UL, (set, register) => set | Place.Of(register));
+        int at = op.Index;
+        while ((flow.LiveBefore(at) & Place.AllFlags) != 0 && !targets[at] && at > 0
+            && (Effects.Changes(method.Code[at - 1]) & bases) == 0 && !method.Code[at - 1].EndsFlow)
+        {
+            at--;
+        }
+
+        bool keepsFlags = (flow.LiveBefore(at) & Place.AllFlags) != 0;
+        if (keepsFlags)
+        {
+            at = op.Index;
+        }
+
+        if (!planned.TryGetValue(at, out List<Op>? check))
+        {
+            planned[at] = check = [];
+        }
+
+        if (keepsFlags)
+        {
+            check.Add(op.With(Instruction.Create(Code.Pushfq)));
+        }
+
+        Op end = op.With(Instruction.Create(Code.Nopd));
+        for (int i = 0; i < suspects.Length; i++)
+        {
+            bool isLast = i == suspects.Length - 1;
+            check.Add(op.With(Instruction.Create(Code.Test_rm64_r64, suspects[i], suspects[i])));
+            check.Add(isLast
+                ? new Op(Instruction.CreateBranch(Code.Jns_rel32_64, 0), op.Line)
+                {
+                    Trap = new Trap(TrapKind.BadAddress, op.Line),
+                }
+                : new Op(Instruction.CreateBranch(Code.Js_rel32_64, 0), op.Line) { Branch = end });
+        }
+
+        if (suspects.Length > 1)
+        {
+            check.Add(end);
+        }
+
+        if (keepsFlags)
+        {
+            check.Add(op.With(Instruction.Create(Code.Popfq)));
+        }
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Text;
+using Mono.Cecil;
+
+namespace IlPatch.Obj;
+
+/// <summary>From the compiler's mangled symbols back to C# names, and to short unique assembler symbols.</summary>
+internal sealed class Names
+{
+    private const int LongestSymbol = 120;
+
+    private readonly string _prefix;
+    private readonly Dictionary<string, string> _types = [];
+    private readonly Dictionary<string, int> _used = [];
+
+    public Names(string assemblyPath)
+    {
+        using var module = ModuleDefinition.ReadModule(assemblyPath);
+        _prefix = Mangle(module.Assembly.Name.Name) + "_";
+        foreach (TypeDefinition type in module.GetTypes())
+        {
+            string name = type.FullName.Replace('/', '.');
+            int arity = name.IndexOf('`');
+            _types[_prefix + Mangle(type.FullName)] = arity < 0 ? name : name[..arity];
+        }
+    }
+
+    /// <summary>Namespace.Type.Method as people write it; the mangled name when it is not one of the assembly's.</summary>
+    public string Readable(string mangled)
+    {
+        for (int at = mangled.IndexOf("__", 1, StringComparison.Ordinal); at > 0;
+            at = mangled.IndexOf("__", at + 1, StringComparison.Ordinal))
+        {
+            string type = mangled[..at];
+            string arguments = "";
+            if (type.EndsWith('>') && type.IndexOf('<') is var open and > 0)
+            {
+                arguments = type[open..].Replace(_prefix, "");
+                type = type[..open];
+            }
+
+            if (_types.TryGetValue(type, out string? name))
+            {
+                return $"{name}{arguments}.{mangled[(at + 2)..].Replace(_prefix, "")}";
+            }
+        }
+
+        return mangled.Replace(_prefix, "");
+    }
+
+    /// <summary>A symbol of letters, digits, dots and underscores, unique in the output.</summary>
+    public string Symbol(string readable)
+    {
+        var text = new StringBuilder();
+        foreach (char c in readable)
+        {
+            bool isPlain = char.IsAsciiLetterOrDigit(c) || c is '.' or '_';
+            if (isPlain || (text.Length > 0 && text[^1] != '_'))
+            {
+                text.Append(isPlain ? c : '_');
+            }
+        }
+
+        string symbol = text.ToString().TrimEnd('_');
+        symbol = symbol.Length > LongestSymbol ? symbol[..LongestSymbol] : symbol;
+        int seen = _used[symbol] = _used.GetValueOrDefault(symbol) + 1;
+        return seen == 1 ? symbol : $"{symbol}.{seen}";
+    }
+
+    private static string Mangle(string name)
+        => string.Concat(name.Select(c => char.IsAsciiLetterOrDigit(c) ? c : '_'));
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace IlPatch.Obj;
+
+/// <summary>The object passes in order.</summary>
+internal static class ObjectPass
+{
+    public const int DefaultFrameLimit = 2048;
+
+    public static void Run(
+        string objectPath, string assemblyPath, string output, int frameLimit = DefaultFrameLimit, string? report = null)
+    {
+        File.Delete(output);
+        var names = new Names(assemblyPath);
+        var program = new CoreProgram(ElfObject.Read(objectPath), names);
+        program.Load();
+        foreach (Method method in program.Methods)
+        {
+            Frames.Run(method);
+            SimdRemoval.Run(method);
+            Frames.CheckSize(method, frameLimit);
+        }
+
+        AccessChecks.Run(program.Methods);
+        File.WriteAllText(output, new AssemblyWriter(program, names).Write());
+        Report.Write(
+            report, "method\tinstructions\tframe\tsimd\tchecks\telided\tcalls",
+            program.Methods.Select(m => $"{m.Name}\t{m.Code.Count}\t{m.FrameSize}\t{m.SimdRewritten}\t{m.ChecksAdded}\t"
+                + $"{m.ChecksElided}\t{string.Join(' ', m.CallsOut)}"));
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using Iced.Intel;
+
+namespace IlPatch.Obj;
+
+/// <summary>
+/// Makes each call to a throwing helper a trap. The compiler shares one call per method among many checks; each branch
+/// to it becomes a trap of the branch's own line. What nothing reaches afterwards is dropped.
+/// </summary>
+internal static class Traps
+{
+    private static readonly (string Suffix, TrapKind Kind)[] Helpers =
+    [
+        ("_ThrowHelper__OutOfRange", TrapKind.OutOfRange),
+        ("_ThrowHelper__Argument", TrapKind.InvalidArgument),
+        ("_ThrowHelper__Invalid", TrapKind.InvalidState),
+        ("_ThrowHelpers__ThrowIndexOutOfRangeException", TrapKind.IndexOutOfRange),
+        ("_ThrowHelpers__ThrowOverflowException", TrapKind.Overflow),
+        ("_ThrowHelpers__ThrowDivideByZeroException", TrapKind.DivideError),
+        ("_ThrowHelpers__ThrowNullReferenceException", TrapKind.BadAddress),
+        ("_ThrowHelpers__ThrowArgumentException", TrapKind.InvalidArgument),
+        ("_ThrowHelpers__ThrowArgumentOutOfRangeException", TrapKind.OutOfRange),
+        ("_ThrowHelpers__ThrowPlatformNotSupportedException", TrapKind.InvalidState),
+        ("_ThrowHelpers__ThrowNotSupportedException", TrapKind.InvalidState),
+    ];
+
+    public static TrapKind? KindOf(ElfSymbol symbol)
+    {
+        if (symbol.Section is null)
+        {
+            return symbol.Name == "RhpFallbackFailFast" ? TrapKind.StackOverrun : null;
+        }
+
+        foreach ((string suffix, TrapKind kind) in Helpers)
+        {
+            if (symbol.Name.EndsWith(suffix, StringComparison.Ordinal))
+            {
+                return kind;
+            }
+        }
+
+        return symbol.Name.Contains("_PrivateImplementationDetails___Throw", StringComparison.Ordinal)
+            ? TrapKind.InvalidState
+            : null;
+    }
+
+    public static void Run(Method method)
+    {
+        var incoming = new Dictionary<Op, int>();
+        foreach (Op op in method.Code)
+        {
+            if (op.Instruction.FlowControl is FlowControl.Call && op.Symbol is { } callee
+                && KindOf(callee.Symbol) is { } kind)
+            {
+                op.Trap = new Trap(kind, op.Line);
+            }
+
+            if (op.Branch is { } target)
+            {
+                incoming[target] = incoming.GetValueOrDefault(target) + 1;
+            }
+        }
+
+        foreach (Op op in method.Code)
+        {
+            if (op.Branch is { IsTrapCall: true } target)
+            {
+                bool isShared = incoming[target] > 1;
+                op.Trap = isShared ? target.Trap!.Value with { Line = op.Line } : target.Trap;
+                op.Branch = null;
+            }
+        }
+
+        DropUnreachable(method);
+    }
+
+    private static void DropUnreachable(Method method)
+    {
+        method.Renumber();
+        var isReached = new bool[method.Code.Count];
+        var pending = new Stack<int>([0]);
+        while (pending.TryPop(out int index))
+        {
+            if (!isReached[index])
+            {
+                isReached[index] = true;
+                foreach (int next in Flow.Successors(method, index))
+                {
+                    pending.Push(next);
+                }
+            }
+        }
+
+        method.Code = [.. method.Code.Where((op, index) => isReached[index])];
+        method.Renumber();
+    }
+}
