@@ -18,6 +18,12 @@ public readonly ref struct ReadOnlySpan<T>
     }
 
     /// <summary>Named by the C# compiler for constant data, which never becomes an array here: always a trap.</summary>
+    public ReadOnlySpan(T[]? array)
+    {
+        ThrowHelper.Invalid();
+    }
+
+    /// <inheritdoc cref="ReadOnlySpan(T[])"/>
     public ReadOnlySpan(T[]? array, int start, int length)
     {
         ThrowHelper.Invalid();

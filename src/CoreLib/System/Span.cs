@@ -19,6 +19,12 @@ public readonly ref struct Span<T>
     }
 
     /// <summary>Named by the C# compiler for constant data, which never becomes an array here: always a trap.</summary>
+    public Span(T[]? array)
+    {
+        ThrowHelper.Invalid();
+    }
+
+    /// <inheritdoc cref="Span(T[])"/>
     public Span(T[]? array, int start, int length)
     {
         ThrowHelper.Invalid();
