@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Numerics;
+using SharpKvm.Cpu;
+
+namespace SharpKvm.Emulator;
+
+/// <summary>
+/// Integer operations on operands of 1, 2, 4 or 8 bytes with their effect on RFLAGS. Operands come zero-extended,
+/// results go out so. Flags that the manual leaves undefined get what current processors give where that is simple.
+/// </summary>
+internal static class Alu
+{
+    private const ulong Status = Rflags.Cf | Rflags.Pf | Rflags.Af | Rflags.Zf | Rflags.Sf | Rflags.Of;
+
+    public static ulong Mask(int size) => ulong.MaxValue >> (64 - size * 8);
+
+    public static ulong SignExtend(ulong value, int size)
+    {
+        int shift = 64 - size * 8;
+        return (ulong)((long)(value << shift) >> shift);
+    }
+
+    private static bool Top(ulong value, int size) => (value >> (size * 8 - 1) & 1) != 0;
+
+    private static void Put(ref ulong flags, ulong bit, bool on) => flags = on ? flags | bit : flags & ~bit;
+
+    /// <summary>SF, ZF and PF by the result; CF, OF and AF as given.</summary>
+    private static ulong Set(ref ulong flags, ulong result, int size, bool carry, bool overflow, bool adjust)
+    {
+        result &= Mask(size);
+        flags &= ~Status;
+        flags |= (carry ? Rflags.Cf : 0) | (overflow ? Rflags.Of : 0) | (adjust ? Rflags.Af : 0)
+            | (result == 0 ? Rflags.Zf : 0) | (Top(result, size) ? Rflags.Sf : 0)
+            | ((BitOperations.PopCount((uint)(byte)result) & 1) == 0 ? Rflags.Pf : 0);
+        return result;
+    }
+
+    public static ulong Add(ulong a, ulong b, bool carry, int size, ref ulong flags)
+    {
+        ulong result = a + b + (carry ? 1UL : 0);
+        ulong carries = (a & b) | ((a | b) & ~result);
+        return Set(ref flags, result, size, Top(carries, size), Top((a ^ result) & (b ^ result), size),
+            (carries & 8) != 0);
+    }
+
+    public static ulong Subtract(ulong a, ulong b, bool borrow, int size, ref ulong flags)
+    {
+        ulong result = a - b - (borrow ? 1UL : 0);
+        ulong borrows = (~a & b) | ((~a | b) & result);
+        return Set(ref flags, result, size, Top(borrows, size), Top((a ^ b) & (a ^ result), size),
+            (borrows & 8) != 0);
+    }
+
+    public static ulong Logic(ulong result, int size, ref ulong flags) =>
+        Set(ref flags, result, size, false, false, false);
+
+    /// <summary>INC and DEC: CF stays.</summary>
+    public static ulong Step(ulong a, bool up, int size, ref ulong flags)
+    {
+        ulong carry = flags & Rflags.Cf;
+        ulong result = up ? Add(a, 1, false, size, ref flags) : Subtract(a, 1, false, size, ref flags);
+        flags = (flags & ~Rflags.Cf) | carry;
+        return result;
+    }
+
+    /// <summary>The two-operand operations Add … Test.</summary>
+    public static ulong Binary(Op operation, ulong a, ulong b, int size, ref ulong flags)
+    {
+        bool carry = (flags & Rflags.Cf) != 0;
+        return operation switch
+        {
+            Op.Add => Add(a, b, false, size, ref flags),
+            Op.Or => Logic(a | b, size, ref flags),
+            Op.Adc => Add(a, b, carry, size, ref flags),
+            Op.Sbb => Subtract(a, b, carry, size, ref flags),
+            Op.And or Op.Test => Logic(a & b, size, ref flags),
+            Op.Xor => Logic(a ^ b, size, ref flags),
+            _ => Subtract(a, b, false, size, ref flags),
+        };
+    }
+
+    /// <summary>The shifts and rotates Rol … Sar by a count that is not masked yet.</summary>
+    public static ulong Shift(Op operation, ulong value, int count, int size, ref ulong flags)
+    {
+        count &= size == 8 ? 63 : 31;
+        if (count == 0)
+        {
+            return value;
+        }
+        int bits = size * 8;
+        return operation switch
+        {
+            Op.Rol or Op.Ror => Rotate(operation == Op.Rol, value, count % bits, size, ref flags),
+            Op.Rcl or Op.Rcr => RotateCarry(operation == Op.Rcl, value, count % (bits + 1), size, ref flags),
+            Op.Shl => ShiftLeft(value, count, size, ref flags),
+            Op.Shr => ShiftRight(value, value, count, size, ref flags),
+            _ => ShiftRight(SignExtend(value, size), value, count, size, ref flags),
+        };
+    }
+
+    private static ulong ShiftLeft(ulong value, int count, int size, ref ulong flags)
+    {
+        bool carry = count <= size * 8 && Top(value << (count - 1), size);
+        ulong result = value << count;
+        return Set(ref flags, result, size, carry, Top(result, size) != carry, false);
+    }
+
+    /// <summary>SHR of a zero-extended, SAR of a sign-extended operand.</summary>
+    private static ulong ShiftRight(ulong extended, ulong value, int count, int size, ref ulong flags)
+    {
+        bool arithmetic = (long)extended < 0;
+        ulong before = arithmetic ? (ulong)((long)extended >> (count - 1)) : extended >> (count - 1);
+        ulong result = arithmetic ? (ulong)((long)before >> 1) : before >> 1;
+        bool overflow = Top(value, size) && !Top(result, size);
+        return Set(ref flags, result, size, (before & 1) != 0, overflow, false);
+    }
+
+    private static ulong Rotate(bool left, ulong value, int count, int size, ref ulong flags)
+    {
+        int bits = size * 8;
+        int leftCount = left ? count : (bits - count) % bits;
+        ulong result = leftCount == 0 ? value : (value << leftCount | value >> (bits - leftCount)) & Mask(size);
+        bool carry = left ? (result & 1) != 0 : Top(result, size);
+        Put(ref flags, Rflags.Cf, carry);
+        Put(ref flags, Rflags.Of, left ? carry != Top(result, size) : carry != Top(result << 1, size));
+        return result;
+    }
+
+    private static ulong RotateCarry(bool left, ulong value, int count, int size, ref ulong flags)
+    {
+        bool carry = (flags & Rflags.Cf) != 0;
+        int bits = size * 8;
+        for (int n = left ? count : bits + 1 - count; n > 0 && n <= bits; n--)
+        {
+            bool next = Top(value, size);
+            value = (value << 1 | (carry ? 1UL : 0)) & Mask(size);
+            carry = next;
+        }
+        Put(ref flags, Rflags.Cf, carry);
+        Put(ref flags, Rflags.Of, left ? carry != Top(value, size) : Top(value, size) != Top(value << 1, size));
+        return value;
+    }
+
+    /// <summary>SHLD and SHRD.</summary>
+    public static ulong DoubleShift(bool left, ulong value, ulong fill, int count, int size, ref ulong flags)
+    {
+        count &= size == 8 ? 63 : 31;
+        int bits = size * 8;
+        if (count == 0)
+        {
+            return value;
+        }
+        // Beyond the width (16 bits only) the result is undefined; the count wraps here.
+        count = count > bits ? count - bits : count;
+        ulong result = count == bits ? fill
+            : left ? value << count | fill >> (bits - count) : value >> count | fill << (bits - count);
+        bool carry = left ? Top(value << (count - 1), size) : (value >> (count - 1) & 1) != 0;
+        return Set(ref flags, result, size, carry, Top(result ^ value, size), false);
+    }
+
+    /// <summary>Full product of two operands; CF and OF tell that the upper half carries information.</summary>
+    public static ulong Multiply(ulong a, ulong b, int size, bool signed, out ulong high, ref ulong flags)
+    {
+        ulong low;
+        if (size == 8)
+        {
+            high = Math.BigMul(a, b, out low);
+            // The unsigned product of two's complements is too high by the other operand, once for each minus.
+            high -= signed ? ((long)a < 0 ? b : 0) + ((long)b < 0 ? a : 0) : 0;
+        }
+        else
+        {
+            ulong product = signed ? SignExtend(a, size) * SignExtend(b, size) : a * b;
+            low = product & Mask(size);
+            high = product >> (size * 8) & Mask(size);
+        }
+        bool carry = high != (signed && Top(low, size) ? Mask(size) : 0);
+        Set(ref flags, low, size, carry, carry, false);
+        return low;
+    }
+
+    /// <summary>Quotient and remainder of high:low by a divisor; false for a divide error.</summary>
+    public static bool Divide(ulong high, ulong low, ulong divisor, int size, bool signed, out ulong quotient,
+        out ulong remainder)
+    {
+        bool negativeDividend = signed && Top(high, size);
+        bool negativeDivisor = signed && Top(divisor, size);
+        ulong mask = Mask(size);
+        if (negativeDividend)
+        {
+            low = (0 - low) & mask;
+            high = (~high + (low == 0 ? 1UL : 0)) & mask;
+        }
+        divisor = negativeDivisor ? (0 - divisor) & mask : divisor;
+        if (!DivideUnsigned(high, low, divisor, size, out quotient, out remainder))
+        {
+            return false;
+        }
+        if (!signed)
+        {
+            return true;
+        }
+        bool negative = negativeDividend != negativeDivisor;
+        ulong limit = (mask >> 1) + (negative ? 1UL : 0);
+        bool fits = quotient <= limit;
+        quotient = (negative ? 0 - quotient : quotient) & mask;
+        remainder = (negativeDividend ? 0 - remainder : remainder) & mask;
+        return fits;
+    }
+
+    private static bool DivideUnsigned(ulong high, ulong low, ulong divisor, int size, out ulong quotient,
+        out ulong remainder)
+    {
+        quotient = remainder = 0;
+        // Also the divisor zero; after this the quotient fits.
+        if (high >= divisor)
+        {
+            return false;
+        }
+        if (size < 8 || high == 0)
+        {
+            ulong dividend = size < 8 ? high << (size * 8) | low : low;
+            quotient = dividend / divisor;
+            remainder = dividend % divisor;
+            return true;
+        }
+        for (int n = 0; n < 64; n++)
+        {
+            bool carry = (long)high < 0;
+            high = high << 1 | low >> 63;
+            low <<= 1;
+            if (carry || high >= divisor)
+            {
+                high -= divisor;
+                low |= 1;
+            }
+        }
+        quotient = low;
+        remainder = high;
+        return true;
+    }
+
+    /// <summary>BSF, BSR, TZCNT and LZCNT. False: BSF or BSR of zero, which leaves the destination.</summary>
+    public static bool Scan(bool forward, bool count, ulong value, int size, ref ulong flags, out ulong result)
+    {
+        bool zero = value == 0;
+        int bits = size * 8;
+        int leading = zero ? bits : BitOperations.LeadingZeroCount(value) - (64 - bits);
+        int trailing = zero ? bits : BitOperations.TrailingZeroCount(value);
+        result = (ulong)(forward ? trailing : count ? leading : bits - 1 - leading);
+        Put(ref flags, Rflags.Zf, count ? result == 0 : zero);
+        if (count)
+        {
+            Put(ref flags, Rflags.Cf, zero);
+        }
+        return count || !zero;
+    }
+
+    public static ulong PopCount(ulong value, ref ulong flags)
+    {
+        flags = (flags & ~Status) | (value == 0 ? Rflags.Zf : 0);
+        return (ulong)BitOperations.PopCount(value);
+    }
+
+    /// <summary>One step of CRC32C (polynomial 11EDC6F41h, reflected).</summary>
+    public static ulong Crc32(ulong crc, ulong value, int size)
+    {
+        crc = (uint)crc ^ value;
+        for (int n = 0; n < size * 8; n++)
+        {
+            crc = crc >> 1 ^ ((crc & 1) != 0 ? 0x82f63b78 : 0);
+        }
+        return (uint)crc;
+    }
+
+    /// <summary>Condition 0-15 of Jcc, SETcc and CMOVcc (SDM vol. 1, appendix B).</summary>
+    public static bool Condition(int code, ulong flags)
+    {
+        bool Is(ulong bits) => (flags & bits) != 0;
+        bool less = Is(Rflags.Sf) != Is(Rflags.Of);
+        bool holds = (code >> 1 & 7) switch
+        {
+            0 => Is(Rflags.Of),
+            1 => Is(Rflags.Cf),
+            2 => Is(Rflags.Zf),
+            3 => Is(Rflags.Cf | Rflags.Zf),
+            4 => Is(Rflags.Sf),
+            5 => Is(Rflags.Pf),
+            6 => less,
+            _ => less || Is(Rflags.Zf),
+        };
+        return holds != ((code & 1) != 0);
+    }
+}
+
+/// <summary>Two quadwords in memory order.</summary>
+[System.Runtime.CompilerServices.InlineArray(2)]
+internal struct Pair
+{
+    private ulong _low;
+}

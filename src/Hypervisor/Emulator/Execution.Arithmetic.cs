@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.InteropServices;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+
+namespace SharpKvm.Emulator;
+
+/// <summary>Arithmetic, bits and data movement.</summary>
+internal ref partial struct Execution<TMachine>
+{
+    /// <summary>Stores result and flags of a read-modify-write.</summary>
+    private bool Finish(ulong result, ulong flags)
+    {
+        if (!StoreModified(result, _i.Locked))
+        {
+            return false;
+        }
+        Registers.Rflags = flags;
+        return true;
+    }
+
+    private bool Binary(Op operation)
+    {
+        bool stores = operation is not (Op.Cmp or Op.Test);
+        if (!Load(_i.Destination, _i.OperandSize, out ulong a, stores ? Rights.Write : Rights.None)
+            || !LoadSource(out ulong b))
+        {
+            return false;
+        }
+        ulong flags = Registers.Rflags;
+        ulong result = Alu.Binary(operation, a, b, _i.OperandSize, ref flags);
+        if (stores)
+        {
+            return Finish(result, flags);
+        }
+        Registers.Rflags = flags;
+        return true;
+    }
+
+    private bool Unary(Op operation)
+    {
+        if (!LoadDestination(out ulong value))
+        {
+            return false;
+        }
+        ulong flags = Registers.Rflags;
+        int size = _i.OperandSize;
+        return Finish(operation switch
+        {
+            Op.Not => ~value & Alu.Mask(size),
+            Op.Neg => Alu.Subtract(0, value, false, size, ref flags),
+            _ => Alu.Step(value, operation == Op.Inc, size, ref flags),
+        }, flags);
+    }
+
+    /// <summary>MUL, IMUL, DIV and IDIV on the double accumulator: AX, or rDX:rAX.</summary>
+    private bool WideArithmetic(Op operation)
+    {
+        int size = _i.OperandSize;
+        if (!Load(Op.RmOperand, size, out ulong operand))
+        {
+            return false;
+        }
+        bool signed = operation is Op.Imul or Op.Idiv;
+        ulong low = Registers[Gpr.Rax] & Alu.Mask(size);
+        ulong high = (size == 1 ? Registers[Gpr.Rax] >> 8 : Registers[Gpr.Rdx]) & Alu.Mask(size);
+        if (operation is Op.Mul or Op.Imul)
+        {
+            low = Alu.Multiply(low, operand, size, signed, out high, ref Registers.Rflags);
+        }
+        else if (!Alu.Divide(high, low, operand, size, signed, out low, out high))
+        {
+            return Raise(Fault.DivideError);
+        }
+        SetFull(Gpr.Rax, size == 1 ? 2 : size, size == 1 ? high << 8 | low : low);
+        if (size > 1)
+        {
+            SetFull(Gpr.Rdx, size, high);
+        }
+        return true;
+    }
+
+    private bool Product(Op operation)
+    {
+        if (!LoadSource(out ulong a))
+        {
+            return false;
+        }
+        ulong b = operation == Op.ImulThree ? _i.Immediate & Alu.Mask(_i.OperandSize)
+            : GetRegister(_i.Reg, _i.OperandSize);
+        SetRegister(_i.Reg, _i.OperandSize, Alu.Multiply(a, b, _i.OperandSize, true, out _, ref Registers.Rflags));
+        return true;
+    }
+
+    private bool Shift(Op operation)
+    {
+        if (!LoadDestination(out ulong value) || !Load(_i.Source, 1, out ulong count))
+        {
+            return false;
+        }
+        ulong flags = Registers.Rflags;
+        return Finish(Alu.Shift(operation, value, (int)count, _i.OperandSize, ref flags), flags);
+    }
+
+    private bool DoubleShift(Op operation)
+    {
+        if (!LoadDestination(out ulong value))
+        {
+            return false;
+        }
+        ulong count = (_i.Row & Op.ImmediateMask) != 0 ? _i.Immediate : Registers[Gpr.Rcx];
+        ulong flags = Registers.Rflags;
+        ulong fill = GetRegister(_i.Reg, _i.OperandSize);
+        ulong result = Alu.DoubleShift(operation == Op.Shld, value, fill, (int)(count & 0xff), _i.OperandSize, ref flags);
+        return Finish(result, flags);
+    }
+
+    private bool BitTest(Op operation)
+    {
+        int size = _i.OperandSize;
+        if (!Load(_i.Source, size, out ulong offset))
+        {
+            return false;
+        }
+        int bit = (int)offset & (size * 8 - 1);
+        if (_i.IsMemory && _i.Source == Op.RegOperand)
+        {
+            // A register's offset reaches beyond the operand: a bit string (SDM vol. 1, 3.7.5 and vol. 2, BT).
+            long element = (long)(Alu.SignExtend(offset, size) - (uint)bit) >> 3;
+            _i.Displacement += (ulong)element;
+        }
+        bool stores = operation != Op.Bt;
+        if (!Load(_i.Destination, size, out ulong value, stores ? Rights.Write : Rights.None))
+        {
+            return false;
+        }
+        ulong mask = 1UL << bit;
+        ulong flags = (Registers.Rflags & ~Rflags.Cf) | ((value & mask) != 0 ? Rflags.Cf : 0);
+        if (stores)
+        {
+            return Finish(operation switch
+            {
+                Op.Bts => value | mask,
+                Op.Btr => value & ~mask,
+                _ => value ^ mask,
+            }, flags);
+        }
+        Registers.Rflags = flags;
+        return true;
+    }
+
+    /// <summary>BSF, BSR, TZCNT, LZCNT, POPCNT and CRC32. TZCNT and LZCNT are taken to exist in the host.</summary>
+    private bool Count(Op operation)
+    {
+        int size = _i.OperandSize;
+        if (!LoadSource(out ulong value))
+        {
+            return false;
+        }
+        switch (operation)
+        {
+            case Op.Crc32:
+                SetRegister(_i.Reg, (_i.Rex & 8) != 0 ? 8 : 4, Alu.Crc32(Registers[(Gpr)_i.Reg], value, size));
+                return true;
+            case Op.Popcnt:
+                // Without F3 this is another instruction (JMPE).
+                if (_i.Repeat != 0xf3)
+                {
+                    return Unsupported();
+                }
+                SetRegister(_i.Reg, size, Alu.PopCount(value, ref Registers.Rflags));
+                return true;
+            default:
+                if (Alu.Scan(operation == Op.Bsf, _i.Repeat == 0xf3, value, size, ref Registers.Rflags,
+                    out ulong result))
+                {
+                    SetRegister(_i.Reg, size, result);
+                }
+                return true;
+        }
+    }
+
+    private bool Move(bool reversed)
+    {
+        return LoadSource(out ulong value)
+            && Store(_i.Destination, _i.OperandSize, reversed ? Reverse(value, _i.OperandSize) : value);
+    }
+
+    private bool MoveExtended(Op operation)
+    {
+        int from = operation switch
+        {
+            Op.MovzxByte or Op.MovsxByte => 1,
+            Op.MovzxWord or Op.MovsxWord => 2,
+            _ => Math.Min((int)_i.OperandSize, 4),
+        };
+        if (!Load(_i.Source, from, out ulong value))
+        {
+            return false;
+        }
+        bool signed = operation >= Op.MovsxByte;
+        SetRegister(_i.Reg, _i.OperandSize, signed ? Alu.SignExtend(value, from) : value);
+        return true;
+    }
+
+    /// <summary>XCHG and XADD. XCHG with memory is locked always.</summary>
+    private bool Exchange(Op operation)
+    {
+        int size = _i.OperandSize;
+        // NOP is XCHG rAX, rAX by its opcode, but does not clear the upper half; with REX.B it is an exchange.
+        if (_i.Opcode == 0x90 && _i.Map == 0 && (_i.Rex & 1) == 0)
+        {
+            return true;
+        }
+        if (!LoadDestination(out ulong old) || !LoadSource(out ulong value))
+        {
+            return false;
+        }
+        ulong flags = Registers.Rflags;
+        bool exchange = operation == Op.Xchg;
+        ulong result = exchange ? value : Alu.Add(old, value, false, size, ref flags);
+        if (_i.IsMemory)
+        {
+            if (!StoreModified(result, exchange || _i.Locked))
+            {
+                return false;
+            }
+            SetRegister(_i.Reg, size, old);
+        }
+        else
+        {
+            // The sum goes last: XADD of a register with itself keeps it.
+            SetRegister(_i.Source == Op.RegOperand ? _i.Reg : _i.Rm, size, old);
+            Store(_i.Destination, size, result);
+        }
+        Registers.Rflags = flags;
+        return true;
+    }
+
+    private bool CompareExchange()
+    {
+        int size = _i.OperandSize;
+        if (!LoadDestination(out ulong old))
+        {
+            return false;
+        }
+        ulong flags = Registers.Rflags;
+        ulong accumulator = GetRegister((int)Gpr.Rax, size);
+        Alu.Subtract(accumulator, old, false, size, ref flags);
+        bool equal = accumulator == old;
+        // Memory is written in either case.
+        if (!StoreModified(equal ? GetRegister(_i.Reg, size) : old, _i.Locked))
+        {
+            return false;
+        }
+        if (!equal)
+        {
+            SetFull(Gpr.Rax, size, old);
+        }
+        Registers.Rflags = flags;
+        return true;
+    }
+
+    /// <summary>CMPXCHG8B and CMPXCHG16B.</summary>
+    private bool CompareExchangeWide()
+    {
+        int half = _i.OperandSize;
+        if (!Locate(half * 2, true))
+        {
+            return false;
+        }
+        if (half == 8 && (_linear & 15) != 0)
+        {
+            return Raise(Fault.GeneralProtection);
+        }
+        Pair old = default;
+        Span<byte> bytes = MemoryMarshal.AsBytes((Span<ulong>)old);
+        if (!Check(_machine.Read(new Gva(_linear), bytes[..(half * 2)], Rights.Write, ref Result.Fault)))
+        {
+            return false;
+        }
+        ulong low = old[0];
+        ulong high = old[1];
+        if (half == 4)
+        {
+            high = low >> 32;
+            low = (uint)low;
+        }
+        bool equal = low == (Registers[Gpr.Rax] & Alu.Mask(half)) && high == (Registers[Gpr.Rdx] & Alu.Mask(half));
+        Pair replacement = old;
+        if (equal)
+        {
+            ulong newLow = Registers[Gpr.Rbx];
+            ulong newHigh = Registers[Gpr.Rcx];
+            replacement[0] = half == 8 ? newLow : newHigh << 32 | (uint)newLow;
+            replacement[1] = newHigh;
+        }
+        if (!Swap(half * 2, bytes, MemoryMarshal.AsBytes((Span<ulong>)replacement)))
+        {
+            return false;
+        }
+        if (!equal)
+        {
+            SetFull(Gpr.Rax, half, low);
+            SetFull(Gpr.Rdx, half, high);
+        }
+        Registers.Rflags = (Registers.Rflags & ~Rflags.Zf) | (equal ? Rflags.Zf : 0);
+        return true;
+    }
+
+    private bool Conditional(Op operation)
+    {
+        bool holds = Alu.Condition(_i.Opcode & 15, Registers.Rflags);
+        if (operation == Op.Set)
+        {
+            return Store(_i.Destination, 1, holds ? 1UL : 0);
+        }
+        // CMOVcc reads its source in any case, and with 4 bytes clears the upper half in any case.
+        if (!LoadSource(out ulong value))
+        {
+            return false;
+        }
+        SetRegister(_i.Reg, _i.OperandSize, holds ? value : GetRegister(_i.Reg, _i.OperandSize));
+        return true;
+    }
+
+    private bool Miscellaneous(Op operation)
+    {
+        int size = _i.OperandSize;
+        ref ulong rax = ref Registers[Gpr.Rax];
+        ref ulong flags = ref Registers.Rflags;
+        const ulong inAh = Rflags.Cf | Rflags.Pf | Rflags.Af | Rflags.Zf | Rflags.Sf;
+        ulong al = rax & 0xff;
+        ulong ah = rax >> 8 & 0xff;
+        switch (operation)
+        {
+            case Op.Lea:
+                SetRegister(_i.Reg, size, EffectiveAddress());
+                return true;
+            case Op.Xlat:
+                if (!ReadMemory(_i.Segment, (Registers[Gpr.Rbx] + al) & AddressMask, 1, out ulong entry))
+                {
+                    return false;
+                }
+                SetFull(Gpr.Rax, 1, entry);
+                return true;
+            case Op.Bswap:
+                // With 2 bytes the result is undefined: processors give zero.
+                SetRegister(_i.Rm, size, size == 2 ? 0 : Reverse(GetRegister(_i.Rm, size), size));
+                return true;
+            case Op.Cbw:
+                SetFull(Gpr.Rax, size, Alu.SignExtend(rax & Alu.Mask(size / 2), size / 2));
+                return true;
+            case Op.Cwd:
+                SetFull(Gpr.Rdx, size, (ulong)((long)Alu.SignExtend(rax & Alu.Mask(size), size) >> 63));
+                return true;
+            case Op.Lahf:
+                SetFull(Gpr.Rax, 2, ((flags & inAh) | Rflags.Fixed) << 8 | al);
+                return true;
+            case Op.Sahf:
+                flags = (flags & ~inAh) | (ah & inAh);
+                return true;
+            case Op.Salc:
+                SetFull(Gpr.Rax, 1, (flags & Rflags.Cf) != 0 ? 0xffUL : 0);
+                return true;
+            case Op.Aam:
+                ulong radix = _i.Immediate & 0xff;
+                if (radix == 0)
+                {
+                    return Raise(Fault.DivideError);
+                }
+                SetFull(Gpr.Rax, 2, al / radix << 8 | al % radix);
+                Alu.Logic(al % radix, 1, ref flags);
+                return true;
+            case Op.Aad:
+                SetFull(Gpr.Rax, 2, Alu.Logic(al + ah * (_i.Immediate & 0xff), 1, ref flags));
+                return true;
+            case Op.Fence:
+                return Fence();
+            default:
+                return true;
+        }
+    }
+
+    /// <summary>LFENCE, MFENCE, SFENCE, CLFLUSH, CLFLUSHOPT, CLWB; their neighbours are others.</summary>
+    private bool Fence()
+    {
+        int row = _i.Reg & 7;
+        if (_i.Repeat != 0 || (_i.IsMemory ? row == 5 || row == 6 && !_i.OperandPrefix : _i.OperandPrefix))
+        {
+            return Unsupported();
+        }
+        return !_i.IsMemory || Locate(1, false)
+            && Check(_machine.Probe(new Gva(_linear), 1, Rights.None, out _, ref Result.Fault));
+    }
+}

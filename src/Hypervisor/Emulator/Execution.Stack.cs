@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+
+namespace SharpKvm.Emulator;
+
+/// <summary>Stack and branches.</summary>
+internal ref partial struct Execution<TMachine>
+{
+    /// <summary>Width of the stack pointer: 8 in 64-bit code, else by SS.B.</summary>
+    private int StackWidth => Long64 ? 8 : _machine.GetSegment(SegmentName.Ss).Big ? 4 : 2;
+
+    private ulong StackPointer => Registers[Gpr.Rsp] & Alu.Mask(StackWidth);
+
+    private void SetStackPointer(ulong value) => SetFull(Gpr.Rsp, StackWidth, value);
+
+    /// <summary>Pushes below <paramref name="pointer"/>, a working copy of the stack pointer.</summary>
+    private bool PushAt(ref ulong pointer, int size, ulong value)
+    {
+        pointer = (pointer - (uint)size) & Alu.Mask(StackWidth);
+        return WriteMemory(SegmentName.Ss, pointer, size, value);
+    }
+
+    private bool PopAt(ref ulong pointer, int size, out ulong value)
+    {
+        bool done = ReadMemory(SegmentName.Ss, pointer, size, out value);
+        pointer = (pointer + (uint)size) & Alu.Mask(StackWidth);
+        return done;
+    }
+
+    private bool Push(int size, ulong value)
+    {
+        ulong pointer = StackPointer;
+        if (!PushAt(ref pointer, size, value))
+        {
+            return false;
+        }
+        SetStackPointer(pointer);
+        return true;
+    }
+
+    private bool Stack(Op operation)
+    {
+        int size = _i.OperandSize;
+        ulong pointer = StackPointer;
+        switch (operation)
+        {
+            case Op.Push:
+                return Load(_i.Destination, size, out ulong value) && Push(size, value);
+            case Op.Pop:
+                return Pop(size);
+            case Op.PushSeg:
+                return Push(size, _machine.GetSegment((SegmentName)(_i.Opcode >> 3 & 7)).Selector);
+            case Op.PopSeg:
+                if (!PopAt(ref pointer, size, out value)
+                    || !LoadSegment((SegmentName)(_i.Opcode >> 3 & 7), (ushort)value))
+                {
+                    return false;
+                }
+                SetStackPointer(pointer);
+                return true;
+            case Op.Pusha:
+                for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
+                {
+                    if (!PushAt(ref pointer, size, Registers[register]))
+                    {
+                        return false;
+                    }
+                }
+                SetStackPointer(pointer);
+                return true;
+            case Op.Popa:
+                return PopAll(size, pointer);
+            case Op.Pushf:
+                return FlagsPermitted()
+                    && Push(size, (Registers.Rflags & ~(Rflags.Vm | Rflags.Rf)) | Rflags.Fixed);
+            case Op.Popf:
+                if (!FlagsPermitted() || !PopAt(ref pointer, size, out value))
+                {
+                    return false;
+                }
+                SetFlags(value, size);
+                SetStackPointer(pointer);
+                return true;
+            case Op.Enter:
+                return Enter(size, pointer);
+            default:
+                pointer = Registers[Gpr.Rbp] & Alu.Mask(StackWidth);
+                if (!PopAt(ref pointer, size, out value))
+                {
+                    return false;
+                }
+                SetStackPointer(pointer);
+                SetFull(Gpr.Rbp, size, value);
+                return true;
+        }
+    }
+
+    private bool Pop(int size)
+    {
+        ulong pointer = StackPointer;
+        if (!PopAt(ref pointer, size, out ulong value))
+        {
+            return false;
+        }
+        _popped = (uint)size;
+        if (_i.IsMemory)
+        {
+            if (!Store(_i.Destination, size, value))
+            {
+                return false;
+            }
+            SetStackPointer(pointer);
+            return true;
+        }
+        // POP RSP: the value stays.
+        SetStackPointer(pointer);
+        return Store(_i.Destination, size, value);
+    }
+
+    private bool PopAll(int size, ulong pointer)
+    {
+        Eight values = default;
+        for (int register = (int)Gpr.Rdi; register >= 0; register--)
+        {
+            if (!PopAt(ref pointer, size, out values[register]))
+            {
+                return false;
+            }
+        }
+        for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
+        {
+            if (register != Gpr.Rsp)
+            {
+                SetFull(register, size, values[(int)register]);
+            }
+        }
+        SetStackPointer(pointer);
+        return true;
+    }
+
+    private bool Enter(int size, ulong pointer)
+    {
+        int level = _i.Immediate2 & 31;
+        ulong mask = Alu.Mask(StackWidth);
+        ulong display = Registers[Gpr.Rbp] & mask;
+        if (!PushAt(ref pointer, size, Registers[Gpr.Rbp]))
+        {
+            return false;
+        }
+        ulong frame = pointer;
+        for (int n = 1; n < level; n++)
+        {
+            display = (display - (uint)size) & mask;
+            if (!ReadMemory(SegmentName.Ss, display, size, out ulong outer) || !PushAt(ref pointer, size, outer))
+            {
+                return false;
+            }
+        }
+        if (level > 0 && !PushAt(ref pointer, size, frame))
+        {
+            return false;
+        }
+        SetStackPointer(pointer - _i.Immediate);
+        SetFull(Gpr.Rbp, size, frame);
+        return true;
+    }
+
+    /// <summary>PUSHF, POPF, INT and IRET in virtual-8086 mode need IOPL 3 (VME is not emulated).</summary>
+    private bool FlagsPermitted()
+    {
+        if (!_virtual8086 || (Registers.Rflags & Rflags.Iopl) == Rflags.Iopl)
+        {
+            return true;
+        }
+        return (_machine.Cr4 & Cr4Vme) != 0 ? Unsupported() : Raise(Fault.GeneralProtection);
+    }
+
+    /// <summary>POPF's rules (SDM vol. 2, POPF): IOPL only at CPL 0, IF only at CPL up to IOPL.</summary>
+    private void SetFlags(ulong value, int size)
+    {
+        ulong change = Rflags.Cf | Rflags.Pf | Rflags.Af | Rflags.Zf | Rflags.Sf | Rflags.Tf | Rflags.Df | Rflags.Of
+            | Rflags.Nt | Rflags.Ac | Rflags.Id;
+        ulong flags = Registers.Rflags;
+        int cpl = _machine.Cpl;
+        change |= cpl == 0 ? Rflags.Iopl : 0;
+        change |= cpl <= (int)(flags >> 12 & 3) ? Rflags.If : 0;
+        change &= size == 2 ? 0xffffUL : ulong.MaxValue;
+        Registers.Rflags = (flags & ~change) | (value & change) | Rflags.Fixed;
+    }
+
+    /// <summary>Checks a near branch's target and goes there at the end of the instruction.</summary>
+    private bool Jump(ulong target)
+    {
+        target &= Alu.Mask(_i.OperandSize);
+        if (Long64 ? !Canonical(target) : target > _machine.GetSegment(SegmentName.Cs).Limit)
+        {
+            return Raise(Fault.GeneralProtection);
+        }
+        _next = target;
+        return true;
+    }
+
+    private bool Branch(Op operation)
+    {
+        int size = _i.OperandSize;
+        ulong back = _next;
+        ulong relative = _next + _i.Immediate;
+        ulong count = (Registers[Gpr.Rcx] - 1) & AddressMask;
+        bool zero = (Registers.Rflags & Rflags.Zf) != 0;
+        switch (operation)
+        {
+            case Op.Jcc:
+                return !Alu.Condition(_i.Opcode & 15, Registers.Rflags) || Jump(relative);
+            case Op.Jcxz:
+                return count != AddressMask || Jump(relative);
+            case Op.Loop or Op.Loope or Op.Loopne:
+                if (count != 0 && (operation == Op.Loop || zero == (operation == Op.Loope)) && !Jump(relative))
+                {
+                    return false;
+                }
+                SetFull(Gpr.Rcx, _i.AddressSize, count);
+                return true;
+            case Op.Jmp or Op.Call:
+                ulong target = relative;
+                if (_i.Destination != Op.ImmOperand && !Load(_i.Destination, size, out target))
+                {
+                    return false;
+                }
+                return Jump(target) && (operation == Op.Jmp || Push(size, back));
+            case Op.Ret:
+                ulong pointer = StackPointer;
+                if (!PopAt(ref pointer, size, out target) || !Jump(target))
+                {
+                    return false;
+                }
+                SetStackPointer(pointer + _i.Immediate);
+                return true;
+            default:
+                return FarBranch(operation);
+        }
+    }
+
+    /// <summary>
+    /// Far branches, INT and IRET in real mode; far branches in virtual-8086 mode. Those of protected mode change
+    /// privilege, stacks and tasks: not emulated.
+    /// </summary>
+    private bool FarBranch(Op operation)
+    {
+        int size = _i.OperandSize;
+        if (_protected && !(_virtual8086 && operation is Op.CallFar or Op.JmpFar or Op.RetFar))
+        {
+            return Unsupported();
+        }
+        ulong pointer = StackPointer;
+        ulong offset = _i.Immediate;
+        ulong selector = _i.Immediate2;
+        ulong flags = 0;
+        switch (operation)
+        {
+            case Op.Int or Op.Int3:
+                return Interrupt(operation == Op.Int3 ? 3 : (int)(_i.Immediate & 0xff), pointer);
+            case Op.RetFar or Op.Iret:
+                if (!PopAt(ref pointer, size, out offset) || !PopAt(ref pointer, size, out selector)
+                    || operation == Op.Iret && !PopAt(ref pointer, size, out flags))
+                {
+                    return false;
+                }
+                pointer += operation == Op.RetFar ? _i.Immediate : 0;
+                break;
+            default:
+                if (_i.IsMemory && !LoadFarPointer(out offset, out selector))
+                {
+                    return false;
+                }
+                if (operation == Op.CallFar && (!PushAt(ref pointer, size, _machine.GetSegment(SegmentName.Cs).Selector)
+                    || !PushAt(ref pointer, size, _next)))
+                {
+                    return false;
+                }
+                break;
+        }
+        if (!Jump(offset))
+        {
+            return false;
+        }
+        SetRealSegment(SegmentName.Cs, (ushort)selector);
+        SetStackPointer(pointer);
+        if (operation == Op.Iret)
+        {
+            SetFlags(flags, size);
+        }
+        return true;
+    }
+
+    /// <summary>Software interrupt through the real-mode vector table.</summary>
+    private bool Interrupt(int vector, ulong pointer)
+    {
+        DescriptorTable table = _machine.Idtr;
+        if (vector * 4 + 3 > table.Limit)
+        {
+            return Raise(Fault.GeneralProtection);
+        }
+        if (!ReadLinear(table.Base + (uint)(vector * 4), 4, Rights.System, out ulong entry)
+            || !PushAt(ref pointer, 2, Registers.Rflags)
+            || !PushAt(ref pointer, 2, _machine.GetSegment(SegmentName.Cs).Selector)
+            || !PushAt(ref pointer, 2, _next))
+        {
+            return false;
+        }
+        _next = (ushort)entry;
+        SetRealSegment(SegmentName.Cs, (ushort)(entry >> 16));
+        SetStackPointer(pointer);
+        Registers.Rflags &= ~(Rflags.If | Rflags.Tf | Rflags.Ac);
+        return true;
+    }
+
+    /// <summary>Offset and selector in memory; the operand size is the offset's.</summary>
+    private bool LoadFarPointer(out ulong offset, out ulong selector)
+    {
+        selector = 0;
+        offset = EffectiveAddress();
+        ulong at = (offset + _i.OperandSize) & AddressMask;
+        return ReadMemory(_i.Segment, offset, _i.OperandSize, out offset)
+            && ReadMemory(_i.Segment, at, 2, out selector);
+    }
+}
+
+/// <summary>The values of PUSHA and POPA.</summary>
+[System.Runtime.CompilerServices.InlineArray(8)]
+internal struct Eight
+{
+    private ulong _first;
+}

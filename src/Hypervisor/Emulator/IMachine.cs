@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+
+namespace SharpKvm.Emulator;
+
+/// <summary>How an access of the emulator to its machine ended.</summary>
+internal enum Access : byte
+{
+    Done,
+    /// <summary>The guest gets the exception that the machine has put into the <see cref="Fault"/> argument.</summary>
+    Fault,
+    /// <summary>
+    /// User space must serve it first. The emulator stops, nothing of the guest's registers has changed; the caller
+    /// runs the same instruction again once the answer is there.
+    /// </summary>
+    UserSpace,
+    /// <summary>The machine has no such service: the instruction ends as unsupported.</summary>
+    Unsupported,
+}
+
+/// <summary>A change to how the guest's page tables are consulted for an access.</summary>
+[Flags]
+internal enum Rights : byte
+{
+    /// <summary>A read with the guest's current privilege.</summary>
+    None = 0,
+    /// <summary>The first half of a read-modify-write: the page must be writable, a #PF says W=1.</summary>
+    Write = 1,
+    /// <summary>Implicit supervisor access (descriptor tables, TSS) whatever the CPL.</summary>
+    System = 2,
+}
+
+/// <summary>An exception for the guest.</summary>
+internal struct Fault
+{
+    public byte Vector;
+    public bool HasErrorCode;
+    public uint ErrorCode;
+    /// <summary>The linear address of a #PF, for CR2.</summary>
+    public ulong Address;
+
+    public const byte DivideError = 0, InvalidOpcode = 6, InvalidTss = 10, SegmentNotPresent = 11, StackSegment = 12,
+        GeneralProtection = 13, PageFault = 14, AlignmentCheck = 17;
+}
+
+/// <summary>
+/// What the emulator needs of a virtual CPU and its memory. Implemented by a struct that is a view (its state lies
+/// behind references), so that all calls are direct.
+/// <para>Replay: between two calls of <see cref="Retire"/> the emulator makes a deterministic sequence of accesses.
+/// After <see cref="Access.UserSpace"/> the sequence starts again from the top; the machine answers those MMIO and port
+/// accesses that user space has already served from its log (checking address, size and direction), and gives the
+/// instruction bytes that it gave before. RAM accesses are simply made again.</para>
+/// </summary>
+internal interface IMachine
+{
+    ref GuestRegisters Registers { get; }
+    int Cpl { get; }
+    ulong Cr0 { get; }
+    ulong Cr4 { get; }
+    ulong Efer { get; }
+    DescriptorTable Gdtr { get; set; }
+    DescriptorTable Idtr { get; set; }
+    Segment GetSegment(SegmentName name);
+    void SetSegment(SegmentName name, in Segment segment);
+
+    /// <summary>True when a REP instruction should stop at the next iteration (an event or a signal waits).</summary>
+    bool MustYield { get; }
+
+    /// <summary>The instruction, or one batch of a REP instruction, is complete: forget its replay log.</summary>
+    void Retire();
+
+    /// <summary>Instruction bytes, checked for execution; at most 15, never across a page.</summary>
+    Access Fetch(Gva address, scoped Span<byte> bytes, ref Fault fault);
+
+    /// <summary>
+    /// At most 32 bytes that may cross a page, or up to <see cref="PortData"/> bytes of RAM within a page that
+    /// <see cref="Probe"/> has approved. Nothing may be written unless all of it can be.
+    /// </summary>
+    Access Read(Gva address, scoped Span<byte> data, Rights rights, ref Fault fault);
+    Access Write(Gva address, scoped ReadOnlySpan<byte> data, Rights rights, ref Fault fault);
+
+    /// <summary>Translates without an access. <paramref name="memory"/>: all is RAM (for a write: writable).</summary>
+    Access Probe(Gva address, int length, Rights rights, out bool memory, ref Fault fault);
+
+    /// <summary>
+    /// Atomic on RAM when naturally aligned: 1, 2, 4, 8 or 16 bytes. On MMIO a plain write of
+    /// <paramref name="replacement"/> with <paramref name="exchanged"/> true.
+    /// </summary>
+    Access CompareExchange(Gva address, scoped ReadOnlySpan<byte> expected, scoped ReadOnlySpan<byte> replacement,
+        out bool exchanged, ref Fault fault);
+
+    /// <summary>Where port data goes in and out: the run page's data area, at least 8 bytes, at most a page.</summary>
+    Span<byte> PortData { get; }
+    /// <summary><paramref name="count"/> times <paramref name="size"/> (1, 2, 4) bytes, to be found in
+    /// <see cref="PortData"/> after <see cref="Access.Done"/>.</summary>
+    Access PortRead(ushort port, int size, int count, ref Fault fault);
+    /// <summary>Sends the first count times size bytes of <see cref="PortData"/>.</summary>
+    Access PortWrite(ushort port, int size, int count, ref Fault fault);
+
+    /// <summary>Control registers 0, 2, 3, 4, 8 and debug registers 0-3, 6, 7; CPL is checked already.</summary>
+    Access ReadControl(int index, out ulong value, ref Fault fault);
+    Access WriteControl(int index, ulong value, ref Fault fault);
+    Access ReadDebug(int index, out ulong value, ref Fault fault);
+    Access WriteDebug(int index, ulong value, ref Fault fault);
+
+    /// <summary>RDMSR and WRMSR of ECX, CPUID, RDTSC, INVLPG, WBINVD at a CPL that allows them.</summary>
+    Access ReadMsr(uint index, out ulong value, ref Fault fault);
+    Access WriteMsr(uint index, ulong value, ref Fault fault);
+    Access Cpuid(ref uint eax, out uint ebx, ref uint ecx, out uint edx, ref Fault fault);
+    Access ReadTsc(out ulong value, ref Fault fault);
+    Access InvalidatePage(Gva address, ref Fault fault);
+}

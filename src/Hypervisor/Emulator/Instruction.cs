@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+
+namespace SharpKvm.Emulator;
+
+/// <summary>Default operand and address size of a code segment.</summary>
+internal enum CodeSize : byte
+{
+    Bits16 = 2, Bits32 = 4, Bits64 = 8,
+}
+
+/// <summary>A decoded instruction. Register numbers include the REX extension; sizes are in bytes.</summary>
+internal struct Instruction
+{
+    public const sbyte NoRegister = -1;
+
+    public Op Row;
+    public byte Length;
+    /// <summary>0: one-byte opcodes, 1: after 0F, 2: after 0F 38.</summary>
+    public byte Map;
+    public byte Opcode;
+    public byte Rex;
+    /// <summary>The last of F2 and F3, or 0.</summary>
+    public byte Repeat;
+    public bool Locked;
+    public bool OperandPrefix;
+    /// <summary>ModRM names a memory operand.</summary>
+    public bool IsMemory;
+    public bool RipRelative;
+    public byte OperandSize;
+    public byte AddressSize;
+    /// <summary>Segment of the memory operand, or of a string instruction's source.</summary>
+    public SegmentName Segment;
+    public byte Reg;
+    public byte Rm;
+    public sbyte Base;
+    public sbyte Index;
+    public byte Scale;
+    /// <summary>Displacement, or the whole offset of a moffs operand.</summary>
+    public ulong Displacement;
+    /// <summary>Sign-extended to 64 bits.</summary>
+    public ulong Immediate;
+    /// <summary>Second immediate: ENTER's level, a far pointer's selector.</summary>
+    public ushort Immediate2;
+
+    public readonly Op Operation => Row & Op.OperationMask;
+    public readonly Op Destination => (Op)((uint)Row >> (int)Op.DestinationShift) & Op.OperandMask;
+    public readonly Op Source => (Op)((uint)Row >> (int)Op.SourceShift) & Op.OperandMask;
+    public readonly bool HasModRm => Destination == Op.RmOperand || Source == Op.RmOperand;
+}
