@@ -7,7 +7,7 @@ KDIR ?= $(firstword $(wildcard /lib/modules/$(shell uname -r)/build) \
 CONFIGURATION ?= Debug
 
 TEST_PROJECTS := tests/Unit tests/Toolchain tests/InVm
-DOTNET_BUILD := dotnet build --nologo -v quiet -c $(CONFIGURATION)
+DOTNET_BUILD := dotnet build --nologo -v quiet -clp:NoSummary -c $(CONFIGURATION)
 TOOL := build/artifacts/bin/sharpkvm/$(shell echo $(CONFIGURATION) | tr A-Z a-z)/sharpkvm
 
 # A build that fails is a test that fails.
@@ -33,7 +33,7 @@ sample: setup ## build samples/hello/hello.ko
 	@$(MAKE) --no-print-directory -C samples/hello KDIR=$(KDIR)
 
 selftests: setup ## build the programs that test the module from user space
-	@dotnet publish --nologo -v quiet tests/Selftests
+	@dotnet publish --nologo -v quiet -clp:NoSummary tests/Selftests
 
 tool: setup ## build the developers' command line
 	@$(DOTNET_BUILD) tools/sharpkvm
@@ -63,7 +63,7 @@ install: ## install the module for the running kernel (as root)
 	depmod -a
 
 clean: ## remove everything that was built or downloaded
-	@for folder in kmod samples/hello; do $(MAKE) --no-print-directory -C $$folder KDIR=$(KDIR) clean; done
+	@for folder in kmod samples/hello; do test ! -e $$folder/Makefile || $(MAKE) --no-print-directory -C $$folder KDIR=$(KDIR) clean; done
 	rm -rf build
 
 setup: ## install what is missing (Debian 12 packages)

@@ -10,10 +10,13 @@ namespace SharpKvm.Lab;
 /// <param name="ModulesRoot">The folder that holds <c>lib/modules/VERSION</c>.</param>
 public sealed partial record L1Kernel(string Version, string Image, string ModulesRoot)
 {
-    private static readonly Lazy<L1Kernel> Newest = new(FindNewest);
+    private static readonly Lazy<L1Kernel> Chosen = new(Choose);
 
-    /// <summary>The newest installed kernel that has headers, else Debian's, unpacked into the cache.</summary>
-    public static L1Kernel Default => Newest.Value;
+    /// <summary>
+    /// The kernel whose headers the build uses (<c>KDIR</c>) where it is installed, else the newest installed one that
+    /// has headers, else Debian's, unpacked into the cache.
+    /// </summary>
+    public static L1Kernel Default => Chosen.Value;
 
     /// <summary>The modules' folder.</summary>
     public string Modules => Path.Combine(ModulesRoot, "lib/modules", Version);
@@ -55,12 +58,13 @@ public sealed partial record L1Kernel(string Version, string Image, string Modul
 
     private static string ModuleName(string file) => Path.GetFileName(file).Split('.')[0].Replace('-', '_');
 
-    private static L1Kernel FindNewest()
+    private static L1Kernel Choose()
     {
+        string? headers = Environment.GetEnvironmentVariable("KDIR");
         L1Kernel? installed = (Directory.Exists("/boot") ? Directory.GetFiles("/boot", "vmlinuz-*") : [])
             .Select(image => new L1Kernel(Path.GetFileName(image)["vmlinuz-".Length..], image, "/"))
             .Where(kernel => Directory.Exists(Path.Combine(kernel.Modules, "build")))
-            .MaxBy(kernel => SortKey(kernel.Version));
+            .MaxBy(kernel => (Path.Combine(kernel.Modules, "build") == headers, SortKey(kernel.Version)));
         return installed ?? FromPackage();
     }
 
