@@ -55,7 +55,7 @@ internal static class DirtyLog
                 if (Volatile.Read(ref bitmap[word]) == 0)
                     continue;
                 snapshot[word] = Interlocked.Exchange(ref bitmap[word], 0);
-                flush |= Protect(ref vm, slot.First + (ulong)word * 64, snapshot[word]);
+                flush |= Protect(ref vm, slot.Start.Frame + (ulong)word * 64, snapshot[word]);
             }
             vm.Host.UnlockMmu();
         }

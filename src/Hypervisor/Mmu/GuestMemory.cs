@@ -35,8 +35,8 @@ internal static class GuestMemory
     {
         while (true)
         {
-            ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(source.Frame);
-            if (!slot.Contains(source.Frame))
+            ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(source);
+            if (!slot.Contains(source))
                 return MemoryAccess.NoMemory;
             int count = Part(in slot, source, destination.Length);
             if (!UserMemory.Read(slot.ToHva(source), destination[..count]))
@@ -52,8 +52,8 @@ internal static class GuestMemory
     {
         while (true)
         {
-            ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(destination.Frame);
-            if (!slot.Contains(destination.Frame))
+            ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(destination);
+            if (!slot.Contains(destination))
                 return MemoryAccess.NoMemory;
             if (slot.IsReadOnly)
                 return MemoryAccess.ReadOnly;
@@ -85,8 +85,8 @@ internal static class GuestMemory
         ref Vm.Vm vm, Gpa address, int size, ulong expected, ulong replacement, out bool swapped)
     {
         swapped = false;
-        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(address.Frame);
-        if (!slot.Contains(address.Frame))
+        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(address);
+        if (!slot.Contains(address))
             return MemoryAccess.NoMemory;
         if (slot.IsReadOnly)
             return MemoryAccess.ReadOnly;
@@ -95,28 +95,28 @@ internal static class GuestMemory
             return MemoryAccess.Fault;
         swapped = exchange == Exchange.Swapped;
         if (swapped)
-            slot.MarkDirty(address.Frame);
+            slot.MarkDirty(address);
         return MemoryAccess.Done;
     }
 
     public static MemoryKind Kind(ref Vm.Vm vm, Gpa address)
     {
-        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(address.Frame);
-        if (!slot.Contains(address.Frame))
+        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(address);
+        if (!slot.Contains(address))
             return MemoryKind.None;
         return slot.IsReadOnly ? MemoryKind.ReadOnly : MemoryKind.Writable;
     }
 
     /// <summary>How many of <paramref name="length"/> bytes at <paramref name="address"/> lie in the slot.</summary>
     private static int Part(in MemorySlot slot, Gpa address, int length) =>
-        (int)Math.Min((ulong)length, slot.End.Address.Value - address.Value);
+        (int)Math.Min((ulong)length, slot.End.Value - address.Value);
 
     private static void MarkDirty(in MemorySlot slot, Gpa start, int count)
     {
         if (!slot.LogsDirty || count == 0)
             return;
-        ulong last = (start + (ulong)(count - 1)).Frame.Value;
-        for (ulong frame = start.Frame.Value; frame <= last; frame++)
-            slot.MarkDirty(new Gfn(frame));
+        Gpa last = start + (ulong)(count - 1);
+        for (ulong frame = start.Frame.Value; frame <= last.Frame.Value; frame++)
+            slot.MarkDirty(new Gfn(frame).Address);
     }
 }

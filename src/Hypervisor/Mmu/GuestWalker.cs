@@ -35,33 +35,6 @@ internal static class GuestWalker
             : Walk<Paging32>(ref vm, in paging, address, access);
     }
 
-    private static Translation Walk<TMode>(ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access)
-        where TMode : struct, IPagingMode
-    {
-        for (int attempt = 0; attempt < MaxAttempts; attempt++)
-        {
-            WalkResult result = Descend<TMode>(ref vm, in paging, address, out Mapping mapping);
-            if (result == WalkResult.NotPresent)
-                return Fail(in paging, access, PageFaultCode.None);
-            if (result == WalkResult.Reserved)
-                return Fail(in paging, access, PageFaultCode.Present | PageFaultCode.Reserved);
-            PageFaultCode violation = Violation(in paging, in mapping, access);
-            if (violation != PageFaultCode.None)
-                return Fail(in paging, access, violation);
-
-            ulong dirty = (access & PageAccess.Write) != 0 ? GuestEntry.Dirty : 0;
-            bool flagged = (mapping.Rights & GuestEntry.Accessed) != 0 && (mapping.Leaf & dirty) == dirty;
-            if (!flagged && !SetFlags<TMode>(ref vm, in paging, address, mapping.Leaf, dirty))
-                continue;
-            ulong offsetMask = (1UL << mapping.Shift) - 1;
-            ulong page = mapping.Shift == Page.Shift
-                ? mapping.Leaf & GuestEntry.AddressMask
-                : TMode.LargePageBase(mapping.Leaf) & ~offsetMask;
-            return new Translation(new Gpa(page | (address.Value & offsetMask)));
-        }
-        return Fail(in paging, access, PageFaultCode.Present);
-    }
-
     private enum WalkResult : byte
     {
         Found,
@@ -83,44 +56,93 @@ internal static class GuestWalker
         public int Shift;
     }
 
+    /// <summary>The usual case: the guest has used the page before, so that all flags are set.</summary>
+    private static Translation Walk<TMode>(ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access)
+        where TMode : struct, IPagingMode
+    {
+        WalkResult result = Descend<TMode>(ref vm, in paging, address, out Mapping mapping);
+        if (result != WalkResult.Found)
+            return Fail(in paging, access, result);
+        PageFaultCode violation = Violation(in paging, mapping.Leaf, mapping.Rights, access);
+        if (violation != PageFaultCode.None)
+            return Fail(in paging, access, violation);
+        ulong leaf = (access & PageAccess.Write) == 0 ? GuestEntry.Dirty : mapping.Leaf;
+        if ((mapping.Rights & GuestEntry.Accessed) == 0 || (leaf & GuestEntry.Dirty) == 0)
+            return WalkAndSetFlags<TMode>(ref vm, in paging, address, access);
+        return Found<TMode>(mapping.Leaf, mapping.Shift, address);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static Translation WalkAndSetFlags<TMode>(
+        ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access) where TMode : struct, IPagingMode
+    {
+        ulong dirty = (access & PageAccess.Write) != 0 ? GuestEntry.Dirty : 0;
+        for (int attempt = 0; attempt < MaxAttempts; attempt++)
+        {
+            WalkResult result = Descend<TMode>(ref vm, in paging, address, out Mapping mapping);
+            if (result != WalkResult.Found)
+                return Fail(in paging, access, result);
+            PageFaultCode violation = Violation(in paging, mapping.Leaf, mapping.Rights, access);
+            if (violation != PageFaultCode.None)
+                return Fail(in paging, access, violation);
+            if (SetFlags<TMode>(ref vm, in paging, address, mapping.Leaf, dirty))
+                return Found<TMode>(mapping.Leaf, mapping.Shift, address);
+        }
+        return Fail(in paging, access, PageFaultCode.Present);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Translation Found<TMode>(ulong leaf, int shift, Gva address) where TMode : struct, IPagingMode
+    {
+        if (shift == Page.Shift)
+            return new Translation(new Gpa((leaf & GuestEntry.AddressMask) | address.Offset));
+        ulong offsetMask = (1UL << shift) - 1;
+        return new Translation(new Gpa((TMode.LargePageBase(leaf) & ~offsetMask) | (address.Value & offsetMask)));
+    }
+
     /// <summary>The walk proper; changes nothing.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static WalkResult Descend<TMode>(
         ref Vm.Vm vm, in PagingState paging, Gva address, out Mapping mapping) where TMode : struct, IPagingMode
     {
-        mapping = default;
-        ulong reserved = TMode.Reserved(in paging);
+        Unsafe.SkipInit(out mapping);
+        ulong checkedBits = TMode.Reserved(in paging) | GuestEntry.Present;
         ulong rights = ~0UL;
         ulong table = paging.Cr3 & TMode.RootMask;
-        ref MemorySlot slot = ref vm.Memory.Slots.Find(new Gpa(table).Frame);
+        ref MemorySlot slot = ref vm.Memory.Slots.Recent;
         for (int shift = TMode.TopShift; ; shift -= TMode.IndexBits)
         {
             Gpa location = EntryAddress<TMode>(table, address, shift);
-            if (!slot.Contains(location.Frame))
-                slot = ref vm.Memory.Slots.Find(location.Frame);
-            if (!TryReadEntry<TMode>(in slot, location, out ulong entry) || (entry & GuestEntry.Present) == 0)
+            if (!slot.Contains(location))
+            {
+                slot = ref vm.Memory.Slots.Find(location);
+                if (!slot.Contains(location))
+                    return WalkResult.NotPresent;
+            }
+            if (!TryReadEntry<TMode>(in slot, location, out ulong entry))
                 return WalkResult.NotPresent;
-            if ((entry & reserved) != 0)
-                return WalkResult.Reserved;
+            if ((entry & checkedBits) != GuestEntry.Present)
+                return (entry & GuestEntry.Present) == 0 ? WalkResult.NotPresent : WalkResult.Reserved;
             if (!TMode.IsPlain(shift))
                 rights &= entry ^ GuestEntry.NoExecute;
 
-            bool large = shift != Page.Shift && TMode.IsLargePage(in paging, entry, shift);
-            if (large || shift == Page.Shift)
+            mapping.Leaf = entry;
+            mapping.Rights = rights;
+            mapping.Shift = shift;
+            if (shift == Page.Shift)
+                return WalkResult.Found;
+            if (TMode.IsLargePage(in paging, entry, shift))
             {
-                mapping.Leaf = entry;
-                mapping.Rights = rights;
-                mapping.Shift = shift;
-                return large && (entry & TMode.ReservedInLargePage(in paging, shift)) != 0
-                    ? WalkResult.Reserved
-                    : WalkResult.Found;
+                bool malformed = (entry & TMode.ReservedInLargePage(in paging, shift)) != 0;
+                return malformed ? WalkResult.Reserved : WalkResult.Found;
             }
-            if ((entry & TMode.ReservedInTable(shift)) != 0)
+            if (TMode.IsBadPointer(entry, shift))
                 return WalkResult.Reserved;
             table = entry & GuestEntry.AddressMask;
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Gpa EntryAddress<TMode>(ulong table, Gva address, int shift) where TMode : struct, IPagingMode
     {
         // The top level of PAE has an index of two bits, because linear addresses have 32 there.
@@ -129,14 +151,11 @@ internal static class GuestWalker
         return new Gpa(table + (index << TMode.EntryShift));
     }
 
-    /// <summary>Reads an entry through <paramref name="slot"/>, if that is where it lies.</summary>
+    /// <summary>Reads an entry that lies in <paramref name="slot"/>.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool TryReadEntry<TMode>(in MemorySlot slot, Gpa location, out ulong entry)
         where TMode : struct, IPagingMode
     {
-        entry = 0;
-        if (!slot.Contains(location.Frame))
-            return false;
         if (TMode.EntryShift == 3)
             return UserMemory.TryReadUInt64(slot.ToHva(location), out entry);
         bool read = UserMemory.TryReadUInt64(slot.ToHva(new Gpa(location.Value & ~7UL)), out ulong pair);
@@ -145,38 +164,39 @@ internal static class GuestWalker
     }
 
     /// <summary>Checks rights: <see cref="PageFaultCode.None"/> or what the error code says of the violation.</summary>
-    private static PageFaultCode Violation(in PagingState paging, in Mapping mapping, PageAccess access)
+    private static PageFaultCode Violation(in PagingState paging, ulong leaf, ulong rights, PageAccess access)
     {
         bool user = IsUser(in paging, access);
-        bool userPage = (mapping.Rights & GuestEntry.User) != 0;
-        bool writes = (access & PageAccess.Write) != 0;
-        bool writeProtects = user || (paging.Cr0 & PagingState.Cr0Wp) != 0;
-
+        bool userPage = (rights & GuestEntry.User) != 0;
         bool denied = user && !userPage;
-        if (writes && writeProtects)
-            denied |= (mapping.Rights & GuestEntry.Writable) == 0;
         if ((access & PageAccess.Fetch) != 0)
         {
-            denied |= (mapping.Rights & GuestEntry.NoExecute) == 0;
+            denied |= (rights & GuestEntry.NoExecute) == 0;
             denied |= !user && userPage && (paging.Cr4 & PagingState.Cr4Smep) != 0;
             return denied ? PageFaultCode.Present : PageFaultCode.None;
         }
 
+        bool writes = (access & PageAccess.Write) != 0 && (user || (paging.Cr0 & PagingState.Cr0Wp) != 0);
+        denied |= writes && (rights & GuestEntry.Writable) == 0;
         if (!user && userPage && (paging.Cr4 & PagingState.Cr4Smap) != 0)
             denied |= !paging.AlignmentCheck || (access & PageAccess.Implicit) != 0;
-        PageFaultCode violation = denied ? PageFaultCode.Present : PageFaultCode.None;
         if (userPage && (paging.Cr4 & PagingState.Cr4Pke) != 0 && (paging.Efer & PagingState.EferLma) != 0)
         {
-            int key = (int)(mapping.Leaf >> GuestEntry.ProtectionKeyShift) & 15;
+            int key = (int)(leaf >> GuestEntry.ProtectionKeyShift) & 15;
             uint disabled = (paging.Pkru >> (2 * key)) & 3;
-            if ((disabled & 1) != 0 || ((disabled & 2) != 0 && writes && writeProtects))
-                violation = PageFaultCode.Present | PageFaultCode.ProtectionKey;
+            if ((disabled & 1) != 0 || (disabled != 0 && writes))
+                return PageFaultCode.Present | PageFaultCode.ProtectionKey;
         }
-        return violation;
+        return denied ? PageFaultCode.Present : PageFaultCode.None;
     }
 
     private static bool IsUser(in PagingState paging, PageAccess access) =>
         paging.Cpl == 3 && (access & PageAccess.Implicit) == 0;
+
+    private static Translation Fail(in PagingState paging, PageAccess access, WalkResult result) =>
+        Fail(in paging, access, result == WalkResult.Reserved
+            ? PageFaultCode.Present | PageFaultCode.Reserved
+            : PageFaultCode.None);
 
     /// <summary>The #PF: what is wrong, and which kind of access it was.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -197,7 +217,6 @@ internal static class GuestWalker
     /// they are.
     /// </summary>
     /// <returns>False when an entry is no longer what the walk found.</returns>
-    [MethodImpl(MethodImplOptions.NoInlining)]
     private static bool SetFlags<TMode>(
         ref Vm.Vm vm, in PagingState paging, Gva address, ulong leaf, ulong dirty) where TMode : struct, IPagingMode
     {
@@ -205,8 +224,10 @@ internal static class GuestWalker
         for (int shift = TMode.TopShift; ; shift -= TMode.IndexBits)
         {
             Gpa location = EntryAddress<TMode>(table, address, shift);
-            ref MemorySlot slot = ref vm.Memory.Slots.Find(location.Frame);
-            if (!TryReadEntry<TMode>(in slot, location, out ulong entry) || (entry & GuestEntry.Present) == 0)
+            ref MemorySlot slot = ref vm.Memory.Slots.Find(location);
+            if (!slot.Contains(location) || !TryReadEntry<TMode>(in slot, location, out ulong entry))
+                return false;
+            if ((entry & GuestEntry.Present) == 0)
                 return false;
             bool last = shift == Page.Shift || TMode.IsLargePage(in paging, entry, shift);
             if (last && ((entry ^ leaf) & ~(GuestEntry.Accessed | GuestEntry.Dirty)) != 0)

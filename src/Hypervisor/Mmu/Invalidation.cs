@@ -18,14 +18,13 @@ internal static class Invalidation
         bool flush = false;
         foreach (ref readonly MemorySlot slot in vm.Memory.Slots.All)
         {
-            ulong slotEnd = slot.Address.Value + (slot.PageCount << Page.Shift);
             ulong from = Math.Max(start.Value, slot.Address.Value);
-            ulong to = Math.Min(end.Value, slotEnd);
+            ulong to = Math.Min(end.Value, slot.Address.Value + slot.Size);
             if (from >= to)
                 continue;
-            ulong firstPage = (from - slot.Address.Value) >> Page.Shift;
-            ulong endPage = (to - slot.Address.Value + Page.OffsetMask) >> Page.Shift;
-            flush |= NestedTables.Unmap(ref vm.Memory, slot.First + firstPage, slot.First + endPage);
+            Gpa first = slot.Start + (from - slot.Address.Value);
+            Gpa last = slot.Start + (to - 1 - slot.Address.Value);
+            flush |= NestedTables.Unmap(ref vm.Memory, first.Frame, last.Frame + 1);
         }
         return flush;
     }

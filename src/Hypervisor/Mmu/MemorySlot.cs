@@ -18,8 +18,10 @@ internal enum SlotFlags : uint
 /// <summary>A range of guest physical memory and the range of the process's memory behind it.</summary>
 internal struct MemorySlot
 {
-    public Gfn First;
-    public ulong PageCount;
+    public Gpa Start;
+    /// <summary>Bytes, whole pages; 0 in the empty slot.</summary>
+    public ulong Size;
+    /// <summary>Where the process has the memory.</summary>
     public Hva Address;
     public uint Id;
     public SlotFlags Flags;
@@ -29,20 +31,23 @@ internal struct MemorySlot
     public readonly bool IsReadOnly => (Flags & SlotFlags.ReadOnly) != 0;
     public readonly bool IsRetired => (Flags & SlotFlags.Retired) != 0;
     public readonly bool LogsDirty => !DirtyBitmap.IsNull;
-    public readonly Gfn End => First + PageCount;
+    public readonly Gpa End => Start + Size;
+    public readonly ulong PageCount => Size >> Page.Shift;
 
-    public readonly bool Contains(Gfn gfn) => gfn.Value - First.Value < PageCount;
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly bool Contains(Gpa address) => address.Value - Start.Value < Size;
 
     /// <summary>Host address of a guest physical address that the slot contains.</summary>
-    public readonly Hva ToHva(Gpa address) => Address + (address.Value - First.Address.Value);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly Hva ToHva(Gpa address) => Address + (address.Value - Start.Value);
 
-    /// <summary>Records a write to a page that the slot contains; costs one test while nothing is logged.</summary>
-    public readonly void MarkDirty(Gfn gfn)
+    /// <summary>Records a write to a page that the slot contains, if writes are logged.</summary>
+    public readonly void MarkDirty(Gpa address)
     {
         if (DirtyBitmap.IsNull)
             return;
         // Atomic even if the bit seems to be set: it also orders the write before a reset of the bitmap.
-        ulong page = gfn.Value - First.Value;
+        ulong page = (address.Value - Start.Value) >> Page.Shift;
         Interlocked.Or(ref DirtyBitmap.Span[(int)(page / 64)], 1UL << (int)(page % 64));
     }
 
@@ -84,19 +89,24 @@ internal struct SlotTable
     /// <summary>The slots, the empty element 0 included.</summary>
     public readonly Span<MemorySlot> All => _slots.Span;
 
-    /// <summary>The slot that contains <paramref name="gfn"/>, or one that does not.</summary>
-    public ref MemorySlot Find(Gfn gfn)
+    /// <summary>The slot that the last search found.</summary>
+    public readonly ref MemorySlot Recent => ref _slots.Span[_recent];
+
+    /// <summary>The slot that contains <paramref name="address"/>, or one that does not.</summary>
+    public ref MemorySlot Find(Gpa address)
+    {
+        ref MemorySlot recent = ref Recent;
+        return ref recent.Contains(address) ? ref recent : ref Search(address);
+    }
+
+    private ref MemorySlot Search(Gpa address)
     {
         Span<MemorySlot> slots = _slots.Span;
-        ref MemorySlot recent = ref slots[_recent];
-        if (recent.Contains(gfn))
-            return ref recent;
-
         int low = 0;
         for (int above = slots.Length; above - low > 1;)
         {
             int middle = (low + above) / 2;
-            if (slots[middle].First.Value <= gfn.Value)
+            if (slots[middle].Start.Value <= address.Value)
                 low = middle;
             else
                 above = middle;

@@ -12,8 +12,8 @@ internal static class MemorySlots
     /// <summary>Pages of a slot: what the original's 32-bit page counts can hold.</summary>
     public const ulong MaxPages = (1UL << 31) - 1;
 
-    /// <summary>Pages handled in one hold of the MMU lock: 16 GiB.</summary>
-    private const ulong PagesPerLock = 1UL << 22;
+    /// <summary>Guest memory handled in one hold of the MMU lock.</summary>
+    private const ulong BytesPerLock = 16UL << 30;
 
     private const uint KnownFlags =
         kvm_userspace_memory_region.KVM_MEM_LOG_DIRTY_PAGES | kvm_userspace_memory_region.KVM_MEM_READONLY;
@@ -35,23 +35,23 @@ internal static class MemorySlots
 
         MemorySlot slot = new()
         {
-            First = new Gpa(region.guest_phys_addr).Frame,
-            PageCount = region.memory_size >> Page.Shift,
+            Start = new Gpa(region.guest_phys_addr),
+            Size = region.memory_size,
             Address = new Hva(region.userspace_addr),
             Id = region.slot,
             Flags = (SlotFlags)region.flags,
         };
         if (index != 0)
         {
-            bool movesPages = slot.Address.Value != old.Address.Value || slot.PageCount != old.PageCount;
+            bool movesPages = slot.Address.Value != old.Address.Value || slot.Size != old.Size;
             if (movesPages || slot.IsReadOnly != old.IsReadOnly)
                 return Errno.EINVAL;
-            if (slot.First.Value == old.First.Value && slot.Flags == old.Flags)
+            if (slot.Start.Value == old.Start.Value && slot.Flags == old.Flags)
                 return Errno.Ok;
         }
         if (Overlaps(table.All, in slot))
             return Errno.EEXIST;
-        if (slot.End.Value - 1 > vm.Memory.LastFrame.Value)
+        if ((slot.End.Value - 1) >> Page.Shift > vm.Memory.LastFrame.Value)
             return Errno.EINVAL;
         return Replace(ref vm, index, slot);
     }
@@ -72,7 +72,7 @@ internal static class MemorySlots
     {
         foreach (ref readonly MemorySlot other in slots)
         {
-            if (other.Id != slot.Id && other.First.Value < slot.End.Value && slot.First.Value < other.End.Value)
+            if (other.Id != slot.Id && other.Start.Value < slot.End.Value && slot.Start.Value < other.End.Value)
                 return true;
         }
         return false;
@@ -99,7 +99,7 @@ internal static class MemorySlots
             return Errno.ENOMEM;
         }
 
-        bool stays = slot.PageCount != 0 && slot.First.Value == old.First.Value;
+        bool stays = slot.Size != 0 && slot.Start.Value == old.Start.Value;
         if (index != 0 && !stays)
             Retire(ref vm, ref old);
 
@@ -122,19 +122,19 @@ internal static class MemorySlots
         int count = slots.Length - 1;
         if (removed != 0)
             count--;
-        if (added.PageCount != 0)
+        if (added.Size != 0)
             count++;
         if (!SlotTable.TryAllocate(count, out table))
             return false;
 
         Span<MemorySlot> target = table.Value.All;
         int next = 1;
-        bool pending = added.PageCount != 0;
+        bool pending = added.Size != 0;
         for (int i = 1; i < slots.Length; i++)
         {
             if (i == removed)
                 continue;
-            if (pending && added.First.Value < slots[i].First.Value)
+            if (pending && added.Start.Value < slots[i].Start.Value)
             {
                 target[next++] = added;
                 pending = false;
@@ -153,13 +153,12 @@ internal static class MemorySlots
     private static void Retire(ref Vm.Vm vm, ref MemorySlot slot)
     {
         TablePool retired = default;
-        for (ulong page = 0; page < slot.PageCount; page += PagesPerLock)
+        for (ulong done = 0; done < slot.Size; done += BytesPerLock)
         {
-            Gfn first = slot.First + page;
-            Gfn end = slot.First + Math.Min(slot.PageCount, page + PagesPerLock);
+            Gpa end = slot.Start + Math.Min(slot.Size, done + BytesPerLock);
             vm.Host.LockMmu();
             slot.Flags |= SlotFlags.Retired;
-            NestedTables.Remove(ref vm.Memory, first, end, ref retired);
+            NestedTables.Remove(ref vm.Memory, (slot.Start + done).Frame, end.Frame, ref retired);
             vm.Host.UnlockMmu();
         }
         vm.Host.FlushTlbs();
@@ -170,11 +169,11 @@ internal static class MemorySlots
     private static void WriteProtect(ref Vm.Vm vm, in MemorySlot slot)
     {
         bool flush = false;
-        for (ulong page = 0; page < slot.PageCount; page += PagesPerLock)
+        for (ulong done = 0; done < slot.Size; done += BytesPerLock)
         {
-            Gfn end = slot.First + Math.Min(slot.PageCount, page + PagesPerLock);
+            Gpa end = slot.Start + Math.Min(slot.Size, done + BytesPerLock);
             vm.Host.LockMmu();
-            flush |= NestedTables.WriteProtect(ref vm.Memory, slot.First + page, end);
+            flush |= NestedTables.WriteProtect(ref vm.Memory, (slot.Start + done).Frame, end.Frame);
             vm.Host.UnlockMmu();
         }
         if (flush)

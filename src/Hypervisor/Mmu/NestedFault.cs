@@ -34,10 +34,9 @@ internal static class NestedFault
     public static FaultOutcome Handle<TFormat>(ref Vm.Vm vm, Gpa address, bool write)
         where TFormat : struct, INestedFormat
     {
-        Gfn gfn = address.Frame;
         KernelRef<SlotTable> table = vm.Memory.CurrentTable;
-        ref readonly MemorySlot slot = ref table.Value.Find(gfn);
-        if (!slot.Contains(gfn))
+        ref readonly MemorySlot slot = ref table.Value.Find(address);
+        if (!slot.Contains(address))
             return FaultOutcome.Mmio;
         if (write && slot.IsReadOnly)
             return FaultOutcome.ReadOnlyWrite;
@@ -45,7 +44,7 @@ internal static class NestedFault
             return FaultOutcome.NoMemory;
 
         ulong sequence = vm.Host.InvalidationSequence();
-        Hva hva = slot.ToHva(gfn.Address);
+        Hva hva = slot.ToHva(address.Frame.Address);
         PageLookup lookup = vm.Host.LookUpPage(hva, write, out HostPage page);
         if (lookup != PageLookup.Found)
             return lookup == PageLookup.Interrupted ? FaultOutcome.Interrupted : FaultOutcome.Error;
@@ -56,9 +55,9 @@ internal static class NestedFault
         vm.Host.LockMmu();
         if (!vm.Host.IsInvalidated(sequence, hva) && vm.Memory.IsCurrent(table) && !slot.IsRetired)
         {
-            result = NestedTables.Map<TFormat>(ref vm.Memory, gfn, page.Frame, writable);
+            result = NestedTables.Map<TFormat>(ref vm.Memory, address.Frame, page.Frame, writable);
             if (writable && result != MapResult.NeedsTable)
-                slot.MarkDirty(gfn);
+                slot.MarkDirty(address);
         }
         vm.Memory.Statistics.Faults++;
         if (result == MapResult.NeedsTable)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
 using SharpKvm.Host;
 
 namespace SharpKvm.Mmu;
@@ -152,8 +153,10 @@ internal static class NestedTables
         return true;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Hpa Target(ulong entry) => new(entry & AddressMask);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static int IndexOf(ulong gfn, int level) => (int)((gfn >> (IndexBits * (level - 1))) & IndexMask);
 
     /// <summary>The first frame that another entry of this level covers.</summary>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+
 namespace SharpKvm.Mmu;
 
 /// <summary>Bits of the guest's page-table entries that all paging modes share (SDM vol. 3, 4.3 to 4.5).</summary>
@@ -16,11 +18,13 @@ internal static class GuestEntry
     public const int ProtectionKeyShift = 59;
 
     /// <summary>Address bits that the processor does not have.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong BeyondPhysical(in PagingState paging) => AddressMask & (~0UL << paging.PhysicalBits);
 
     /// <summary>Bits 13 up to the page's size, which are no part of a large page's address.</summary>
     public static ulong BelowLargePage(int shift) => (1UL << shift) - (1UL << 13);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong NoExecuteIfReserved(in PagingState paging) =>
         (paging.Efer & PagingState.EferNxe) != 0 ? 0 : NoExecute;
 }
@@ -39,8 +43,9 @@ internal interface IPagingMode
 
     /// <summary>Bits that must be 0 in each present entry.</summary>
     static abstract ulong Reserved(in PagingState paging);
-    /// <summary>More of them in an entry above the lowest level, without and with a page of its own.</summary>
-    static abstract ulong ReservedInTable(int shift);
+    /// <summary>Whether more bits are set that must be 0 in an entry that points at a table.</summary>
+    static abstract bool IsBadPointer(ulong entry, int shift);
+    /// <summary>More bits that must be 0 in an entry above the lowest level that maps a page.</summary>
     static abstract ulong ReservedInLargePage(in PagingState paging, int shift);
 
     static abstract bool IsLargePage(in PagingState paging, ulong entry, int shift);
@@ -59,7 +64,7 @@ internal readonly struct Paging32 : IPagingMode
     public static ulong RootMask => 0xffff_f000;
 
     public static ulong Reserved(in PagingState paging) => 0;
-    public static ulong ReservedInTable(int shift) => 0;
+    public static bool IsBadPointer(ulong entry, int shift) => false;
 
     /// <summary>Bits 13-20 are address bits 32-39, as far as the processor has them; bit 21 is always 0.</summary>
     public static ulong ReservedInLargePage(in PagingState paging, int shift) =>
@@ -90,8 +95,8 @@ internal readonly struct PagingPae : IPagingMode
     public static ulong Reserved(in PagingState paging) =>
         GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging) | 0x7ff0_0000_0000_0000;
 
-    public static ulong ReservedInTable(int shift) =>
-        shift == PointerShift ? GuestEntry.NoExecute | 0x1e6 : 0;
+    public static bool IsBadPointer(ulong entry, int shift) =>
+        shift == PointerShift && (entry & (GuestEntry.NoExecute | 0x1e6)) != 0;
 
     public static ulong ReservedInLargePage(in PagingState paging, int shift) => GuestEntry.BelowLargePage(shift);
 
@@ -132,7 +137,8 @@ internal readonly struct LongPaging<TDepth> : IPagingMode where TDepth : struct,
     public static ulong Reserved(in PagingState paging) =>
         GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging);
 
-    public static ulong ReservedInTable(int shift) => shift > LargestPageShift ? GuestEntry.LargePage : 0;
+    public static bool IsBadPointer(ulong entry, int shift) =>
+        (entry & GuestEntry.LargePage) != 0 && shift > LargestPageShift;
 
     public static ulong ReservedInLargePage(in PagingState paging, int shift) => GuestEntry.BelowLargePage(shift);
 

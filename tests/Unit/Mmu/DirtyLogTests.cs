@@ -57,7 +57,10 @@ internal sealed class DirtyLogTests
         ulong[] written = [0, 1, 62, 63, 64, 65, 127, 128, 4095, 4096, 4097, Pages - 1];
         foreach (ulong page in written)
             _memory.Access(100 + page, write: true, out _);
+        // Read only, one of them a page that the process could let the guest write.
         _memory.Access(100 + 300, write: false, out _);
+        Assert.That(_memory.Process.Write(TestMemory.UserAddress(1, 301), [1]));
+        _memory.Access(100 + 301, write: false, out _);
         Assert.That(Collect(), Is.EqualTo(written));
         Assert.That(Collect(), Is.Empty);
 

@@ -105,11 +105,11 @@ internal sealed class GuestWalkerTests
         PagingState state = IdentityTables(memory, 0);
         Assert.That(memory.SetRegion(0, 0, 8, TestMemory.UserAddress(0, 0), flags: 1), Is.EqualTo(Errno.Ok));
         Assert.That(GuestWalker.Translate(ref memory.Vm, in state, new Gva(0x5000), PageAccess.Read).Succeeded);
-        Assert.That(memory.Vm.Memory.Slots.Find(new Gfn(0)).DirtyBitmap.Span[0], Is.EqualTo(0b1111UL));
+        Assert.That(memory.Vm.Memory.Slots.Find(default).DirtyBitmap.Span[0], Is.EqualTo(0b1111UL));
         // Now that the flags are set there is nothing more to write.
-        memory.Vm.Memory.Slots.Find(new Gfn(0)).DirtyBitmap.Span.Clear();
+        memory.Vm.Memory.Slots.Find(default).DirtyBitmap.Span.Clear();
         Assert.That(GuestWalker.Translate(ref memory.Vm, in state, new Gva(0x5000), PageAccess.Read).Succeeded);
-        Assert.That(memory.Vm.Memory.Slots.Find(new Gfn(0)).DirtyBitmap.Span[0], Is.Zero);
+        Assert.That(memory.Vm.Memory.Slots.Find(default).DirtyBitmap.Span[0], Is.Zero);
     }
 
     [Test]

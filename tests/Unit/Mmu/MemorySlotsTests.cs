@@ -202,10 +202,11 @@ internal sealed class MemorySlotsTests
         }
         for (uint slot = 0; slot < 2000; slot++)
         {
-            ref MemorySlot found = ref _memory.Vm.Memory.Slots.Find(new Gfn(slot * 3UL + 1));
-            Assert.That((found.Id, found.Contains(new Gfn(slot * 3UL + 1))), Is.EqualTo((slot, true)));
-            Assert.That(_memory.Vm.Memory.Slots.Find(new Gfn(slot * 3UL + 2)).Contains(new Gfn(slot * 3UL + 2)),
-                Is.False);
+            Gpa inside = new Gfn(slot * 3UL + 1).Address;
+            ref MemorySlot found = ref _memory.Vm.Memory.Slots.Find(inside);
+            Assert.That((found.Id, found.Contains(inside)), Is.EqualTo((slot, true)));
+            Gpa outside = inside + Page.Size;
+            Assert.That(_memory.Vm.Memory.Slots.Find(outside).Contains(outside), Is.False);
         }
     }
 
@@ -227,9 +228,10 @@ internal sealed class MemorySlotsTests
                 Assert.That(memory.SetRegion(slot, first, pages, user, flags), Is.EqualTo(expected));
                 for (ulong frame = 0; frame < 30; frame++)
                 {
-                    MemorySlot found = memory.Vm.Memory.Slots.Find(new Gfn(frame));
-                    ulong? address = found.Contains(new Gfn(frame)) ? found.ToHva(new Gfn(frame).Address).Value : null;
-                    Assert.That(address, Is.EqualTo(Lookup(model, frame)));
+                    Gpa address = new Gfn(frame).Address;
+                    MemorySlot found = memory.Vm.Memory.Slots.Find(address);
+                    Assert.That(found.Contains(address) ? found.ToHva(address).Value : (ulong?)null,
+                        Is.EqualTo(Lookup(model, frame)));
                 }
             }
             memory.Destroy();

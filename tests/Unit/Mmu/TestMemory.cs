@@ -113,9 +113,10 @@ internal sealed class TestMemory : IDisposable
 
     private void CheckMapping(ulong frame, Pfn page, bool writable)
     {
-        MemorySlot slot = Vm.Memory.Slots.Find(new Gfn(frame));
-        Assert.That(slot.Contains(new Gfn(frame)), $"frame {frame:x} is mapped without a slot");
-        ulong user = slot.ToHva(new Gfn(frame).Address).Value;
+        Gpa address = new Gfn(frame).Address;
+        MemorySlot slot = Vm.Memory.Slots.Find(address);
+        Assert.That(slot.Contains(address), $"frame {frame:x} is mapped without a slot");
+        ulong user = slot.ToHva(address).Value;
         Frame? present = Process.Present(user, out bool mayWrite);
         Assert.That(present?.Number.Value, Is.EqualTo(page.Value), $"frame {frame:x} maps a page that is not its own");
         if (!writable)
@@ -123,7 +124,7 @@ internal sealed class TestMemory : IDisposable
         Assert.That(mayWrite && !slot.IsReadOnly, $"frame {frame:x} is writable");
         if (slot.LogsDirty)
         {
-            ulong index = frame - slot.First.Value;
+            ulong index = frame - slot.Start.Frame.Value;
             bool dirty = (slot.DirtyBitmap.Span[(int)(index / 64)] >> (int)(index % 64) & 1) != 0;
             Assert.That(dirty, $"frame {frame:x} is writable but not logged");
         }
