@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using CsCheck;
+using NUnit.Framework;
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
+using Queue = SharpKvm.Cpu.Exceptions<SharpKvm.Tests.Cpu.FakeVendor>;
+
+namespace SharpKvm.Tests.Cpu;
+
+public class EventTests
+{
+    private TestVcpu _test = null!;
+
+    [SetUp]
+    public void SetUp()
+    {
+        _test = new TestVcpu();
+        _test.Block.Cr0 = Cr0.Pe;
+    }
+
+    [TearDown]
+    public void TearDown() => _test.Dispose();
+
+    private ref EventState Events => ref _test.Vcpu.Events;
+
+    private static bool IsContributory(int vector) => vector is 0 or 10 or 11 or 12 or 13 or 21;
+
+    /// <summary>All pairs of exceptions against table 6-5 of SDM vol. 3, 6.15.</summary>
+    [Test]
+    public void ASecondExceptionDoublesAsTheManualSays([Values] bool begun)
+    {
+        for (int first = 0; first < 32; first++)
+        {
+            for (int second = 0; second < 32; second++)
+            {
+                Events = default;
+                Queue.Queue(ref _test.Vcpu, new Vector((byte)first), first == 14, 3, new Gva(0x1000));
+                if (begun)
+                    Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.True);
+                Queue.Queue(ref _test.Vcpu, new Vector((byte)second), second == 14, 5, new Gva(0x2000));
+
+                bool secondSerious = IsContributory(second) || second == 14;
+                bool triple = first == 8 && secondSerious;
+                bool doubled = IsContributory(first) && IsContributory(second) || first == 14 && secondSerious;
+                Assert.That(Events.TripleFault, Is.EqualTo(triple), $"{first}, {second}");
+                Assert.That(Events.HasException, Is.EqualTo(!triple), $"{first}, {second}");
+                if (triple)
+                    continue;
+                Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
+                Assert.That((int)taken.Vector.Value, Is.EqualTo(doubled ? 8 : second), $"{first}, {second}");
+                Assert.That((taken.HasErrorCode, taken.HasErrorCode ? taken.ErrorCode : 0),
+                    Is.EqualTo(doubled ? (true, 0u) : second == 14 ? (true, 5u) : (false, 0u)), $"{first}, {second}");
+            }
+        }
+    }
+
+    [Test]
+    public void RealModeHasNoErrorCodes()
+    {
+        _test.Block.Cr0 = 0;
+        Queue.QueueError(ref _test.Vcpu, Vector.GeneralProtection, 0x10);
+        Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
+        Assert.That(taken.HasErrorCode, Is.False);
+    }
+
+    [Test]
+    public void APageFaultWritesCr2WhenItIsDelivered()
+    {
+        Queue.QueuePageFault(ref _test.Vcpu, 2, new Gva(0xdead000));
+        Assert.That(_test.Block.Cr2, Is.Zero);
+        Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
+        Assert.That((_test.Block.Cr2, taken.Vector.Value, taken.ErrorCode), Is.EqualTo((0xdead000ul, (byte)14, 2u)));
+        Assert.That(_test.Vcpu.Registers.Rflags & Rflags.Rf, Is.Not.Zero, "RF is pushed by faults");
+    }
+
+    [Test]
+    public void ADebugExceptionWritesDr6AndClearsGd()
+    {
+        Debugging<FakeVendor>.SetDr6(ref _test.Vcpu, 0xf);
+        Debugging<FakeVendor>.SetDr7(ref _test.Vcpu, DebugBits.Dr7Gd | 1);
+        Queue.QueueDebug(ref _test.Vcpu, 1 << 14);
+        Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.True);
+        Assert.That((_test.Block.Dr6, _test.Block.Dr7), Is.EqualTo((0xffff4ff0ul, 0x401ul)));
+        Assert.That(_test.Vcpu.Registers.Rflags & Rflags.Rf, Is.Zero);
+    }
+
+    [Test]
+    public void AnInterruptedDeliveryIsRepeated()
+    {
+        Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.False);
+        Events.ReinjectException(Vector.PageFault, true, 7);
+        Assert.That(Events.AnyInjected, Is.True);
+        Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
+        Assert.That((taken.Vector.Value, taken.ErrorCode), Is.EqualTo(((byte)14, 7u)));
+        Events.ClearInjected();
+        Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.False);
+        Events.ReinjectException(Vector.Breakpoint, false, 0);
+        Assert.That(Events.AnyInjected, Is.False, "the instruction runs again");
+        Events.ReinjectInterrupt(new Vector(0x80), soft: true);
+        Events.ReinjectNmi();
+        Assert.That((Events.Interrupt.Soft, Events.Nmi.Injected, Events.AnyInjected), Is.EqualTo((true, true, true)));
+    }
+
+    [Test]
+    public void AnInterruptNeedsAnOpenWindow()
+    {
+        Assert.That(Queue.CanAcceptInterrupt(ref _test.Vcpu), Is.False, "IF");
+        _test.Vcpu.Registers.Rflags |= Rflags.If;
+        Assert.That(Queue.CanAcceptInterrupt(ref _test.Vcpu), Is.True);
+        _test.Block.InterruptShadow = 1;
+        Assert.That(Queue.CanAcceptInterrupt(ref _test.Vcpu), Is.False, "shadow");
+        _test.Block.InterruptShadow = 0;
+        Queue.Queue(ref _test.Vcpu, Vector.InvalidOpcode);
+        Assert.That(Queue.CanAcceptInterrupt(ref _test.Vcpu), Is.False, "exception");
+        Events = default;
+        Events.ReinjectInterrupt(new Vector(32), false);
+        Assert.That(Queue.CanAcceptInterrupt(ref _test.Vcpu), Is.False, "another one");
+    }
+
+    [Test]
+    public void AnNmiNeedsToBeUnmasked()
+    {
+        Assert.That(Queue.CanTakeNmi(ref _test.Vcpu), Is.False);
+        Ioctls.Nmi(ref _test.Vcpu);
+        Assert.That(Queue.CanTakeNmi(ref _test.Vcpu), Is.True);
+        _test.Block.NmiMasked = true;
+        Assert.That(Queue.CanTakeNmi(ref _test.Vcpu), Is.False);
+    }
+
+    private static readonly Gen<kvm_vcpu_events> s_events =
+        from bits in Gen.Bool.Array[10]
+        from vector in Gen.Byte[3, 31]
+        from error in Gen.UInt
+        from payload in Gen.ULong
+        from interrupt in Gen.Byte
+        from shadow in Gen.Byte[0, 3]
+        select new kvm_vcpu_events
+        {
+            exception = new()
+            {
+                injected = Flag(bits[0] && !Soft(vector)), pending = Flag(bits[1] && !bits[0] && !Soft(vector)),
+                nr = vector, has_error_code = Flag(bits[2]), error_code = error,
+            },
+            exception_has_payload = Flag(bits[1] && !bits[0] && !Soft(vector)),
+            exception_payload = payload,
+            interrupt = new() { injected = Flag(bits[3]), nr = interrupt, shadow = shadow },
+            nmi = new() { injected = Flag(bits[4]), pending = Flag(bits[5]), masked = Flag(bits[6]) },
+            triple_fault = new() { pending = Flag(bits[7]) },
+            flags = kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW
+                | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM | kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD
+                | kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT,
+        };
+
+    private static bool Soft(byte vector) => vector is 3 or 4;
+    private static byte Flag(bool value) => value ? (byte)1 : (byte)0;
+
+    [Test]
+    public void AllEventsComeBack()
+    {
+        _test.Machine.Vm.Cpu.ExceptionPayload = true;
+        _test.Machine.Vm.Cpu.TripleFaultEvent = true;
+        s_events.Sample(events =>
+        {
+            Assert.That(_test.Set(Ioctls.SetVcpuEvents, events), Is.Zero);
+            StateIoctlsTests.AssertSame(_test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents), events);
+        }, iter: 500, threads: 1);
+    }
+
+    [Test]
+    public void WithoutPayloadsAPendingExceptionCountsAsInjected()
+    {
+        Queue.QueuePageFault(ref _test.Vcpu, 4, new Gva(0x5000));
+        kvm_vcpu_events events = _test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents);
+        Assert.That((events.exception.injected, events.exception.nr, events.exception.error_code, events.exception_has_payload),
+            Is.EqualTo(((byte)1, (byte)14, 4u, (byte)0)));
+        Assert.That(_test.Block.Cr2, Is.EqualTo(0x5000));
+        Assert.That(_test.Set(Ioctls.SetVcpuEvents, events), Is.Zero);
+        Assert.That((Events.Exception.Injected, Events.Exception.Pending), Is.EqualTo((true, false)));
+    }
+
+    [Test]
+    public void SoftExceptionsAreNotReported()
+    {
+        Queue.Queue(ref _test.Vcpu, Vector.Breakpoint);
+        Assert.That(_test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents).exception.injected, Is.Zero);
+    }
+
+    private static IEnumerable<TestCaseData> Bad()
+    {
+        yield return new TestCaseData(new kvm_vcpu_events { flags = 0x40 }).SetArgDisplayNames("unknown flag");
+        yield return new TestCaseData(new kvm_vcpu_events { flags = 0x10 }).SetArgDisplayNames("payload not enabled");
+        yield return new TestCaseData(new kvm_vcpu_events { flags = 0x20 }).SetArgDisplayNames("triple fault not enabled");
+        yield return new TestCaseData(new kvm_vcpu_events { exception = new() { injected = 1, nr = 32 } })
+            .SetArgDisplayNames("vector 32");
+        yield return new TestCaseData(new kvm_vcpu_events { exception = new() { injected = 1, nr = 2 } })
+            .SetArgDisplayNames("NMI as an exception");
+        yield return new TestCaseData(new kvm_vcpu_events { flags = 8, smi = new() { smm = 1 } })
+            .SetArgDisplayNames("SMM");
+        yield return new TestCaseData(new kvm_vcpu_events { flags = 8, smi = new() { pending = 1 } })
+            .SetArgDisplayNames("SMI");
+    }
+
+    [TestCaseSource(nameof(Bad))]
+    public void ImpossibleEventsAreRefusedAndChangeNothing(object events)
+    {
+        Ioctls.Nmi(ref _test.Vcpu);
+        Assert.That(_test.Set(Ioctls.SetVcpuEvents, (kvm_vcpu_events)events), Is.EqualTo(Errno.EINVAL));
+        Assert.That(Events.Nmi.Pending, Is.EqualTo(1));
+    }
+
+    [Test]
+    public void FieldsWithoutTheirFlagStay()
+    {
+        Ioctls.Nmi(ref _test.Vcpu);
+        _test.Block.InterruptShadow = 2;
+        Assert.That(_test.Set(Ioctls.SetVcpuEvents, new kvm_vcpu_events
+        {
+            exception = new() { pending = 1, nr = 14 }, sipi_vector = 9, smi = new() { smm = 1 },
+        }), Is.Zero);
+        Assert.That((Events.Nmi.Pending, _test.Block.InterruptShadow, Events.HasException),
+            Is.EqualTo(((byte)1, 2, false)));
+    }
+}
