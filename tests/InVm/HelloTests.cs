@@ -18,7 +18,6 @@ public sealed partial class HelloTests
     private static readonly string Source = Repository.PathOf("samples", "hello", "Greeter.cs");
 
     private L1Result run = null!;
-    private Dictionary<string, string[]> sections = null!;
 
     [OneTimeSetUp]
     public void Boot()
@@ -41,14 +40,6 @@ public sealed partial class HelloTests
                 echo ::unload; rmmod hello && ! grep -q ^hello /proc/modules && echo gone
                 """,
         });
-        sections = run.Output.Aggregate(
-            (Name: "", Map: new Dictionary<string, string[]>()),
-            (state, line) =>
-            {
-                string name = line.StartsWith("::", StringComparison.Ordinal) ? line[2..] : state.Name;
-                state.Map[name] = name == state.Name ? [.. state.Map.GetValueOrDefault(name, []), line] : [];
-                return (name, state.Map);
-            }).Map;
     }
 
     [Test]
@@ -70,8 +61,8 @@ public sealed partial class HelloTests
         Assert.That(Section(fault), Has.Some.Contains("Input/output error"));
         Assert.That(Section(fault), Has.Some.EqualTo("status 1"));
         string place = $"hello: trap: {kind} in {method} (Greeter.cs:{LineOf(code)})";
-        Assert.That(run.KernelLog.Select(KernelLog.WithoutTime), Has.Exactly(1).EqualTo(place),
-            string.Join('\n', run.KernelLog.Where(line => line.Contains("trap:"))));
+        Assert.That(run.KernelLog.Select(KernelLog.WithoutTime).Where(line => line.Contains("trap:")),
+            Has.Exactly(1).EqualTo(place));
     }
 
     [Test]
@@ -97,7 +88,7 @@ public sealed partial class HelloTests
         Assert.That(place, Does.Contain($"Greeter.cs:{LineOf(code)}"));
     }
 
-    private string[] Section(string name) => sections.GetValueOrDefault(name, []);
+    private IReadOnlyList<string> Section(string name) => run.Section(name) ?? [];
 
     /// <summary>The warning's call trace, one "symbol+offset/size" per line, unreliable ones behind a '?'.</summary>
     private IEnumerable<string> Trace()

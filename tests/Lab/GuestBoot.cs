@@ -7,11 +7,11 @@ namespace SharpKvm.Lab;
 /// </summary>
 public sealed record GuestBoot
 {
-    /// <summary>A job line: the module is in, QEMU starts; what follows is the guest's console.</summary>
-    public const string GuestMark = "::guest";
+    /// <summary>The section of the output that is the guest's console: the module is in, QEMU starts.</summary>
+    public const string GuestSection = "guest";
 
-    /// <summary>A job line: QEMU has ended.</summary>
-    public const string EndMark = "::end";
+    /// <summary>The section after it: QEMU has ended.</summary>
+    public const string EndSection = "end";
 
     private const string LastWord = "Guest done.";
 
@@ -51,13 +51,13 @@ public sealed record GuestBoot
             Script = $"""
                 {load} || exit 125
                 ls -l /dev/kvm || exit 125
-                echo {GuestMark}
+                echo ::{GuestSection}
                 qemu-system-x86_64 -accel kvm,kernel-irqchip=off -machine q35 -cpu {cpu} -m {GuestMemoryMib} \
                     -nodefaults -no-user-config -display none -no-reboot -serial stdio \
                     -kernel '{kernel.Image}' -initrd '{initramfs}' \
                     -append 'console=ttyS0 panic=-1 {KernelParameters}' {QemuArguments} </dev/null 2>/job/qemu.txt
                 status=$?
-                echo {EndMark}
+                echo ::{EndSection}
                 cat /job/qemu.txt
                 {unload} || exit 126
                 exit $status
@@ -66,8 +66,7 @@ public sealed record GuestBoot
     }
 
     /// <summary>The guest's console, as QEMU printed it.</summary>
-    public static IReadOnlyList<string> GuestConsole(L1Result result) =>
-        [.. result.Output.SkipWhile(line => line != GuestMark).Skip(1).TakeWhile(line => line != EndMark)];
+    public static IReadOnlyList<string> GuestConsole(L1Result result) => result.Section(GuestSection) ?? [];
 
     /// <summary>What <c>uname -a</c> said in the guest's user space; null when the guest did not come to its end.</summary>
     public static string? GuestUname(L1Result result)

@@ -11,7 +11,7 @@ public sealed class L1Machine : IDisposable
     private const string Mark = "@@lab:";
 
     /// <summary>A CPU with SVM, less what the emulator does not have and would warn about.</summary>
-    private const string Cpu = "EPYC,+svm,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
+    private const string Cpu = "EPYC,+svm,+npt,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
 
     /// <summary>Runs the emulator and kills it when standard input closes: when we are gone, whatever the reason.</summary>
     private const string Leash = """
@@ -123,7 +123,7 @@ public sealed class L1Machine : IDisposable
             "-c", Leash, emulator.Program, emulator.Program,
             .. emulator.DataFolders.SelectMany(folder => (string[])["-L", folder]),
             .. timing,
-            "-machine", "q35", "-cpu", $"{Cpu},{(options.NestedPaging ? "+" : "-")}npt",
+            "-machine", "q35", "-cpu", string.Join(',', [Cpu, .. options.CpuFeatures]),
             "-smp", $"{cpus}", "-m", $"{options.MemoryMib}",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-serial", "stdio",

@@ -38,8 +38,8 @@ public sealed record L1Options
     /// <summary>One CPU, and virtual nanoseconds are instructions: repeatable counts, no wall-clock time.</summary>
     public bool CountInstructions { get; init; }
 
-    /// <summary>Whether L1's CPU has nested paging.</summary>
-    public bool NestedPaging { get; init; } = true;
+    /// <summary>What L1's CPU has beyond the usual or lacks of it, as QEMU says it: <c>-npt</c>, <c>-svm</c>.</summary>
+    public IReadOnlyList<string> CpuFeatures { get; init; } = [];
 
     /// <summary>More for L1's kernel command line.</summary>
     public string KernelParameters { get; init; } = "";

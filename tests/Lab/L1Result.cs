@@ -17,6 +17,9 @@ public enum L1End
 /// <summary>What an L1 run left behind.</summary>
 public sealed record L1Result
 {
+    /// <summary>A job divides its output by lines that begin so.</summary>
+    public const string SectionMark = "::";
+
     /// <summary>How it ended.</summary>
     public required L1End End { get; init; }
 
@@ -40,6 +43,17 @@ public sealed record L1Result
 
     /// <summary>From the emulator's start to its end.</summary>
     public required TimeSpan Duration { get; init; }
+
+    /// <summary>
+    /// What the job printed behind its line <c>::NAME</c>, up to the next such line; null when there is no such line.
+    /// </summary>
+    public IReadOnlyList<string>? Section(string name)
+    {
+        int start = Output.TakeWhile(line => line != SectionMark + name).Count() + 1;
+        return start > Output.Count
+            ? null
+            : [.. Output.Skip(start).TakeWhile(line => !line.StartsWith(SectionMark, StringComparison.Ordinal))];
+    }
 
     /// <summary>True when the job ended with 0, L1 powered off, and its kernel log is clean.</summary>
     public bool Succeeded => End == L1End.Completed && ExitStatus == 0 && Reports.Count == 0;

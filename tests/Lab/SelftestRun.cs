@@ -27,16 +27,14 @@ public sealed class SelftestRun
     /// <summary>A group that takes longer hangs.</summary>
     private const int GroupSeconds = 300;
 
-    private const string GroupMark = "::group ";
     private const string KernelGroupMark = "lab: group ";
     private const string TrappingGroup = "containment";
     private const string ContainedTrap = "^sharpkvm: trap: ";
-    private const string UnloadMark = "::unloaded";
+    private const string UnloadedSection = "unloaded";
 
     private static readonly ConcurrentDictionary<SelftestLane, Lazy<SelftestRun>> Runs = new();
 
-    private readonly Dictionary<string, KtapCase> cases = [];
-    private readonly Dictionary<string, List<string>> outputs = [];
+    private readonly Dictionary<string, KtapCase> cases;
 
     private SelftestRun(SelftestLane lane)
     {
@@ -47,28 +45,8 @@ public sealed class SelftestRun
             Timeout = TimeSpan.FromMinutes(12),
             Script = BuildScript(lane),
         });
-        string group = "";
-        foreach (string line in Result.Output)
-        {
-            if (line.StartsWith(GroupMark, StringComparison.Ordinal))
-            {
-                group = line[GroupMark.Length..];
-                outputs[group] = [];
-            }
-            else if (line == UnloadMark)
-            {
-                Unloaded = true;
-            }
-            else if (outputs.TryGetValue(group, out List<string>? output))
-            {
-                output.Add(line);
-            }
-        }
-
-        foreach (KtapCase found in outputs.Values.SelectMany(Ktap.Parse))
-        {
-            cases[found.Name] = found;
-        }
+        cases = Groups.SelectMany(group => Ktap.Parse(Result.Section(group) ?? []))
+            .ToLookup(found => found.Name).ToDictionary(found => found.Key, found => found.Last());
     }
 
     /// <summary>The selftest program, as the build publishes it.</summary>
@@ -78,7 +56,7 @@ public sealed class SelftestRun
     public L1Result Result { get; }
 
     /// <summary>True when the module went out again after the last group.</summary>
-    public bool Unloaded { get; }
+    public bool Unloaded => Result.Section(UnloadedSection) is not null;
 
     /// <summary>The run on a lane: made at the first call, the same one afterwards.</summary>
     public static SelftestRun On(SelftestLane lane) =>
@@ -123,6 +101,8 @@ public sealed class SelftestRun
     /// <summary>The result of one case; a case without a result line has failed, and what was seen instead is why.</summary>
     public KtapCase this[string name] => cases.GetValueOrDefault(name) ?? Missing(name);
 
+    private static IEnumerable<string> Groups => List().Select(GroupOf).Distinct();
+
     private static string GroupOf(string name) => name.Split('/')[0];
 
     private static string BuildScript(SelftestLane lane)
@@ -130,22 +110,22 @@ public sealed class SelftestRun
         var script = new StringBuilder();
         string unload = lane.Module is null ? "kvm-amd" : Path.GetFileNameWithoutExtension(lane.Module);
         script.Append(lane.Module is null ? "modprobe kvm-amd" : $"insmod '{lane.Module}'").Append(" || exit 125\n");
-        foreach (string group in List().Select(GroupOf).Distinct())
+        foreach (string group in Groups)
         {
-            script.Append($"echo '{GroupMark}{group}'\n");
+            script.Append($"echo ::{group}\n");
             script.Append($"echo '{KernelGroupMark}{group}' >/dev/kmsg\n");
             script.Append($"timeout -k 5 {GroupSeconds} '{Program}' --device {lane.Device} --filter '{group}/*' 2>&1\n");
             script.Append("status=$?; [ $status -le 1 ] || echo \"# the program ended with $status\"\n");
         }
 
-        script.Append($"echo '{GroupMark}'\nrmmod {unload} && echo {UnloadMark}\n");
+        script.Append($"echo ::unload\nrmmod {unload} && echo ::{UnloadedSection}\n");
         return script.ToString();
     }
 
     private KtapCase Missing(string name)
     {
-        List<string> seen = outputs.GetValueOrDefault(GroupOf(name), []);
-        string why = seen.Count == 0
+        IReadOnlyList<string>? seen = Result.Section(GroupOf(name));
+        string why = seen is null
             ? $"its group never began: {Result.Describe()}"
             : $"no result line; the group's output ended with:\n{string.Join('\n', seen.TakeLast(15))}";
         return new KtapCase(name, KtapOutcome.Failed, why, []);

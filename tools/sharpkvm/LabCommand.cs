@@ -86,7 +86,7 @@ internal static class LabCommand
             Cpus = arguments.GetRequiredValue(Cpus),
             MemoryMib = arguments.GetRequiredValue(Memory),
             CountInstructions = arguments.GetRequiredValue(Count),
-            NestedPaging = !arguments.GetRequiredValue(NoNpt),
+            CpuFeatures = arguments.GetRequiredValue(NoNpt) ? ["-npt"] : [],
             KernelParameters = arguments.GetRequiredValue(Append),
             Live = (source, text) => Console.WriteLine(source switch
             {

@@ -94,11 +94,11 @@ internal sealed class RunCommand
             case (L1Source.Lab, _) when line.StartsWith("@@lab:up", StringComparison.Ordinal):
                 Step("The machine is up; loading the module");
                 break;
-            case (L1Source.Job, GuestBoot.GuestMark):
+            case (L1Source.Job, L1Result.SectionMark + GuestBoot.GuestSection):
                 Step("The module is loaded; starting QEMU. The guest's console:");
                 inGuest = true;
                 break;
-            case (L1Source.Job, GuestBoot.EndMark):
+            case (L1Source.Job, L1Result.SectionMark + GuestBoot.EndSection):
                 inGuest = false;
                 Step("QEMU has ended; unloading the module");
                 break;
