@@ -28,3 +28,13 @@ internal struct kvm_dirty_log
     /// <summary>User address of the bitmap: one bit per page, rounded up to 8 bytes.</summary>
     public ulong dirty_bitmap;
 }
+
+/// <summary>KVM_ENABLE_CAP.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct kvm_enable_cap
+{
+    public uint cap;
+    public uint flags;
+    public ulong_4 args;
+    public ulong_8 pad;
+}

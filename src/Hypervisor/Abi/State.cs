@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace SharpKvm.Abi;
 
 // Arguments of the ioctls that get and set guest state: the UAPI's names, order and sizes (asm/kvm.h, linux/kvm.h).
-
 
 [InlineArray(3)]
 internal struct uint_3
@@ -102,6 +102,11 @@ internal struct kvm_sregs_common
     public ulong cr0, cr2, cr3, cr4, cr8;
     public ulong efer;
     public ulong apic_base;
+
+    /// <summary>The segments in the order of their fields, <see cref="cs"/> to <see cref="ldt"/>.</summary>
+    // SAFETY: the layout is sequential, the eight fields stand one after the other.
+    [UnscopedRef]
+    public Span<kvm_segment> Segments => MemoryMarshal.CreateSpan(ref cs, 8);
 }
 
 /// <summary>KVM_GET_SREGS, KVM_SET_SREGS.</summary>
@@ -138,6 +143,25 @@ internal struct kvm_fpu
     public byte_256 xmm;
     public uint mxcsr;
     public uint pad2;
+}
+
+/// <summary>The FXSAVE image, without its reserved end, and the head of the XSAVE header (SDM vol. 1, 10.5 and 13.4).</summary>
+[StructLayout(LayoutKind.Explicit, Size = 576)]
+internal struct fxregs_state
+{
+    public const ulong X87 = 1, Sse = 2;
+
+    [FieldOffset(0)] public ushort cwd;
+    [FieldOffset(2)] public ushort swd;
+    [FieldOffset(4)] public byte twd;
+    [FieldOffset(6)] public ushort fop;
+    [FieldOffset(8)] public ulong rip;
+    [FieldOffset(16)] public ulong rdp;
+    [FieldOffset(24)] public uint mxcsr;
+    [FieldOffset(32)] public byte_128 st;
+    [FieldOffset(160)] public byte_256 xmm;
+    /// <summary>XSTATE_BV: the components that are not in their initial state.</summary>
+    [FieldOffset(512)] public ulong present;
 }
 
 [StructLayout(LayoutKind.Sequential)]

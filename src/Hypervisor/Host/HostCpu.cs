@@ -11,6 +11,9 @@ internal static partial class HostCpu
     /// <summary>False when the MSR does not exist (#GP).</summary>
     public static partial bool TryReadMsr(uint index, out ulong value);
 
+    /// <summary>Writes an MSR that is known to exist; anything else is a trap of the core.</summary>
+    public static partial void WriteMsr(uint index, ulong value);
+
     public static partial ulong Tsc();
 
     /// <summary>Rate of the time-stamp counter in kHz.</summary>

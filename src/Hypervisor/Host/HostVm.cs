@@ -11,7 +11,7 @@ internal enum PageLookup : byte
     Interrupted,
 }
 
-/// <summary>A referenced page of the process: until <see cref="HostVm.ReleasePage"/>.</summary>
+/// <summary>A page of the process. It may be used only as <see cref="HostVm.IsInvalidated"/> allows: nothing pins it.</summary>
 internal struct HostPage
 {
     public Pfn Frame;
@@ -40,11 +40,16 @@ internal readonly partial struct HostVm(nint handle)
 
     /// <summary>Makes the page at <paramref name="address"/> present (faulting it in, which may sleep).</summary>
     public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page);
-    public partial void ReleasePage(HostPage page);
 
     /// <summary>Makes every vCPU leave the guest and flush its TLB before it enters again; waits for them.</summary>
     public partial void FlushTlbs();
 
     /// <summary>Waits until no vCPU still uses a memory-slot table that was replaced before this call (SRCU).</summary>
     public partial void SynchronizeSlots();
+
+    /// <summary>KVM_CREATE_VCPU: a new file descriptor or an errno.</summary>
+    public partial int CreateVcpu(uint id);
+
+    /// <summary>KVM_CREATE_VM: a new file descriptor or an errno.</summary>
+    public static partial int Create();
 }

@@ -18,6 +18,16 @@ internal static partial class KernelPages
 
     /// <summary>The page as a table of 512 entries.</summary>
     public static partial Span<ulong> Entries(Hpa page);
+
+    /// <summary>The page as a hardware structure of at most its size.</summary>
+    public static KernelRef<T> Reference<T>(Hpa page) where T : unmanaged =>
+        new(Unsafe.SizeOf<T>() <= Page.Size ? Address(page) : 0);
+
+    private static partial nint Address(Hpa page);
+
+    /// <summary>2^order contiguous pages with all bits set, for bitmaps that hardware reads.</summary>
+    public static partial Hpa AllocateBitmap(int order);
+    public static partial void FreeBitmap(Hpa bitmap, int order);
 }
 
 /// <summary>An array in kernel memory with an explicit owner: who allocates it frees it.</summary>

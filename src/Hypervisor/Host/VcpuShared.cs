@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using SharpKvm.Abi;
 using SharpKvm.Cpu;
 
 namespace SharpKvm.Host;
 
 /// <summary>
 /// The part of a vCPU that the shim and its world switch read and write; struct sk_vcpu_shared in src/Shim/shim.h has
-/// the same layout, and the build proves it.
+/// the same layout, and loading the module proves it.
 /// </summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct VcpuShared
@@ -14,11 +16,8 @@ internal struct VcpuShared
     public GuestRegisters Registers;
     /// <summary>Physical address of the VMCB (SVM).</summary>
     public ulong ControlBlock;
-    /// <summary>The shim's own part of this vCPU.</summary>
-    public HostVcpu Host;
-    /// <summary>Kernel address of the kvm_run page shared with user space.</summary>
-    public ulong RunPage;
-    /// <summary>Guest XCR0, TSC_AUX and PKRU: switched by the shim only where they differ from the host's.</summary>
+    /// <summary>Guest values that the shim switches where they differ from the host's.</summary>
+    public ulong SpecCtrl;
     public ulong Xcr0;
     public ulong TscAux;
     /// <summary>DR0-3 to load before entry when <see cref="EntryFlags.LoadDebugRegisters"/> is set.</summary>
@@ -26,9 +25,27 @@ internal struct VcpuShared
     public ulong Dr1;
     public ulong Dr2;
     public ulong Dr3;
+    /// <summary>The shim's own part of this vCPU.</summary>
+    public HostVcpu Host;
+    /// <summary>The page shared with user space.</summary>
+    public KernelRef<kvm_run> Run;
+    public KernelRef<ExitTrace> Trace;
+    /// <summary>The page of port data behind the run page.</summary>
+    public KernelRef<PortPage> Port;
+    /// <summary>Counted for debugfs: entries into the guest, MSR writes and TLB flushes on their way.</summary>
+    public ulong Entries;
+    public ulong MsrWrites;
+    public ulong TlbFlushes;
     public EntryFlags Flags;
     /// <summary>What others ask of this vCPU before its next entry: set atomically by anyone, cleared by its thread.</summary>
-    public VcpuRequests Requests;
+    public uint RequestBits;
+    /// <summary>The next entry of <see cref="Trace"/> to be written.</summary>
+    public uint TraceNext;
+    public uint Pkru;
+
+    public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
+
+    public void Request(VcpuRequests request) => Interlocked.Or(ref RequestBits, (uint)request);
 }
 
 /// <summary>What the world switch does besides the switch.</summary>
@@ -48,14 +65,56 @@ internal enum VcpuRequests : uint
     FlushTlb = 1 << 0,
     /// <summary>The thread moved to another physical CPU.</summary>
     Migrated = 1 << 1,
-    /// <summary>An event may have become deliverable (KVM_NMI from another thread).</summary>
-    Event = 1 << 2,
     /// <summary>The VM was ended by a trap in the core.</summary>
     Dead = 1 << 3,
+    /// <summary>Someone waits for the end of an old memory-slot table.</summary>
+    RenewSlots = 1 << 4,
+}
+
+/// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>
+[InlineArray(Page.Size)]
+internal struct PortPage
+{
+    private byte _first;
+}
+
+/// <summary>The last exits of a vCPU, read through debugfs.</summary>
+[InlineArray(Length)]
+internal struct ExitTrace
+{
+    public const int Length = 256;
+    private ExitRecord _first;
+}
+
+/// <summary>One exit: when, where, why (the vendor's exit code and its two qualifications).</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct ExitRecord
+{
+    public ulong Tsc;
+    public ulong Rip;
+    public ulong Info1;
+    public ulong Info2;
+    public uint Reason;
+    public uint Reserved;
 }
 
 /// <summary>The shim's part of a vCPU.</summary>
 internal readonly partial struct HostVcpu(nint handle)
 {
     private readonly nint _handle = handle;
+
+    /// <summary>
+    /// One turn of the guest. False when a request, a signal or a due reschedule kept it from entering: handle the
+    /// requests, call <see cref="Work"/>, try again.
+    /// </summary>
+    public partial bool Enter();
+
+    /// <summary>Reschedules and does other pending work of the thread. False: a signal waits.</summary>
+    public partial bool Work();
+
+    /// <summary>Leaves and enters the read section of the memory-slot table.</summary>
+    public partial void RenewSlots();
+
+    /// <summary>Signals that are blocked during KVM_RUN, if <paramref name="active"/>.</summary>
+    public partial void SetSignalMask(ulong mask, bool active);
 }

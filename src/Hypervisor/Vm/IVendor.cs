@@ -58,8 +58,19 @@ internal interface IVendor
     static abstract bool GetNmiMasked(ref Vcpu vcpu);
     static abstract void SetNmiMasked(ref Vcpu vcpu, bool masked);
 
-    /// <summary>Runs the guest until an exit that user space must see; see <c>RunLoop</c>.</summary>
+    /// <summary>One entry into the guest and the handling of its exit.</summary>
     static abstract VcpuAction Step(ref Vcpu vcpu);
+
+    /// <summary>Forgets cached translations before the next entry.</summary>
+    static abstract void FlushTlb(ref Vcpu vcpu);
+}
+
+/// <summary>KVM_X86_SHADOW_INT_*: what keeps interrupts away for one instruction.</summary>
+internal static class InterruptShadow
+{
+    public const int None = 0;
+    public const int MovSs = 1;
+    public const int Sti = 2;
 }
 
 /// <summary>What the run loop does after an exit was handled.</summary>
@@ -67,10 +78,14 @@ internal enum VcpuAction : byte
 {
     /// <summary>Enter the guest again.</summary>
     Resume,
+    /// <summary>The guest was not entered: look at requests, signals and rescheduling first.</summary>
+    Retry,
     /// <summary>Return 0 from KVM_RUN; the run page says why.</summary>
     UserSpace,
     /// <summary>Return -EINTR with KVM_EXIT_INTR.</summary>
     Interrupted,
     /// <summary>Return -EFAULT: guest memory could not be made present.</summary>
     Fault,
+    /// <summary>Return -ENOMEM: the kernel has no page for a nested table.</summary>
+    NoMemory,
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Diagnostics.CodeAnalysis;
 using System.Runtime.InteropServices;
+using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Svm;
 
 namespace SharpKvm.Vm;
 
@@ -23,9 +25,24 @@ internal struct Vcpu
     public DebugState Debug;
     /// <summary>Exceptions, interrupts and NMIs that wait for delivery or were interrupted in it.</summary>
     public EventState Events;
+    /// <summary>A port or memory access that user space is serving.</summary>
+    public PendingIo Pending;
+    public SvmVcpu Svm;
 
     [UnscopedRef]
     public ref GuestRegisters Registers => ref Shared.Registers;
     [UnscopedRef]
-    public ref Vm Vm => ref VmRef.Value;
+    public ref kvm_run Run => ref Shared.Run.Value;
+    public readonly ref Vm Vm => ref VmRef.Value;
+
+    /// <summary>Notes an exit in the trace ring.</summary>
+    public void Trace(uint reason, ulong info1, ulong info2)
+    {
+        ref ExitRecord record = ref Shared.Trace.Value[(int)(Shared.TraceNext++ % ExitTrace.Length)];
+        record.Tsc = HostCpu.Tsc();
+        record.Rip = Shared.Registers.Rip;
+        record.Reason = reason;
+        record.Info1 = info1;
+        record.Info2 = info2;
+    }
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
@@ -15,4 +16,14 @@ internal struct Vm
     public VmMemory Memory;
     /// <summary>What its vCPUs share: enabled capabilities, the time-stamp counter's base.</summary>
     public VmCpuState Cpu;
+    /// <summary>Ids that are taken, a bit each.</summary>
+    public VcpuIdSet VcpuIds;
+    public bool HasVcpus;
+}
+
+/// <summary>A bit for each possible vCPU id.</summary>
+[InlineArray((Capabilities.MaxVcpus + 63) / 64)]
+internal struct VcpuIdSet
+{
+    private ulong _first;
 }

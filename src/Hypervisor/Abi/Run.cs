@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace SharpKvm.Abi;
+
+/// <summary>KVM_EXIT_*: why KVM_RUN returned.</summary>
+internal enum Exit : uint
+{
+    KVM_EXIT_UNKNOWN = 0,
+    KVM_EXIT_IO = 2,
+    KVM_EXIT_DEBUG = 4,
+    KVM_EXIT_HLT = 5,
+    KVM_EXIT_MMIO = 6,
+    KVM_EXIT_IRQ_WINDOW_OPEN = 7,
+    KVM_EXIT_SHUTDOWN = 8,
+    KVM_EXIT_FAIL_ENTRY = 9,
+    KVM_EXIT_INTR = 10,
+    KVM_EXIT_SET_TPR = 11,
+    KVM_EXIT_INTERNAL_ERROR = 17,
+}
+
+/// <summary>
+/// The page shared with user space (linux/kvm.h, struct kvm_run). User space may change any of it at any time: fields
+/// are read once, and nothing read from it is used as an index.
+/// </summary>
+[StructLayout(LayoutKind.Explicit, Size = 2352)]
+internal struct kvm_run
+{
+    public const byte KVM_EXIT_IO_IN = 0;
+    public const byte KVM_EXIT_IO_OUT = 1;
+    public const uint KVM_INTERNAL_ERROR_EMULATION = 1;
+    public const uint KVM_INTERNAL_ERROR_DELIVERY_EV = 3;
+    public const uint KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4;
+    public const ulong KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES = 1;
+    /// <summary>Page of the vCPU's mapping that carries port data.</summary>
+    public const ulong KVM_PIO_PAGE_OFFSET = 1;
+
+    [FieldOffset(0)] public byte request_interrupt_window;
+    [FieldOffset(1)] public byte immediate_exit;
+    [FieldOffset(8)] public Exit exit_reason;
+    [FieldOffset(12)] public byte ready_for_interrupt_injection;
+    [FieldOffset(13)] public byte if_flag;
+    [FieldOffset(14)] public ushort flags;
+    [FieldOffset(16)] public ulong cr8;
+    [FieldOffset(24)] public ulong apic_base;
+
+    [FieldOffset(32)] public ulong hardware_exit_reason;
+    [FieldOffset(32)] public FailEntry fail_entry;
+    [FieldOffset(32)] public Io io;
+    [FieldOffset(32)] public kvm_debug_exit_arch debug;
+    [FieldOffset(32)] public Mmio mmio;
+    [FieldOffset(32)] public Internal @internal;
+    [FieldOffset(32)] public EmulationFailure emulation_failure;
+
+    [FieldOffset(288)] public ulong kvm_valid_regs;
+    [FieldOffset(296)] public ulong kvm_dirty_regs;
+
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct FailEntry
+    {
+        public ulong hardware_entry_failure_reason;
+        public uint cpu;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct Io
+    {
+        public byte direction;
+        public byte size;
+        public ushort port;
+        public uint count;
+        public ulong data_offset;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct Mmio
+    {
+        public ulong phys_addr;
+        public ulong data;
+        public uint len;
+        public byte is_write;
+    }
+
+    [InlineArray(16)]
+    internal struct InternalData
+    {
+        private ulong _first;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct Internal
+    {
+        public uint suberror;
+        public uint ndata;
+        public InternalData data;
+    }
+
+    [InlineArray(15)]
+    internal struct InstructionBytes
+    {
+        private byte _first;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct EmulationFailure
+    {
+        public uint suberror;
+        public uint ndata;
+        public ulong flags;
+        public byte insn_size;
+        public InstructionBytes insn_bytes;
+    }
+}

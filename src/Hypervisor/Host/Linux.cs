@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#if !SIMULATED
+using System.Runtime;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using SharpKvm.Cpu;
+
+namespace SharpKvm.Host;
+
+/// <summary>The functions of the shim (src/Shim), each one kernel service.</summary>
+internal static unsafe class Shim
+{
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_page_allocate")]
+    public static extern ulong PageAllocate();
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_page_free")]
+    public static extern void PageFree(ulong address);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_page_address")]
+    public static extern void* PageAddress(ulong address);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_bitmap_allocate")]
+    public static extern ulong BitmapAllocate(uint order);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_bitmap_free")]
+    public static extern void BitmapFree(ulong address, uint order);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_heap_allocate")]
+    public static extern nint HeapAllocate(nuint bytes);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_heap_free")]
+    public static extern void HeapFree(nint address);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_read")]
+    public static extern byte UserRead(void* destination, ulong source, nuint bytes);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_write")]
+    public static extern byte UserWrite(ulong destination, void* source, nuint bytes);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_read_u64")]
+    public static extern byte UserReadUInt64(ulong source, ulong* value);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_range")]
+    public static extern byte UserRange(ulong start, ulong bytes);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_exchange")]
+    public static extern long UserExchange(ulong address, uint size, ulong expected, ulong replacement);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_look_up_page")]
+    public static extern long LookUpPage(nint vm, ulong address, byte write, ulong* frame, byte* writable);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_mmu_lock")]
+    public static extern void MmuLock(nint vm);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_mmu_unlock")]
+    public static extern void MmuUnlock(nint vm);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_invalidation_sequence")]
+    public static extern ulong InvalidationSequence(nint vm);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_invalidated")]
+    public static extern byte Invalidated(nint vm, ulong sequence, ulong address);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_flush_tlbs")]
+    public static extern void FlushTlbs(nint vm);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
+    public static extern void SynchronizeSlots(nint vm);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_create_vm")]
+    public static extern int CreateVm();
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_create_vcpu")]
+    public static extern long CreateVcpu(nint vm, uint id);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_vcpu_enter")]
+    public static extern long VcpuEnter(nint vcpu);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_vcpu_work")]
+    public static extern long VcpuWork(nint vcpu);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
+    public static extern void VcpuRenewSlots(nint vcpu);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
+    public static extern void VcpuSignalMask(nint vcpu, ulong mask, byte active);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_legacy")]
+    public static extern void* FpuLegacy(nint vcpu);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_size")]
+    public static extern uint FpuSize(nint vcpu);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_to_user")]
+    public static extern byte FpuToUser(nint vcpu, ulong destination, uint size);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_from_user")]
+    public static extern long FpuFromUser(nint vcpu, ulong source);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_cpuid")]
+    public static extern void Cpuid(uint leaf, uint subleaf, CpuidLeaf* result);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_read_msr")]
+    public static extern byte ReadMsr(uint index, ulong* value);
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_tsc_khz")]
+    public static extern uint TscKhz();
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
+    public static extern ulong SupportedXcr0();
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_flush_predictors")]
+    public static extern void FlushPredictors();
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_parameter_ignore_msrs")]
+    public static extern byte IgnoreMsrs();
+    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_log_error")]
+    public static extern void LogError(byte* text, ulong value);
+}
+
+// SAFETY of this file: pointers handed to the shim are to locals or spans that live through the call; addresses that
+// come back are of kernel memory whose life the callers' contracts state. Spans of pages rely on the direct map.
+
+internal static unsafe partial class KernelPages
+{
+    public static partial Hpa Allocate() => new(Shim.PageAllocate());
+    public static partial void Free(Hpa page) => Shim.PageFree(page.Value);
+    public static partial Span<byte> Bytes(Hpa page) => new(Shim.PageAddress(page.Value), Page.Size);
+    public static partial Span<ulong> Entries(Hpa page) => new(Shim.PageAddress(page.Value), EntriesPerTable);
+    private static partial nint Address(Hpa page) => (nint)Shim.PageAddress(page.Value);
+    public static partial Hpa AllocateBitmap(int order) => new(Shim.BitmapAllocate((uint)order));
+    public static partial void FreeBitmap(Hpa bitmap, int order) => Shim.BitmapFree(bitmap.Value, (uint)order);
+}
+
+internal static partial class KernelHeap
+{
+    public static partial nint Allocate(nuint bytes) => Shim.HeapAllocate(bytes);
+    public static partial void Free(nint address) => Shim.HeapFree(address);
+}
+
+internal static unsafe partial class UserMemory
+{
+    public static partial bool Read(Hva source, Span<byte> destination)
+    {
+        fixed (byte* target = destination)
+            return Shim.UserRead(target, source.Value, (nuint)destination.Length) != 0;
+    }
+
+    public static partial bool Write(Hva destination, ReadOnlySpan<byte> source)
+    {
+        fixed (byte* from = source)
+            return Shim.UserWrite(destination.Value, from, (nuint)source.Length) != 0;
+    }
+
+    public static partial bool TryReadUInt64(Hva source, out ulong value)
+    {
+        ulong read;
+        bool done = Shim.UserReadUInt64(source.Value, &read) != 0;
+        value = read;
+        return done;
+    }
+
+    public static partial Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement) =>
+        (Exchange)Shim.UserExchange(address.Value, (uint)size, expected, replacement);
+
+    public static partial bool IsUserRange(Hva start, ulong bytes) => Shim.UserRange(start.Value, bytes) != 0;
+}
+
+internal readonly unsafe partial struct HostVm
+{
+    public partial void LockMmu() => Shim.MmuLock(_handle);
+    public partial void UnlockMmu() => Shim.MmuUnlock(_handle);
+    public partial ulong InvalidationSequence() => Shim.InvalidationSequence(_handle);
+    public partial bool IsInvalidated(ulong sequence, Hva address) =>
+        Shim.Invalidated(_handle, sequence, address.Value) != 0;
+
+    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page)
+    {
+        ulong frame = 0;
+        byte writable = 0;
+        long result = Shim.LookUpPage(_handle, address.Value, write ? (byte)1 : (byte)0, &frame, &writable);
+        page = new HostPage { Frame = new Pfn(frame), Writable = writable != 0 };
+        return (PageLookup)result;
+    }
+
+    public partial void FlushTlbs() => Shim.FlushTlbs(_handle);
+    public partial void SynchronizeSlots() => Shim.SynchronizeSlots(_handle);
+    public partial int CreateVcpu(uint id) => (int)Shim.CreateVcpu(_handle, id);
+
+    public static partial int Create() => Shim.CreateVm();
+}
+
+internal readonly unsafe partial struct HostVcpu
+{
+    public partial bool Enter() => Shim.VcpuEnter(_handle) == 0;
+    public partial bool Work() => Shim.VcpuWork(_handle) == 0;
+    public partial void RenewSlots() => Shim.VcpuRenewSlots(_handle);
+    public partial void SetSignalMask(ulong mask, bool active) =>
+        Shim.VcpuSignalMask(_handle, mask, active ? (byte)1 : (byte)0);
+
+    public partial Span<byte> LegacyFpu() => new(Shim.FpuLegacy(_handle), FxsaveSize + XsaveHeaderSize);
+    public partial uint XsaveSize() => Shim.FpuSize(_handle);
+    public partial bool FpuToUser(Hva destination, uint size) =>
+        Shim.FpuToUser(_handle, destination.Value, size) != 0;
+    public partial int FpuFromUser(Hva source) => (int)Shim.FpuFromUser(_handle, source.Value);
+}
+
+internal static unsafe partial class HostCpu
+{
+    public static partial void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result)
+    {
+        fixed (CpuidLeaf* target = &result)
+            Shim.Cpuid(leaf, subleaf, target);
+    }
+
+    public static partial bool TryReadMsr(uint index, out ulong value)
+    {
+        ulong read = 0;
+        bool done = Shim.ReadMsr(index, &read) != 0;
+        value = read;
+        return done;
+    }
+
+    public static partial void WriteMsr(uint index, ulong value) => Kernel.X86.Wrmsr(index, value);
+    public static partial ulong Tsc() => Kernel.X86.Rdtsc();
+    public static partial uint TscKhz() => Shim.TscKhz();
+    public static partial ulong SupportedXcr0() => Shim.SupportedXcr0();
+    public static partial void FlushPredictors() => Shim.FlushPredictors();
+}
+
+internal static partial class Parameters
+{
+    public static partial bool IgnoreMsrs() => Shim.IgnoreMsrs() != 0;
+}
+
+internal static unsafe partial class Log
+{
+    public static partial void Error(ReadOnlySpan<byte> text, ulong value)
+    {
+        fixed (byte* start = text)
+            Shim.LogError(start, value);
+    }
+}
+#endif

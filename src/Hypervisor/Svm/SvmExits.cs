@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Svm;
+
+/// <summary>One turn of an SVM guest: deliver events, enter, and handle the exit.</summary>
+internal static class SvmExits
+{
+    private const uint OpcodeCpuid = 0x0fa2, OpcodeRdmsr = 0x0f32, OpcodeWrmsr = 0x0f30, OpcodeHlt = 0xf4,
+        OpcodeVmmcall = 0x0f01d9, OpcodeXsetbv = 0x0f01d1, OpcodeWbinvd = 0x0f09, OpcodeInvd = 0x0f08,
+        OpcodeMonitor = 0x0f01c8, OpcodeMwait = 0x0f01c9, OpcodeRdpmc = 0x0f33;
+
+    private const ulong Dr6Quiet = 0xffff0ff0;
+
+    public static VcpuAction Step(ref Vcpu vcpu)
+    {
+        ref Vmcb vmcb = ref SvmVendor.Control(ref vcpu);
+        ref GuestRegisters registers = ref vcpu.Registers;
+        SvmEvents.Deliver(ref vcpu, ref vmcb);
+
+        ulong rflags = registers.Rflags;
+        vmcb.Rax = registers[Gpr.Rax];
+        vmcb.Rsp = registers[Gpr.Rsp];
+        vmcb.Rip = registers.Rip;
+        vmcb.Rflags = vcpu.Svm.StepsOverIret ? rflags | Rflags.Tf : vcpu.Debug.EntryRflags(rflags);
+        vmcb.VirtualInterrupt = vmcb.VirtualInterrupt & ~VirtualInterrupt.TprMask | (VirtualInterrupt)vcpu.Events.Cr8;
+        if (!vcpu.Svm.Asid.IsOwn)
+            SvmVendor.FlushTlb(ref vcpu);
+
+        if (!vcpu.Shared.Host.Enter())
+            return VcpuAction.Retry;
+
+        vmcb.TlbControl = TlbControl.Nothing;
+        registers[Gpr.Rax] = vmcb.Rax;
+        registers[Gpr.Rsp] = vmcb.Rsp;
+        registers.Rip = vmcb.Rip;
+        registers.Rflags = vcpu.Svm.StepsOverIret
+            ? vmcb.Rflags & ~Rflags.Tf | rflags & Rflags.Tf
+            : vcpu.Debug.ExitRflags(vmcb.Rflags, rflags);
+        vcpu.Events.Cr8 = (byte)(vmcb.VirtualInterrupt & VirtualInterrupt.TprMask);
+        vcpu.Trace((uint)vmcb.ExitCode, vmcb.ExitInfo1, vmcb.ExitInfo2);
+        SvmEvents.AfterExit(ref vcpu, ref vmcb);
+        return Handle(ref vcpu, ref vmcb);
+    }
+
+    private static VcpuAction Handle(ref Vcpu vcpu, ref Vmcb vmcb)
+    {
+        switch (vmcb.ExitCode)
+        {
+            case ExitCode.Intr:
+            case ExitCode.Nmi:
+            case ExitCode.Smi:
+            case ExitCode.Init:
+            // The machine check itself went to the host's handler when its interrupt was taken.
+            case ExitCode.MachineCheck:
+                return VcpuAction.Resume;
+            case ExitCode.NestedPageFault: return NestedPageFault(ref vcpu, ref vmcb);
+            case ExitCode.Ioio: return PortAccess(ref vcpu, ref vmcb);
+            case ExitCode.Msr: return vmcb.ExitInfo1 != 0 ? WriteMsr(ref vcpu) : ReadMsr(ref vcpu);
+            case ExitCode.Cpuid: return ExecuteCpuid(ref vcpu);
+            case ExitCode.Hlt: return Halt(ref vcpu);
+            case ExitCode.Vintr: return CloseInterruptWindow(ref vmcb);
+            case ExitCode.Iret: return SvmEvents.InterceptIret(ref vcpu, ref vmcb);
+            case ExitCode.Vmmcall: return Hypercall(ref vcpu);
+            case ExitCode.Debug: return Debug(ref vcpu, ref vmcb);
+            case ExitCode.Breakpoint: return Breakpoint(ref vcpu, ref vmcb);
+            case ExitCode.AlignmentCheck: return Raise(ref vcpu, Vector.AlignmentCheck, withErrorCode: true);
+            case ExitCode.Xsetbv: return SetExtendedControl(ref vcpu);
+            case ExitCode.Wbinvd: return Skip(ref vcpu, OpcodeWbinvd);
+            case ExitCode.Invd: return Skip(ref vcpu, OpcodeInvd);
+            // Allowed and without effect, as on a CPU whose monitor never waits.
+            case ExitCode.Monitor: return Skip(ref vcpu, OpcodeMonitor);
+            case ExitCode.Mwait:
+            case ExitCode.MwaitArmed: return Skip(ref vcpu, OpcodeMwait);
+            case ExitCode.Rdpmc: return Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+            case ExitCode.Shutdown: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
+            case ExitCode.Vmrun:
+            case ExitCode.Vmload:
+            case ExitCode.Vmsave:
+            case ExitCode.Stgi:
+            case ExitCode.Clgi:
+            case ExitCode.Skinit:
+            case ExitCode.Invlpga:
+            case ExitCode.Rsm:
+            case ExitCode.Rdtscp:
+            case ExitCode.Rdpru: return Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+            case ExitCode.TaskSwitch: return TaskSwitch(ref vcpu);
+            case ExitCode.Invalid: return EntryFailed(ref vcpu, ref vmcb);
+            case >= ExitCode.ReadCr0 and <= ExitCode.WriteDr15: return ControlOrDebugAccess(ref vcpu);
+            default:
+                return UserExit.InternalError(ref vcpu, kvm_run.KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+                    vmcb.ExitCode, vmcb.ExitInfo1);
+        }
+    }
+
+    private static VcpuAction NestedPageFault(ref Vcpu vcpu, ref Vmcb vmcb)
+    {
+        const ulong Write = 2;
+        FaultOutcome outcome = NestedFault.Handle<Npt>(ref vcpu.Vm, new Gpa(vmcb.ExitInfo2),
+            (vmcb.ExitInfo1 & Write) != 0);
+        return outcome switch
+        {
+            FaultOutcome.Mapped => VcpuAction.Resume,
+            FaultOutcome.Retry => VcpuAction.Retry,
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<SvmVendor>.Run(ref vcpu),
+            FaultOutcome.Interrupted => VcpuAction.Retry,
+            FaultOutcome.NoMemory => VcpuAction.NoMemory,
+            _ => VcpuAction.Fault,
+        };
+    }
+
+    /// <summary>EXITINFO1 of IOIO: direction, string, size, port (APM vol. 2, 15.10.2); EXITINFO2 is the next RIP.</summary>
+    private static VcpuAction PortAccess(ref Vcpu vcpu, ref Vmcb vmcb)
+    {
+        const ulong Input = 1, String = 1 << 2;
+        ulong info = vmcb.ExitInfo1;
+        if ((info & String) != 0)
+            return InstructionEmulation<SvmVendor>.Run(ref vcpu);
+        return PortAccess<SvmVendor>.Start(ref vcpu, (info & Input) != 0, (ushort)(info >> 16),
+            (byte)((info >> 4) & 7), vmcb.ExitInfo2);
+    }
+
+    private static VcpuAction ExecuteCpuid(ref Vcpu vcpu)
+    {
+        if (!TryFindEnd(ref vcpu, OpcodeCpuid, out ulong end))
+            return VcpuAction.Resume;
+        CpuidTable.Execute(ref vcpu);
+        return Instructions<SvmVendor>.Advance(ref vcpu, end);
+    }
+
+    private static VcpuAction ReadMsr(ref Vcpu vcpu)
+    {
+        if (!TryFindEnd(ref vcpu, OpcodeRdmsr, out ulong end))
+            return VcpuAction.Resume;
+        ref GuestRegisters registers = ref vcpu.Registers;
+        if (!Msrs<SvmVendor>.TryRead(ref vcpu, (uint)registers[Gpr.Rcx], out ulong value))
+            return Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+        registers[Gpr.Rax] = (uint)value;
+        registers[Gpr.Rdx] = value >> 32;
+        return Instructions<SvmVendor>.Advance(ref vcpu, end);
+    }
+
+    private static VcpuAction WriteMsr(ref Vcpu vcpu)
+    {
+        if (!TryFindEnd(ref vcpu, OpcodeWrmsr, out ulong end))
+            return VcpuAction.Resume;
+        ref GuestRegisters registers = ref vcpu.Registers;
+        ulong value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
+        return Msrs<SvmVendor>.TryWrite(ref vcpu, (uint)registers[Gpr.Rcx], value)
+            ? Instructions<SvmVendor>.Advance(ref vcpu, end)
+            : Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+    }
+
+    private static VcpuAction Halt(ref Vcpu vcpu)
+    {
+        if (!TryFindEnd(ref vcpu, OpcodeHlt, out ulong end))
+            return VcpuAction.Resume;
+        VcpuAction action = Instructions<SvmVendor>.Advance(ref vcpu, end);
+        if (action != VcpuAction.Resume)
+            return action;
+        // What is about to be delivered ends the halt at once.
+        return vcpu.Events.HasException || vcpu.Events.AnyInjected || Exceptions<SvmVendor>.CanTakeNmi(ref vcpu)
+            ? VcpuAction.Resume
+            : UserExit.Plain(ref vcpu, Exit.KVM_EXIT_HLT);
+    }
+
+    private static VcpuAction Hypercall(ref Vcpu vcpu)
+    {
+        if (!TryFindEnd(ref vcpu, OpcodeVmmcall, out ulong end))
+            return VcpuAction.Resume;
+        Hypercalls<SvmVendor>.Execute(ref vcpu);
+        return Instructions<SvmVendor>.Advance(ref vcpu, end);
+    }
+
+    private static VcpuAction SetExtendedControl(ref Vcpu vcpu)
+    {
+        if (!TryFindEnd(ref vcpu, OpcodeXsetbv, out ulong end))
+            return VcpuAction.Resume;
+        ref GuestRegisters registers = ref vcpu.Registers;
+        ulong value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
+        return ControlRegisters<SvmVendor>.TrySetXcr0(ref vcpu, (uint)registers[Gpr.Rcx], value)
+            ? Instructions<SvmVendor>.Advance(ref vcpu, end)
+            : Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+    }
+
+    /// <summary>A write to CR8 that lowers the priority goes to user space, which holds back interrupts by it.</summary>
+    private static VcpuAction ControlOrDebugAccess(ref Vcpu vcpu)
+    {
+        byte before = vcpu.Events.Cr8;
+        VcpuAction action = InstructionEmulation<SvmVendor>.Run(ref vcpu);
+        return action == VcpuAction.Resume && vcpu.Events.Cr8 < before
+            ? UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SET_TPR)
+            : action;
+    }
+
+    private static VcpuAction Debug(ref Vcpu vcpu, ref Vmcb vmcb)
+    {
+        ulong causes = vmcb.Dr6 ^ Dr6Quiet;
+        vmcb.Dr6 = Dr6Quiet;
+        if (vcpu.Svm.StepsOverIret)
+        {
+            vcpu.Svm.StepsOverIret = false;
+            if (!vcpu.Debug.SingleSteps && (vcpu.Registers.Rflags & Rflags.Tf) == 0)
+                return VcpuAction.Resume;
+        }
+        if (vcpu.Debug.SingleSteps || vcpu.Debug.HardwareBreakpoints)
+        {
+            return UserExit.Debug(ref vcpu, Vector.Debug.Value, SingleStep.LinearRip<SvmVendor>(ref vcpu),
+                causes ^ Dr6Quiet, vmcb.Dr7);
+        }
+        Exceptions<SvmVendor>.QueueDebug(ref vcpu, causes);
+        return VcpuAction.Resume;
+    }
+
+    private static VcpuAction Breakpoint(ref Vcpu vcpu, ref Vmcb vmcb) =>
+        UserExit.Debug(ref vcpu, Vector.Breakpoint.Value, SingleStep.LinearRip<SvmVendor>(ref vcpu), 0, vmcb.Dr7);
+
+    private static VcpuAction CloseInterruptWindow(ref Vmcb vmcb)
+    {
+        SvmEvents.CloseInterruptWindow(ref vmcb);
+        return VcpuAction.Resume;
+    }
+
+    /// <summary>Hardware task switches (32-bit TSS and task gates) are not carried out.</summary>
+    private static VcpuAction TaskSwitch(ref Vcpu vcpu) => UserExit.EmulationFailure(ref vcpu, default);
+
+    private static VcpuAction EntryFailed(ref Vcpu vcpu, ref Vmcb vmcb)
+    {
+        ref kvm_run run = ref vcpu.Run;
+        run.exit_reason = Exit.KVM_EXIT_FAIL_ENTRY;
+        run.fail_entry = new kvm_run.FailEntry { hardware_entry_failure_reason = vmcb.ExitCode };
+        return VcpuAction.UserSpace;
+    }
+
+    private static VcpuAction Skip(ref Vcpu vcpu, uint opcode) => TryFindEnd(ref vcpu, opcode, out ulong end)
+        ? Instructions<SvmVendor>.Advance(ref vcpu, end)
+        : VcpuAction.Resume;
+
+    private static VcpuAction Raise(ref Vcpu vcpu, Vector vector, bool withErrorCode)
+    {
+        if (withErrorCode)
+            Exceptions<SvmVendor>.QueueError(ref vcpu, vector, 0);
+        else
+            Exceptions<SvmVendor>.Queue(ref vcpu, vector);
+        return VcpuAction.Resume;
+    }
+
+    private static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
+    {
+        if (!SvmHardware.HasNextRip)
+            return Instructions<SvmVendor>.TryFindEnd(ref vcpu, opcode, out end);
+        end = SvmVendor.Control(ref vcpu).NextRip;
+        return true;
+    }
+}

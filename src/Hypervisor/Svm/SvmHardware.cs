@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+
+namespace SharpKvm.Svm;
+
+/// <summary>What all SVM guests share: features, the permission bitmaps, address space identifiers.</summary>
+internal static class SvmHardware
+{
+    private const uint MsrVmCr = 0xc0010114;
+    private const uint MsrVmHsavePa = 0xc0010117;
+    private const uint MsrEfer = 0xc0000080;
+    private const ulong VmCrSvmDisable = 1 << 4;
+    private const int IopmOrder = 2;
+    private const int MsrpmOrder = 1;
+
+    /// <summary>I/O permission bitmap, all ports intercepted (12 KiB).</summary>
+    public static Hpa Iopm;
+    /// <summary>MSR permission bitmap (8 KiB).</summary>
+    public static Hpa Msrpm;
+    public static bool HasNextRip;
+    public static bool HasFlushByAsid;
+
+    private static uint s_asidCount;
+    private static AsidSet s_asids;
+
+    [System.Runtime.CompilerServices.InlineArray(AsidWords)]
+    private struct AsidSet
+    {
+        private ulong _first;
+    }
+
+    private const int AsidWords = 64;
+
+    /// <summary>At load: 0, ENODEV when the CPU or firmware has no usable SVM, ENOMEM.</summary>
+    public static int Probe()
+    {
+        HostCpu.Cpuid(0x80000001, 0, out CpuidLeaf extended);
+        if ((extended.Ecx & 1 << 2) == 0)
+        {
+            Log.Error("this CPU has no AMD SVM; Intel VMX is not supported by this version\0"u8, extended.Ecx);
+            return Errno.ENODEV;
+        }
+        if (HostCpu.TryReadMsr(MsrVmCr, out ulong vmCr) && (vmCr & VmCrSvmDisable) != 0)
+        {
+            Log.Error("SVM is disabled by the firmware: enable it in the BIOS setup; VM_CR\0"u8, vmCr);
+            return Errno.ENODEV;
+        }
+        HostCpu.Cpuid(0x8000000a, 0, out CpuidLeaf svm);
+        if ((svm.Edx & 1) == 0)
+        {
+            Log.Error("this CPU has no nested paging; shadow paging is not supported by this version\0"u8, svm.Edx);
+            return Errno.ENODEV;
+        }
+        HasNextRip = (svm.Edx & 1 << 3) != 0;
+        HasFlushByAsid = (svm.Edx & 1 << 6) != 0;
+        s_asidCount = Math.Min(svm.Ebx, AsidWords * 64);
+        if (HostCpu.TryReadMsr(MsrEfer, out ulong efer) && (efer & Cpu.Efer.Svme) != 0)
+        {
+            Log.Error("another hypervisor uses SVM on this CPU; EFER\0"u8, efer);
+            return Errno.EBUSY;
+        }
+        Iopm = KernelPages.AllocateBitmap(IopmOrder);
+        Msrpm = KernelPages.AllocateBitmap(MsrpmOrder);
+        if (Iopm.IsNull || Msrpm.IsNull)
+        {
+            Release();
+            return Errno.ENOMEM;
+        }
+        MsrPermissions.PassThrough(Msrpm);
+        return Errno.Ok;
+    }
+
+    /// <summary>At unload.</summary>
+    public static void Release()
+    {
+        if (!Iopm.IsNull)
+            KernelPages.FreeBitmap(Iopm, IopmOrder);
+        if (!Msrpm.IsNull)
+            KernelPages.FreeBitmap(Msrpm, MsrpmOrder);
+        Iopm = default;
+        Msrpm = default;
+    }
+
+    /// <summary>On the calling CPU, with interrupts off. EBUSY when someone else has switched SVM on.</summary>
+    public static int Enable(Hpa savePage)
+    {
+        if (!HostCpu.TryReadMsr(MsrEfer, out ulong efer))
+            return Errno.EIO;
+        if ((efer & Cpu.Efer.Svme) != 0)
+            return Errno.EBUSY;
+        HostCpu.WriteMsr(MsrEfer, efer | Cpu.Efer.Svme);
+        HostCpu.WriteMsr(MsrVmHsavePa, savePage.Value);
+        return Errno.Ok;
+    }
+
+    /// <summary>On the calling CPU, with interrupts off.</summary>
+    public static void Disable()
+    {
+        HostCpu.WriteMsr(MsrVmHsavePa, 0);
+        if (HostCpu.TryReadMsr(MsrEfer, out ulong efer))
+            HostCpu.WriteMsr(MsrEfer, efer & ~Cpu.Efer.Svme);
+    }
+
+    /// <summary>
+    /// An identifier for a vCPU's cached translations. 0 belongs to the host; 1 is shared by all vCPUs that find no
+    /// other, which then flush at every entry.
+    /// </summary>
+    public static Asid AllocateAsid()
+    {
+        for (uint asid = Asid.Shared + 1; asid < s_asidCount; asid++)
+        {
+            ref ulong word = ref s_asids[(int)(asid / 64)];
+            ulong bit = 1ul << (int)(asid % 64);
+            if ((Volatile.Read(ref word) & bit) == 0 && (Interlocked.Or(ref word, bit) & bit) == 0)
+                return new Asid(asid);
+        }
+        return new Asid(Asid.Shared);
+    }
+
+    public static void FreeAsid(Asid asid)
+    {
+        if (asid.IsOwn)
+            Interlocked.And(ref s_asids[(int)(asid.Value / 64)], ~(1ul << (int)(asid.Value % 64)));
+    }
+}
+
+/// <summary>Address space identifier (APM vol. 2, 15.16).</summary>
+internal readonly struct Asid(uint value)
+{
+    public const uint Shared = 1;
+    public readonly uint Value = value;
+    public bool IsOwn => Value > Shared;
+}
+
+/// <summary>The MSR permission bitmap: two bits an MSR, read and write (APM vol. 2, 15.11).</summary>
+internal static class MsrPermissions
+{
+    private const int RangeBytes = 0x800;
+
+    /// <summary>Lets the guest access the MSRs that VMLOAD and VMSAVE switch.</summary>
+    public static void PassThrough(Hpa bitmap)
+    {
+        // 0x174-0x176 SYSENTER, 0xc0000081-84 STAR to SFMASK, 0xc0000100-102 FS, GS, KernelGS bases.
+        Allow(bitmap, 0, 0x174, 3);
+        Allow(bitmap, 1, 0x81, 4);
+        Allow(bitmap, 1, 0x100, 3);
+    }
+
+    private static void Allow(Hpa bitmap, int range, uint first, int count)
+    {
+        for (uint msr = first; msr < first + count; msr++)
+        {
+            int offset = range * RangeBytes + (int)(msr / 4);
+            Span<byte> page = KernelPages.Bytes(new Hpa(bitmap.Value + ((ulong)offset & ~Page.OffsetMask)));
+            page[offset & (int)Page.OffsetMask] &= (byte)~(3 << (int)(msr % 4 * 2));
+        }
+    }
+}

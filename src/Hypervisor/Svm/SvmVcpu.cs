@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Host;
+
+namespace SharpKvm.Svm;
+
+/// <summary>What SVM keeps for a vCPU besides its VMCB.</summary>
+internal struct SvmVcpu
+{
+    public KernelRef<Vmcb> Vmcb;
+    public Hpa VmcbPage;
+    public Asid Asid;
+    /// <summary>CR0 and CR4 as the guest sees them; hardware runs with CD and NW clear and MCE set.</summary>
+    public ulong Cr0;
+    public ulong Cr4;
+    /// <summary>The guest's DR6; the VMCB's collects the causes of the next #DB.</summary>
+    public ulong Dr6;
+    /// <summary>An NMI is being handled: no other until IRET.</summary>
+    public bool NmiMasked;
+    /// <summary>IRET was intercepted at <see cref="IretRip"/> and has not completed yet.</summary>
+    public bool IretRunning;
+    public ulong IretRip;
+    /// <summary>TF was set behind the guest's back to learn when the IRET has completed.</summary>
+    public bool StepsOverIret;
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Svm;
+
+/// <summary>AMD SVM: the guest's state in its VMCB. Entry and exits are in <see cref="SvmExits"/>.</summary>
+internal readonly struct SvmVendor : IVendor
+{
+    private const ulong NestedPaging = 1;
+    private const ulong Cr0Cacheability = Cpu.Cr0.Cd | Cpu.Cr0.Nw;
+    private const ulong Dr6Quiet = 0xffff0ff0;
+    private const uint CrRead = 1, CrWrite = 1 << 16;
+
+    // Debug and alignment-check loops would hang the CPU (no interrupt gets between their deliveries).
+    private const uint AlwaysIntercepted = 1 << 1 | 1 << 17 | 1 << 18;
+    private const uint BreakpointIntercept = 1 << 3;
+
+    public static ref Vmcb Control(ref Vcpu vcpu) => ref vcpu.Svm.Vmcb.Value;
+
+    public static int CreateVcpu(ref Vcpu vcpu)
+    {
+        Hpa page = KernelPages.Allocate();
+        if (page.IsNull)
+            return Errno.ENOMEM;
+        vcpu.Svm.VmcbPage = page;
+        vcpu.Svm.Vmcb = KernelPages.Reference<Vmcb>(page);
+        vcpu.Svm.Asid = SvmHardware.AllocateAsid();
+        vcpu.Shared.ControlBlock = page.Value;
+
+        ref Vmcb vmcb = ref Control(ref vcpu);
+        vmcb.InterceptCr = CrWrite << 0 | CrWrite << 4 | CrWrite << 8;
+        vmcb.InterceptDr = 0xff00ff | 0xff00ff00;
+        vmcb.InterceptExceptions = AlwaysIntercepted;
+        vmcb.Intercept3 = Intercept3.Intr | Intercept3.Nmi | Intercept3.Smi | Intercept3.Init | Intercept3.Rdpmc
+            | Intercept3.Cpuid | Intercept3.Rsm | Intercept3.Invd | Intercept3.Hlt | Intercept3.Invlpga
+            | Intercept3.Ioio | Intercept3.Msr | Intercept3.TaskSwitch | Intercept3.Shutdown;
+        vmcb.Intercept4 = Intercept4.Vmrun | Intercept4.Vmmcall | Intercept4.Vmload | Intercept4.Vmsave
+            | Intercept4.Stgi | Intercept4.Clgi | Intercept4.Skinit | Intercept4.Wbinvd | Intercept4.Monitor
+            | Intercept4.Mwait | Intercept4.Xsetbv | Intercept4.Rdpru;
+        vmcb.IopmBase = SvmHardware.Iopm.Value;
+        vmcb.MsrpmBase = SvmHardware.Msrpm.Value;
+        vmcb.Asid = vcpu.Svm.Asid.Value;
+        vmcb.TlbControl = FlushKind;
+        vmcb.VirtualInterrupt = VirtualInterrupt.MaskHost;
+        vmcb.NestedControl = NestedPaging;
+        vmcb.NestedCr3 = vcpu.Vm.Memory.Root.Value;
+        vmcb.Efer = Efer.Svme;
+        vmcb.Dr6 = Dr6Quiet;
+        vcpu.Svm.Dr6 = Dr6Quiet;
+        return Errno.Ok;
+    }
+
+    public static void DestroyVcpu(ref Vcpu vcpu)
+    {
+        SvmHardware.FreeAsid(vcpu.Svm.Asid);
+        if (!vcpu.Svm.VmcbPage.IsNull)
+            KernelPages.Free(vcpu.Svm.VmcbPage);
+        vcpu.Svm = default;
+    }
+
+    public static Segment GetSegment(ref Vcpu vcpu, SegmentName name)
+    {
+        ref Vmcb vmcb = ref Control(ref vcpu);
+        return name switch
+        {
+            SegmentName.Ldtr => vmcb.Ldtr,
+            SegmentName.Tr => vmcb.Tr,
+            _ => vmcb.Segments[(int)name],
+        };
+    }
+
+    public static void SetSegment(ref Vcpu vcpu, SegmentName name, in Segment segment)
+    {
+        ref Vmcb vmcb = ref Control(ref vcpu);
+        switch (name)
+        {
+            case SegmentName.Ldtr:
+                vmcb.Ldtr = segment;
+                break;
+            case SegmentName.Tr:
+                vmcb.Tr = segment;
+                break;
+            default:
+                vmcb.Segments[(int)name] = segment;
+                if (name == SegmentName.Ss)
+                    vmcb.Cpl = (byte)segment.Dpl;
+                break;
+        }
+    }
+
+    public static DescriptorTable GetGdtr(ref Vcpu vcpu) => Table(in Control(ref vcpu).Gdtr);
+    public static void SetGdtr(ref Vcpu vcpu, DescriptorTable table) => SetTable(ref Control(ref vcpu).Gdtr, table);
+    public static DescriptorTable GetIdtr(ref Vcpu vcpu) => Table(in Control(ref vcpu).Idtr);
+    public static void SetIdtr(ref Vcpu vcpu, DescriptorTable table) => SetTable(ref Control(ref vcpu).Idtr, table);
+
+    private static DescriptorTable Table(in Segment segment) =>
+        new() { Base = segment.Base, Limit = (ushort)segment.Limit };
+
+    private static void SetTable(ref Segment segment, DescriptorTable table)
+    {
+        segment.Base = table.Base;
+        segment.Limit = table.Limit;
+    }
+
+    public static int GetCpl(ref Vcpu vcpu) => Control(ref vcpu).Cpl;
+    public static void SetCpl(ref Vcpu vcpu, int cpl) => Control(ref vcpu).Cpl = (byte)cpl;
+
+    public static ulong GetCr0(ref Vcpu vcpu) =>
+        Control(ref vcpu).Cr0 & ~Cr0Cacheability | vcpu.Svm.Cr0 & Cr0Cacheability;
+
+    public static void SetCr0(ref Vcpu vcpu, ulong value)
+    {
+        ref Vmcb vmcb = ref Control(ref vcpu);
+        vcpu.Svm.Cr0 = value;
+        vmcb.Cr0 = value & ~Cr0Cacheability;
+        // Reads need no exit while both values agree.
+        SetIntercept(ref vmcb.InterceptCr, CrRead << 0, (value & Cr0Cacheability) != 0);
+        FlushTlb(ref vcpu);
+    }
+
+    public static ulong GetCr2(ref Vcpu vcpu) => Control(ref vcpu).Cr2;
+    public static void SetCr2(ref Vcpu vcpu, ulong value) => Control(ref vcpu).Cr2 = value;
+    public static ulong GetCr3(ref Vcpu vcpu) => Control(ref vcpu).Cr3;
+
+    public static void SetCr3(ref Vcpu vcpu, ulong value)
+    {
+        Control(ref vcpu).Cr3 = value;
+        FlushTlb(ref vcpu);
+    }
+
+    public static ulong GetCr4(ref Vcpu vcpu) => vcpu.Svm.Cr4;
+
+    public static void SetCr4(ref Vcpu vcpu, ulong value)
+    {
+        ref Vmcb vmcb = ref Control(ref vcpu);
+        vcpu.Svm.Cr4 = value;
+        // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
+        vmcb.Cr4 = value | Cpu.Cr4.Mce;
+        SetIntercept(ref vmcb.InterceptCr, CrRead << 4, (value & Cpu.Cr4.Mce) == 0);
+        FlushTlb(ref vcpu);
+    }
+
+    public static ulong GetEfer(ref Vcpu vcpu) => Control(ref vcpu).Efer & ~Efer.Svme;
+
+    public static void SetEfer(ref Vcpu vcpu, ulong value)
+    {
+        Control(ref vcpu).Efer = value | Efer.Svme;
+        FlushTlb(ref vcpu);
+    }
+
+    public static ulong GetDr6(ref Vcpu vcpu) => vcpu.Svm.Dr6;
+    public static void SetDr6(ref Vcpu vcpu, ulong value) => vcpu.Svm.Dr6 = value;
+    public static ulong GetDr7(ref Vcpu vcpu) => Control(ref vcpu).Dr7;
+    public static void SetDr7(ref Vcpu vcpu, ulong value) => Control(ref vcpu).Dr7 = value;
+
+    public static void UpdateDebug(ref Vcpu vcpu) =>
+        SetIntercept(ref Control(ref vcpu).InterceptExceptions, BreakpointIntercept, vcpu.Debug.SoftwareBreakpoints);
+
+    public static bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value)
+    {
+        value = 0;
+        if (!IsSwitched(index))
+            return false;
+        value = Switched(ref vcpu, index);
+        return true;
+    }
+
+    public static bool TrySetMsr(ref Vcpu vcpu, uint index, ulong value)
+    {
+        if (!IsSwitched(index))
+            return false;
+        Switched(ref vcpu, index) = value;
+        return true;
+    }
+
+    private static bool IsSwitched(uint index) => index is 0x174 or 0x175 or 0x176 or 0x277
+        or 0xc0000081 or 0xc0000082 or 0xc0000083 or 0xc0000084 or 0xc0000100 or 0xc0000101 or 0xc0000102;
+
+    private static ref ulong Switched(ref Vcpu vcpu, uint index)
+    {
+        ref Vmcb vmcb = ref Control(ref vcpu);
+        switch (index)
+        {
+            case 0x174: return ref vmcb.SysenterCs;
+            case 0x175: return ref vmcb.SysenterEsp;
+            case 0x176: return ref vmcb.SysenterEip;
+            case 0xc0000081: return ref vmcb.Star;
+            case 0xc0000082: return ref vmcb.Lstar;
+            case 0xc0000083: return ref vmcb.Cstar;
+            case 0xc0000084: return ref vmcb.Sfmask;
+            case 0xc0000100: return ref vmcb.Segments[(int)SegmentName.Fs].Base;
+            case 0xc0000101: return ref vmcb.Segments[(int)SegmentName.Gs].Base;
+            case 0xc0000102: return ref vmcb.KernelGsBase;
+            default: return ref vmcb.GuestPat;
+        }
+    }
+
+    public static ulong GetTscOffset(ref Vcpu vcpu) => Control(ref vcpu).TscOffset;
+    public static void SetTscOffset(ref Vcpu vcpu, ulong offset) => Control(ref vcpu).TscOffset = offset;
+
+    /// <summary>SVM has one shadow for both causes; STI stands for it, as the weaker promise.</summary>
+    public static int GetInterruptShadow(ref Vcpu vcpu) =>
+        (Control(ref vcpu).InterruptShadow & 1) != 0 ? InterruptShadow.Sti | InterruptShadow.MovSs : InterruptShadow.None;
+
+    public static void SetInterruptShadow(ref Vcpu vcpu, int shadow)
+    {
+        ref ulong state = ref Control(ref vcpu).InterruptShadow;
+        state = state & ~1ul | (shadow != 0 ? 1ul : 0);
+    }
+
+    public static bool GetNmiMasked(ref Vcpu vcpu) => vcpu.Svm.NmiMasked || vcpu.Svm.IretRunning;
+
+    public static void SetNmiMasked(ref Vcpu vcpu, bool masked)
+    {
+        vcpu.Svm.NmiMasked = masked;
+        vcpu.Svm.IretRunning = false;
+        ref Intercept3 intercepts = ref Control(ref vcpu).Intercept3;
+        intercepts = masked ? intercepts | Intercept3.Iret : intercepts & ~Intercept3.Iret;
+    }
+
+    public static void FlushTlb(ref Vcpu vcpu)
+    {
+        Control(ref vcpu).TlbControl = FlushKind;
+        vcpu.Shared.TlbFlushes++;
+    }
+
+    public static TlbControl FlushKind => SvmHardware.HasFlushByAsid ? TlbControl.FlushAsid : TlbControl.FlushAll;
+
+    public static VcpuAction Step(ref Vcpu vcpu) => SvmExits.Step(ref vcpu);
+
+    private static void SetIntercept(ref uint word, uint bits, bool on) => word = on ? word | bits : word & ~bits;
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using SharpKvm.Cpu;
+
+namespace SharpKvm.Svm;
+
+/// <summary>The virtual machine control block: control area and state save area (APM vol. 2, appendix B).</summary>
+[StructLayout(LayoutKind.Explicit, Size = 4096)]
+internal struct Vmcb
+{
+    [FieldOffset(0x000)] public uint InterceptCr;
+    [FieldOffset(0x004)] public uint InterceptDr;
+    [FieldOffset(0x008)] public uint InterceptExceptions;
+    [FieldOffset(0x00c)] public Intercept3 Intercept3;
+    [FieldOffset(0x010)] public Intercept4 Intercept4;
+    [FieldOffset(0x040)] public ulong IopmBase;
+    [FieldOffset(0x048)] public ulong MsrpmBase;
+    [FieldOffset(0x050)] public ulong TscOffset;
+    [FieldOffset(0x058)] public uint Asid;
+    [FieldOffset(0x05c)] public TlbControl TlbControl;
+    [FieldOffset(0x060)] public VirtualInterrupt VirtualInterrupt;
+    [FieldOffset(0x064)] public uint VirtualVector;
+    [FieldOffset(0x068)] public ulong InterruptShadow;
+    [FieldOffset(0x070)] public ulong ExitCode;
+    [FieldOffset(0x078)] public ulong ExitInfo1;
+    [FieldOffset(0x080)] public ulong ExitInfo2;
+    [FieldOffset(0x088)] public EventInjection ExitInterrupt;
+    [FieldOffset(0x090)] public ulong NestedControl;
+    [FieldOffset(0x0a8)] public EventInjection Inject;
+    [FieldOffset(0x0b0)] public ulong NestedCr3;
+    [FieldOffset(0x0c0)] public uint Clean;
+    [FieldOffset(0x0c8)] public ulong NextRip;
+
+    [FieldOffset(0x400)] public SegmentFile Segments;
+    [FieldOffset(0x460)] public Segment Gdtr;
+    [FieldOffset(0x470)] public Segment Ldtr;
+    [FieldOffset(0x480)] public Segment Idtr;
+    [FieldOffset(0x490)] public Segment Tr;
+    [FieldOffset(0x4cb)] public byte Cpl;
+    [FieldOffset(0x4d0)] public ulong Efer;
+    [FieldOffset(0x548)] public ulong Cr4;
+    [FieldOffset(0x550)] public ulong Cr3;
+    [FieldOffset(0x558)] public ulong Cr0;
+    [FieldOffset(0x560)] public ulong Dr7;
+    [FieldOffset(0x568)] public ulong Dr6;
+    [FieldOffset(0x570)] public ulong Rflags;
+    [FieldOffset(0x578)] public ulong Rip;
+    [FieldOffset(0x5d8)] public ulong Rsp;
+    [FieldOffset(0x5f8)] public ulong Rax;
+    [FieldOffset(0x600)] public ulong Star;
+    [FieldOffset(0x608)] public ulong Lstar;
+    [FieldOffset(0x610)] public ulong Cstar;
+    [FieldOffset(0x618)] public ulong Sfmask;
+    [FieldOffset(0x620)] public ulong KernelGsBase;
+    [FieldOffset(0x628)] public ulong SysenterCs;
+    [FieldOffset(0x630)] public ulong SysenterEsp;
+    [FieldOffset(0x638)] public ulong SysenterEip;
+    [FieldOffset(0x640)] public ulong Cr2;
+    [FieldOffset(0x668)] public ulong GuestPat;
+}
+
+/// <summary>ES, CS, SS, DS, FS, GS in encoding order.</summary>
+[InlineArray(6)]
+internal struct SegmentFile
+{
+    private Segment _first;
+}
+
+/// <summary>Intercept vector 3, offset 00Ch.</summary>
+[Flags]
+internal enum Intercept3 : uint
+{
+    Intr = 1u << 0,
+    Nmi = 1u << 1,
+    Smi = 1u << 2,
+    Init = 1u << 3,
+    Vintr = 1u << 4,
+    Rdpmc = 1u << 15,
+    Cpuid = 1u << 18,
+    Rsm = 1u << 19,
+    Iret = 1u << 20,
+    Invd = 1u << 22,
+    Hlt = 1u << 24,
+    Invlpga = 1u << 26,
+    Ioio = 1u << 27,
+    Msr = 1u << 28,
+    TaskSwitch = 1u << 29,
+    Shutdown = 1u << 31,
+}
+
+/// <summary>Intercept vector 4, offset 010h.</summary>
+[Flags]
+internal enum Intercept4 : uint
+{
+    Vmrun = 1u << 0,
+    Vmmcall = 1u << 1,
+    Vmload = 1u << 2,
+    Vmsave = 1u << 3,
+    Stgi = 1u << 4,
+    Clgi = 1u << 5,
+    Skinit = 1u << 6,
+    Rdtscp = 1u << 7,
+    Wbinvd = 1u << 9,
+    Monitor = 1u << 10,
+    Mwait = 1u << 11,
+    MwaitArmed = 1u << 12,
+    Xsetbv = 1u << 13,
+    Rdpru = 1u << 14,
+}
+
+internal enum TlbControl : uint
+{
+    Nothing = 0,
+    FlushAll = 1,
+    FlushAsid = 3,
+}
+
+/// <summary>Offset 060h: virtual TPR and interrupt (APM vol. 2, 15.21).</summary>
+[Flags]
+internal enum VirtualInterrupt : uint
+{
+    TprMask = 0xf,
+    Pending = 1u << 8,
+    HighestPriority = 0xfu << 16,
+    IgnoreTpr = 1u << 20,
+    MaskHost = 1u << 24,
+}
+
+/// <summary>EVENTINJ and EXITINTINFO (APM vol. 2, 15.20): vector, type, and error code.</summary>
+internal readonly struct EventInjection(ulong value)
+{
+    private readonly ulong _value = value;
+
+    private const ulong ErrorCodeValid = 1ul << 11, ValidBit = 1ul << 31;
+
+    public enum EventType : byte
+    {
+        Interrupt = 0,
+        Nmi = 2,
+        Exception = 3,
+        SoftInterrupt = 4,
+    }
+
+    public static EventInjection Of(EventType type, byte vector) => new(ValidBit | (ulong)type << 8 | vector);
+
+    public static EventInjection Of(byte vector, uint errorCode) =>
+        new(ValidBit | ErrorCodeValid | (ulong)EventType.Exception << 8 | vector | (ulong)errorCode << 32);
+
+    public bool Valid => (_value & ValidBit) != 0;
+    public byte Vector => (byte)_value;
+    public EventType Type => (EventType)((_value >> 8) & 7);
+    public bool HasErrorCode => (_value & ErrorCodeValid) != 0;
+    public uint ErrorCode => (uint)(_value >> 32);
+}
+
+/// <summary>#VMEXIT codes (APM vol. 2, appendix C).</summary>
+internal static class ExitCode
+{
+    public const ulong ReadCr0 = 0x00;
+    public const ulong WriteCr0 = 0x10;
+    public const ulong ReadDr0 = 0x20;
+    public const ulong WriteDr15 = 0x3f;
+    public const ulong Debug = 0x41;
+    public const ulong Breakpoint = 0x43;
+    public const ulong AlignmentCheck = 0x51;
+    public const ulong MachineCheck = 0x52;
+    public const ulong Intr = 0x60;
+    public const ulong Nmi = 0x61;
+    public const ulong Smi = 0x62;
+    public const ulong Init = 0x63;
+    public const ulong Vintr = 0x64;
+    public const ulong Rdpmc = 0x6f;
+    public const ulong Cpuid = 0x72;
+    public const ulong Rsm = 0x73;
+    public const ulong Iret = 0x74;
+    public const ulong Invd = 0x76;
+    public const ulong Hlt = 0x78;
+    public const ulong Invlpga = 0x7a;
+    public const ulong Ioio = 0x7b;
+    public const ulong Msr = 0x7c;
+    public const ulong TaskSwitch = 0x7d;
+    public const ulong Shutdown = 0x7f;
+    public const ulong Vmrun = 0x80;
+    public const ulong Vmmcall = 0x81;
+    public const ulong Vmload = 0x82;
+    public const ulong Vmsave = 0x83;
+    public const ulong Stgi = 0x84;
+    public const ulong Clgi = 0x85;
+    public const ulong Skinit = 0x86;
+    public const ulong Rdtscp = 0x87;
+    public const ulong Wbinvd = 0x89;
+    public const ulong Monitor = 0x8a;
+    public const ulong Mwait = 0x8b;
+    public const ulong MwaitArmed = 0x8c;
+    public const ulong Xsetbv = 0x8d;
+    public const ulong Rdpru = 0x8e;
+    public const ulong NestedPageFault = 0x400;
+    public const ulong Invalid = ulong.MaxValue;
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+
+namespace SharpKvm.Vm;
+
+/// <summary>KVM_CHECK_EXTENSION: only what is complete (UAPI linux/kvm.h, KVM_CAP_*).</summary>
+internal static class Capabilities
+{
+    public const int MaxVcpus = 255;
+    public const uint MaxVcpuId = 255;
+
+    private const uint
+        KVM_CAP_HLT = 1,
+        KVM_CAP_USER_MEMORY = 3,
+        KVM_CAP_SET_TSS_ADDR = 4,
+        KVM_CAP_EXT_CPUID = 7,
+        KVM_CAP_NR_VCPUS = 9,
+        KVM_CAP_NR_MEMSLOTS = 10,
+        KVM_CAP_MP_STATE = 14,
+        KVM_CAP_SYNC_MMU = 16,
+        KVM_CAP_DESTROY_MEMORY_REGION_WORKS = 21,
+        KVM_CAP_USER_NMI = 22,
+        KVM_CAP_SET_GUEST_DEBUG = 23,
+        KVM_CAP_IRQ_ROUTING = 25,
+        KVM_CAP_JOIN_MEMORY_REGIONS_WORKS = 30,
+        KVM_CAP_MCE = 31,
+        KVM_CAP_SET_IDENTITY_MAP_ADDR = 37,
+        KVM_CAP_INTERNAL_ERROR_DATA = 40,
+        KVM_CAP_VCPU_EVENTS = 41,
+        KVM_CAP_DEBUGREGS = 50,
+        KVM_CAP_X86_ROBUST_SINGLESTEP = 51,
+        KVM_CAP_XSAVE = 55,
+        KVM_CAP_XCRS = 56,
+        KVM_CAP_GET_TSC_KHZ = 61,
+        KVM_CAP_MAX_VCPUS = 66,
+        KVM_CAP_READONLY_MEM = 81,
+        KVM_CAP_EXT_EMUL_CPUID = 95,
+        KVM_CAP_CHECK_EXTENSION_VM = 105,
+        KVM_CAP_ENABLE_CAP_VM = 98,
+        KVM_CAP_IMMEDIATE_EXIT = 136,
+        KVM_CAP_MAX_VCPU_ID = 128,
+        KVM_CAP_GET_MSR_FEATURES = 153,
+        KVM_CAP_EXCEPTION_PAYLOAD = 164,
+        KVM_CAP_SET_GUEST_DEBUG2 = 195,
+        KVM_CAP_SREGS2 = 200,
+        KVM_CAP_XSAVE2 = 208,
+        KVM_CAP_X86_TRIPLE_FAULT_EVENT = 218;
+
+    public static int Check(ulong capability) => capability switch
+    {
+        KVM_CAP_HLT or KVM_CAP_USER_MEMORY or KVM_CAP_SET_TSS_ADDR or KVM_CAP_EXT_CPUID or KVM_CAP_MP_STATE
+            or KVM_CAP_SYNC_MMU or KVM_CAP_DESTROY_MEMORY_REGION_WORKS or KVM_CAP_USER_NMI
+            or KVM_CAP_SET_GUEST_DEBUG or KVM_CAP_JOIN_MEMORY_REGIONS_WORKS or KVM_CAP_SET_IDENTITY_MAP_ADDR
+            or KVM_CAP_INTERNAL_ERROR_DATA or KVM_CAP_VCPU_EVENTS or KVM_CAP_DEBUGREGS
+            or KVM_CAP_X86_ROBUST_SINGLESTEP or KVM_CAP_GET_TSC_KHZ or KVM_CAP_READONLY_MEM
+            or KVM_CAP_EXT_EMUL_CPUID or KVM_CAP_CHECK_EXTENSION_VM or KVM_CAP_ENABLE_CAP_VM
+            or KVM_CAP_IMMEDIATE_EXIT or KVM_CAP_GET_MSR_FEATURES or KVM_CAP_EXCEPTION_PAYLOAD or KVM_CAP_SREGS2
+            or KVM_CAP_X86_TRIPLE_FAULT_EVENT => 1,
+        KVM_CAP_XSAVE or KVM_CAP_XCRS => HostCpu.SupportedXcr0() != 0 ? 1 : 0,
+        KVM_CAP_XSAVE2 => 4096,
+        KVM_CAP_NR_VCPUS or KVM_CAP_MAX_VCPUS => MaxVcpus,
+        KVM_CAP_MAX_VCPU_ID => (int)MaxVcpuId,
+        KVM_CAP_NR_MEMSLOTS => MemorySlots.MaxSlots,
+        KVM_CAP_MCE => MsrState.MaxBanks,
+        // QEMU asks for a number of routes; without an in-kernel interrupt controller there are none to be used.
+        KVM_CAP_IRQ_ROUTING => 4096,
+        KVM_CAP_SET_GUEST_DEBUG2 => (int)DebugState.SupportedControl,
+        _ => 0,
+    };
+
+    /// <summary>KVM_ENABLE_CAP on the VM.</summary>
+    public static int Enable(ref Vm vm, uint capability, uint flags, ulong argument)
+    {
+        if (flags != 0)
+            return Errno.EINVAL;
+        switch (capability)
+        {
+            case KVM_CAP_EXCEPTION_PAYLOAD:
+                vm.Cpu.ExceptionPayload = (argument & 1) != 0;
+                return Errno.Ok;
+            case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
+                vm.Cpu.TripleFaultEvent = (argument & 1) != 0;
+                return Errno.Ok;
+            default:
+                return Errno.EINVAL;
+        }
+    }
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#if !SIMULATED
+using System.Runtime;
+using System.Runtime.CompilerServices;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Svm;
+
+namespace SharpKvm.Vm;
+
+/// <summary>
+/// Where the shim enters the core, each through the door. The addresses are those of structures that the shim
+/// allocated in the sizes asked for here.
+/// </summary>
+internal static class Exports
+{
+    [RuntimeExport("sk_core_probe")]
+    private static long Probe() => SvmHardware.Probe();
+
+    [RuntimeExport("sk_core_release")]
+    private static long Release()
+    {
+        SvmHardware.Release();
+        return Errno.Ok;
+    }
+
+    [RuntimeExport("sk_core_cpu_enable")]
+    private static long EnableCpu(ulong savePage) => SvmHardware.Enable(new Hpa(savePage));
+
+    [RuntimeExport("sk_core_cpu_disable")]
+    private static long DisableCpu()
+    {
+        SvmHardware.Disable();
+        return Errno.Ok;
+    }
+
+    [RuntimeExport("sk_core_vm_size")]
+    private static long VmSize() => Unsafe.SizeOf<Vm>();
+
+    [RuntimeExport("sk_core_vcpu_size")]
+    private static long VcpuSize() => Unsafe.SizeOf<Vcpu>();
+
+    [RuntimeExport("sk_core_shared_size")]
+    private static long SharedSize() => Unsafe.SizeOf<VcpuShared>();
+
+    [RuntimeExport("sk_core_vm_init")]
+    private static long InitVm(nint core, nint host)
+    {
+        ref Vm vm = ref new KernelRef<Vm>(core).Value;
+        vm.Host = new HostVm(host);
+        HostCpu.Cpuid(0x80000008, 0, out Cpu.CpuidLeaf widths);
+        return VmMemory.Init(ref vm, (int)(widths.Eax & 0xff));
+    }
+
+    [RuntimeExport("sk_core_vm_destroy")]
+    private static long DestroyVm(nint core)
+    {
+        VmMemory.Destroy(ref new KernelRef<Vm>(core).Value);
+        return Errno.Ok;
+    }
+
+    [RuntimeExport("sk_core_vcpu_init")]
+    private static long InitVcpu(nint core, nint vm, ulong id)
+    {
+        ref Vcpu vcpu = ref new KernelRef<Vcpu>(core).Value;
+        vcpu.VmRef = new KernelRef<Vm>(vm);
+        vcpu.Id = (uint)id;
+        int result = SvmVendor.CreateVcpu(ref vcpu);
+        if (result == Errno.Ok)
+            result = Cpu.Reset<SvmVendor>.PowerOn(ref vcpu);
+        if (result != Errno.Ok)
+            DestroyVcpu(core);
+        return result;
+    }
+
+    [RuntimeExport("sk_core_vcpu_destroy")]
+    private static long DestroyVcpu(nint core)
+    {
+        ref Vcpu vcpu = ref new KernelRef<Vcpu>(core).Value;
+        vcpu.Cpuid.Free();
+        SvmVendor.DestroyVcpu(ref vcpu);
+        return Errno.Ok;
+    }
+
+    [RuntimeExport("sk_core_system_ioctl")]
+    private static long SystemIoctl(uint command, ulong argument) => SystemIoctls.Dispatch(command, argument);
+
+    [RuntimeExport("sk_core_vm_ioctl")]
+    private static long VmIoctl(nint core, uint command, ulong argument) =>
+        VmIoctls.Dispatch(ref new KernelRef<Vm>(core).Value, command, argument);
+
+    [RuntimeExport("sk_core_vcpu_ioctl")]
+    private static long VcpuIoctl(nint core, uint command, ulong argument) =>
+        VcpuIoctls<SvmVendor>.Dispatch(ref new KernelRef<Vcpu>(core).Value, command, argument);
+
+    [RuntimeExport("sk_core_run")]
+    private static long Run(nint core) => RunLoop<SvmVendor>.Run(ref new KernelRef<Vcpu>(core).Value);
+
+    /// <summary>Linux takes pages of the process away. 1: TLBs must be flushed before it goes on.</summary>
+    [RuntimeExport("sk_core_invalidate")]
+    private static long Invalidate(nint core, ulong start, ulong end) =>
+        Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
+}
+#endif

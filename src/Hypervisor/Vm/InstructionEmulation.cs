@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+using SharpKvm.Emulator;
+using SharpKvm.Host;
+
+namespace SharpKvm.Vm;
+
+/// <summary>Runs the emulator for the instruction at RIP and turns its result into what the run loop does.</summary>
+internal static class InstructionEmulation<TVendor> where TVendor : struct, IVendor
+{
+    public static VcpuAction Run(ref Vcpu vcpu)
+    {
+        ref PendingIo pending = ref vcpu.Pending;
+        if (pending.Kind != PendingKind.Instruction)
+            pending.Log.Clear();
+        ulong rip = vcpu.Registers.Rip;
+        pending.Rip = rip;
+        var machine = new GuestMachine<TVendor>(ref vcpu);
+        Emulation result = Emulator.Emulator.Run(ref machine);
+        switch (result.Outcome)
+        {
+            case Outcome.Done:
+                pending.Forget();
+                TVendor.SetInterruptShadow(ref vcpu, result.Shadow switch
+                {
+                    Shadow.Sti => InterruptShadow.Sti,
+                    Shadow.MovSs => InterruptShadow.MovSs,
+                    _ => InterruptShadow.None,
+                });
+                if (result.SingleStep)
+                    return SingleStep.Completed<TVendor>(ref vcpu);
+                return result.Halted ? UserExit.Plain(ref vcpu, Abi.Exit.KVM_EXIT_HLT) : VcpuAction.Resume;
+            case Outcome.UserSpace:
+                pending.Kind = PendingKind.Instruction;
+                // A REP instruction may have finished some iterations: what waits is at the RIP of now.
+                pending.Rip = vcpu.Registers.Rip;
+                pending.Log.Bytes = result.Bytes;
+                pending.Log.ByteCount = result.ByteCount;
+                return VcpuAction.UserSpace;
+            case Outcome.Exception:
+                pending.Forget();
+                Exceptions<TVendor>.Queue(ref vcpu, new Vector(result.Fault.Vector), result.Fault.HasErrorCode,
+                    result.Fault.ErrorCode, new Gva(result.Fault.Address));
+                return VcpuAction.Resume;
+            default:
+                pending.Forget();
+                return UserExit.EmulationFailure(ref vcpu, ((ReadOnlySpan<byte>)result.Bytes)[..result.ByteCount]);
+        }
+    }
+}
+
+/// <summary>The trap after an instruction that software completed while TF was set.</summary>
+internal static class SingleStep
+{
+    private const ulong Dr6Bs = 1 << 14;
+    private const ulong Dr6Fixed = 0xffff0ff0;
+    private const uint DebugVector = 1;
+
+    public static VcpuAction Completed<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
+    {
+        if (vcpu.Debug.SingleSteps)
+        {
+            return UserExit.Debug(ref vcpu, DebugVector, LinearRip<TVendor>(ref vcpu), Dr6Fixed | Dr6Bs,
+                TVendor.GetDr7(ref vcpu));
+        }
+        Exceptions<TVendor>.QueueDebug(ref vcpu, Dr6Bs);
+        return VcpuAction.Resume;
+    }
+
+    public static ulong LinearRip<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
+    {
+        Segment cs = TVendor.GetSegment(ref vcpu, SegmentName.Cs);
+        bool flat = cs.Long && (TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0;
+        return flat ? vcpu.Registers.Rip : (uint)(cs.Base + vcpu.Registers.Rip);
+    }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using static SharpKvm.Abi.Ioctl;
+
+namespace SharpKvm.Vm;
+
+/// <summary>ioctls on the device.</summary>
+internal static class SystemIoctls
+{
+    private const int ApiVersion = 12;
+    /// <summary>kvm_run and the port data.</summary>
+    private const int VcpuMmapSize = 2 * Page.Size;
+
+    public static long Dispatch(uint command, ulong argument)
+    {
+        var pointer = new Hva(argument);
+        return command switch
+        {
+            KVM_GET_API_VERSION => argument == 0 ? ApiVersion : Errno.EINVAL,
+            // The type of a machine: x86 has only 0.
+            KVM_CREATE_VM => argument == 0 ? HostVm.Create() : Errno.EINVAL,
+            KVM_CHECK_EXTENSION => Capabilities.Check(argument),
+            KVM_GET_VCPU_MMAP_SIZE => argument == 0 ? VcpuMmapSize : Errno.EINVAL,
+            KVM_GET_SUPPORTED_CPUID => HostCpuid.Supported(pointer),
+            KVM_GET_EMULATED_CPUID => HostCpuid.Emulated(pointer),
+            KVM_GET_MSR_INDEX_LIST => MsrLists.IndexList(pointer),
+            KVM_GET_MSR_FEATURE_INDEX_LIST => MsrLists.FeatureIndexList(pointer),
+            KVM_GET_MSRS => MsrLists.GetFeatures(pointer),
+            KVM_X86_GET_MCE_CAP_SUPPORTED => MsrLists.McCapSupported(pointer),
+            _ => Errno.EINVAL,
+        };
+    }
+}
+
+/// <summary>ioctls on a VM; the shim holds its lock.</summary>
+internal static class VmIoctls
+{
+    private const ulong DefaultMmuPages = 0;
+    /// <summary>KVM_SET_TSS_ADDR takes three pages below 4 GiB (they matter to VMX without unrestricted guest).</summary>
+    private const ulong TssPages = 3;
+
+    public static long Dispatch(ref Vm vm, uint command, ulong argument)
+    {
+        var pointer = new Hva(argument);
+        switch (command)
+        {
+            case KVM_CHECK_EXTENSION:
+                return Capabilities.Check(argument);
+            case KVM_CREATE_VCPU:
+                return CreateVcpu(ref vm, argument);
+            case KVM_SET_USER_MEMORY_REGION:
+                return UserMemory.TryRead(pointer, out kvm_userspace_memory_region region)
+                    ? MemorySlots.SetRegion(ref vm, in region)
+                    : Errno.EFAULT;
+            case KVM_GET_DIRTY_LOG:
+                return UserMemory.TryRead(pointer, out kvm_dirty_log log)
+                    ? DirtyLog.Get(ref vm, in log)
+                    : Errno.EFAULT;
+            case KVM_SET_NR_MMU_PAGES:
+                return argument < 64 ? Errno.EINVAL : Errno.Ok;
+            case KVM_GET_NR_MMU_PAGES:
+                return (long)DefaultMmuPages;
+            case KVM_SET_TSS_ADDR:
+                return argument > uint.MaxValue - TssPages * Page.Size + 1 ? Errno.EINVAL : Errno.Ok;
+            case KVM_SET_IDENTITY_MAP_ADDR:
+                return SetIdentityMap(ref vm, pointer);
+            case KVM_ENABLE_CAP:
+                return UserMemory.TryRead(pointer, out kvm_enable_cap capability)
+                    ? Capabilities.Enable(ref vm, capability.cap, capability.flags, capability.args[0])
+                    : Errno.EFAULT;
+            case KVM_SET_TSC_KHZ:
+                return VmCpuState.SetTscKhz((uint)argument);
+            case KVM_GET_TSC_KHZ:
+                return HostCpu.TscKhz();
+            default:
+                return Errno.ENOTTY;
+        }
+    }
+
+    private static long CreateVcpu(ref Vm vm, ulong id)
+    {
+        if (id >= Capabilities.MaxVcpuId)
+            return Errno.EINVAL;
+        ref ulong word = ref vm.VcpuIds[(int)(id / 64)];
+        ulong bit = 1ul << (int)(id % 64);
+        if ((word & bit) != 0)
+            return Errno.EEXIST;
+        long result = vm.Host.CreateVcpu((uint)id);
+        if (result >= 0)
+        {
+            word |= bit;
+            vm.HasVcpus = true;
+        }
+        return result;
+    }
+
+    private static int SetIdentityMap(ref Vm vm, Hva pointer)
+    {
+        if (!UserMemory.TryRead(pointer, out ulong _))
+            return Errno.EFAULT;
+        // Only the first vCPU would use it.
+        return vm.HasVcpus ? Errno.EINVAL : Errno.Ok;
+    }
+}
+
+/// <summary>ioctls on a vCPU other than KVM_RUN; the shim holds its mutex.</summary>
+internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
+{
+    private const uint SignalSetSize = 8;
+
+    public static long Dispatch(ref Vcpu vcpu, uint command, ulong argument)
+    {
+        var pointer = new Hva(argument);
+        return command switch
+        {
+            KVM_GET_REGS => StateIoctls<TVendor>.GetRegs(ref vcpu, pointer),
+            KVM_SET_REGS => StateIoctls<TVendor>.SetRegs(ref vcpu, pointer),
+            KVM_GET_SREGS => StateIoctls<TVendor>.GetSregs(ref vcpu, pointer),
+            KVM_SET_SREGS => StateIoctls<TVendor>.SetSregs(ref vcpu, pointer),
+            KVM_GET_SREGS2 => StateIoctls<TVendor>.GetSregs2(ref vcpu, pointer),
+            KVM_SET_SREGS2 => StateIoctls<TVendor>.SetSregs2(ref vcpu, pointer),
+            KVM_GET_FPU => StateIoctls<TVendor>.GetFpu(ref vcpu, pointer),
+            KVM_SET_FPU => StateIoctls<TVendor>.SetFpu(ref vcpu, pointer),
+            KVM_GET_XSAVE => StateIoctls<TVendor>.GetXsave(ref vcpu, pointer),
+            KVM_GET_XSAVE2 => StateIoctls<TVendor>.GetXsave2(ref vcpu, pointer),
+            KVM_SET_XSAVE => StateIoctls<TVendor>.SetXsave(ref vcpu, pointer),
+            KVM_GET_XCRS => StateIoctls<TVendor>.GetXcrs(ref vcpu, pointer),
+            KVM_SET_XCRS => StateIoctls<TVendor>.SetXcrs(ref vcpu, pointer),
+            KVM_GET_MSRS => StateIoctls<TVendor>.GetMsrs(ref vcpu, pointer),
+            KVM_SET_MSRS => StateIoctls<TVendor>.SetMsrs(ref vcpu, pointer),
+            KVM_GET_DEBUGREGS => StateIoctls<TVendor>.GetDebugRegs(ref vcpu, pointer),
+            KVM_SET_DEBUGREGS => StateIoctls<TVendor>.SetDebugRegs(ref vcpu, pointer),
+            KVM_SET_GUEST_DEBUG => StateIoctls<TVendor>.SetGuestDebug(ref vcpu, pointer),
+            KVM_GET_VCPU_EVENTS => StateIoctls<TVendor>.GetVcpuEvents(ref vcpu, pointer),
+            KVM_SET_VCPU_EVENTS => StateIoctls<TVendor>.SetVcpuEvents(ref vcpu, pointer),
+            KVM_GET_MP_STATE => StateIoctls<TVendor>.GetMpState(ref vcpu, pointer),
+            KVM_SET_MP_STATE => StateIoctls<TVendor>.SetMpState(ref vcpu, pointer),
+            KVM_SET_CPUID => StateIoctls<TVendor>.SetCpuid(ref vcpu, pointer),
+            KVM_SET_CPUID2 => StateIoctls<TVendor>.SetCpuid2(ref vcpu, pointer),
+            KVM_GET_CPUID2 => StateIoctls<TVendor>.GetCpuid2(ref vcpu, pointer),
+            KVM_SET_TSC_KHZ => StateIoctls<TVendor>.SetTscKhz(ref vcpu, (uint)argument),
+            KVM_GET_TSC_KHZ => StateIoctls<TVendor>.GetTscKhz(ref vcpu),
+            KVM_TRANSLATE => StateIoctls<TVendor>.Translate(ref vcpu, pointer),
+            KVM_INTERRUPT => StateIoctls<TVendor>.Interrupt(ref vcpu, pointer),
+            KVM_NMI => StateIoctls<TVendor>.Nmi(ref vcpu),
+            KVM_SMI => StateIoctls<TVendor>.Smi(ref vcpu),
+            KVM_X86_SETUP_MCE => StateIoctls<TVendor>.SetupMce(ref vcpu, pointer),
+            KVM_X86_SET_MCE => StateIoctls<TVendor>.SetMce(ref vcpu, pointer),
+            KVM_TPR_ACCESS_REPORTING => StateIoctls<TVendor>.TprAccessReporting(ref vcpu, pointer),
+            KVM_SET_VAPIC_ADDR => StateIoctls<TVendor>.SetVapicAddr(ref vcpu, pointer),
+            KVM_KVMCLOCK_CTRL => StateIoctls<TVendor>.KvmclockCtrl(ref vcpu),
+            KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, pointer),
+            _ => Errno.EINVAL,
+        };
+    }
+
+    /// <summary>struct kvm_signal_mask: a length, then the set; a null pointer ends the masking.</summary>
+    private static int SetSignalMask(ref Vcpu vcpu, Hva pointer)
+    {
+        if (pointer.Value == 0)
+        {
+            vcpu.Shared.Host.SetSignalMask(0, active: false);
+            return Errno.Ok;
+        }
+        if (!UserMemory.TryRead(pointer, out uint length))
+            return Errno.EFAULT;
+        if (length != SignalSetSize)
+            return Errno.EINVAL;
+        if (!UserMemory.TryRead(pointer + sizeof(uint), out ulong mask))
+            return Errno.EFAULT;
+        vcpu.Shared.Host.SetSignalMask(mask, active: true);
+        return Errno.Ok;
+    }
+}

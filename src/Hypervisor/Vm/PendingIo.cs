@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using SharpKvm.Emulator;
+
+namespace SharpKvm.Vm;
+
+/// <summary>What KVM_RUN finishes first when user space comes back.</summary>
+internal enum PendingKind : byte
+{
+    None,
+    /// <summary>IN or OUT of one item, decoded by hardware.</summary>
+    Port,
+    /// <summary>An emulated instruction: it runs again, with the log's answers.</summary>
+    Instruction,
+}
+
+/// <summary>
+/// An access that left for user space. It is finished when KVM_RUN is called again and RIP is still where it was;
+/// otherwise user space has sent the vCPU elsewhere and it is forgotten.
+/// </summary>
+internal struct PendingIo
+{
+    public PendingKind Kind;
+    public ulong Rip;
+    /// <summary>For <see cref="PendingKind.Port"/>: where execution goes on, and what was asked.</summary>
+    public ulong NextRip;
+    public bool IsInput;
+    public byte Size;
+    public ReplayLog Log;
+
+    public void Forget()
+    {
+        Kind = PendingKind.None;
+        Log.Clear();
+    }
+}
+
+/// <summary>One access of an emulated instruction that user space served or is serving.</summary>
+internal struct ReplayEntry
+{
+    /// <summary>Guest physical address, or the port.</summary>
+    public ulong Address;
+    public ulong Data;
+    public uint Length;
+    public ReplayKind Kind;
+}
+
+internal enum ReplayKind : byte
+{
+    MmioRead, MmioWrite, PortRead, PortWrite,
+}
+
+/// <summary>
+/// The accesses of one instruction in order, so that it can be run again from the top: those below
+/// <see cref="Position"/> were replayed, the last one may still wait for user space's answer. The instruction's bytes
+/// are kept too: another vCPU may have changed them in memory.
+/// </summary>
+internal struct ReplayLog
+{
+    /// <summary>More than any supported instruction makes (PUSHA: 16 halves; ENTER is bounded by the emulator).</summary>
+    private const int Capacity = 40;
+
+    [InlineArray(Capacity)]
+    private struct Entries
+    {
+        private ReplayEntry _first;
+    }
+
+    private Entries _entries;
+    public int Count;
+    public int Position;
+    /// <summary>The last entry was handed to user space and not yet answered.</summary>
+    public bool Waiting;
+    public InstructionBytes Bytes;
+    public byte ByteCount;
+
+    public void Clear()
+    {
+        Count = 0;
+        Position = 0;
+        Waiting = false;
+        ByteCount = 0;
+    }
+
+    public readonly bool IsFull => Count == Capacity;
+
+    /// <summary>The answer to this access, if it is the next one that was already served.</summary>
+    public bool TryReplay(ReplayKind kind, ulong address, uint length, out ulong data)
+    {
+        data = 0;
+        if (Position >= Count)
+            return false;
+        ref ReplayEntry entry = ref _entries[Position];
+        if (entry.Kind != kind || entry.Address != address || entry.Length != length)
+        {
+            // The guest's own tables or registers changed under the instruction: what follows is a new access.
+            Count = Position;
+            return false;
+        }
+        Position++;
+        data = entry.Data;
+        return true;
+    }
+
+    /// <summary>Adds the access that goes to user space now.</summary>
+    public void Append(ReplayKind kind, ulong address, uint length)
+    {
+        _entries[Count++] = new ReplayEntry { Kind = kind, Address = address, Length = length };
+        Waiting = true;
+    }
+
+    /// <summary>Completes the access that waited and rewinds for another run.</summary>
+    public void Answer(ulong data)
+    {
+        if (Waiting)
+            _entries[Count - 1].Data = data;
+        Waiting = false;
+        Position = 0;
+    }
+}

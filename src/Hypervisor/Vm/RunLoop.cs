@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+
+namespace SharpKvm.Vm;
+
+/// <summary>KVM_RUN: enters the guest until something needs user space.</summary>
+internal static class RunLoop<TVendor> where TVendor : struct, IVendor
+{
+    public static int Run(ref Vcpu vcpu)
+    {
+        ref kvm_run run = ref vcpu.Run;
+        // Registers in the run page (KVM_CAP_SYNC_REGS) are not offered.
+        if (run.kvm_valid_regs != 0 || run.kvm_dirty_regs != 0)
+            return Errno.EINVAL;
+        if (!ControlRegisters<TVendor>.TrySetCr8(ref vcpu, run.cr8))
+            return Errno.EINVAL;
+        vcpu.Cpuid.Locked = true;
+
+        VcpuAction action = VcpuAction.Resume;
+        if (vcpu.Pending.Kind != PendingKind.None)
+            action = FinishPending(ref vcpu);
+        // Checked after what was pending is finished: this is how user space completes it without running the guest.
+        if (action == VcpuAction.Resume)
+            action = run.immediate_exit != 0 ? VcpuAction.Interrupted : Loop(ref vcpu);
+
+        run.if_flag = (vcpu.Registers.Rflags & Rflags.If) != 0 ? (byte)1 : (byte)0;
+        run.cr8 = vcpu.Events.Cr8;
+        run.apic_base = vcpu.Msrs.ApicBase;
+        run.ready_for_interrupt_injection =
+            Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu) ? (byte)1 : (byte)0;
+        return action switch
+        {
+            VcpuAction.UserSpace => 0,
+            VcpuAction.Interrupted => Errno.EINTR,
+            VcpuAction.NoMemory => Errno.ENOMEM,
+            _ => Errno.EFAULT,
+        };
+    }
+
+    private static VcpuAction Loop(ref Vcpu vcpu)
+    {
+        while (true)
+        {
+            if (vcpu.Shared.Requests != VcpuRequests.None && !HandleRequests(ref vcpu))
+                return VcpuAction.UserSpace;
+            if (vcpu.Run.request_interrupt_window != 0 && Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu))
+                return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_IRQ_WINDOW_OPEN);
+            if (vcpu.Events.TripleFault)
+            {
+                vcpu.Events.TripleFault = false;
+                return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
+            }
+            VcpuAction action = TVendor.Step(ref vcpu);
+            if (action == VcpuAction.Resume)
+                continue;
+            if (action != VcpuAction.Retry)
+                return action;
+            if (!vcpu.Shared.Host.Work())
+            {
+                vcpu.Run.exit_reason = Exit.KVM_EXIT_INTR;
+                return VcpuAction.Interrupted;
+            }
+        }
+    }
+
+    /// <summary>Clears and serves the requests. False: the VM is dead.</summary>
+    private static bool HandleRequests(ref Vcpu vcpu)
+    {
+        var requests = (VcpuRequests)Interlocked.Exchange(ref vcpu.Shared.RequestBits, 0);
+        if ((requests & VcpuRequests.Dead) != 0)
+            return false;
+        if ((requests & VcpuRequests.RenewSlots) != 0)
+            vcpu.Shared.Host.RenewSlots();
+        if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)
+            TVendor.FlushTlb(ref vcpu);
+        return true;
+    }
+
+    /// <summary>User space has served an access: completes its instruction, unless RIP has moved since.</summary>
+    private static VcpuAction FinishPending(ref Vcpu vcpu)
+    {
+        ref PendingIo pending = ref vcpu.Pending;
+        if (pending.Rip != vcpu.Registers.Rip)
+        {
+            pending.Forget();
+            return VcpuAction.Resume;
+        }
+        if (pending.Kind == PendingKind.Port)
+        {
+            pending.Kind = PendingKind.None;
+            return PortAccess<TVendor>.Finish(ref vcpu);
+        }
+        pending.Log.Answer(vcpu.Run.mmio.data);
+        return InstructionEmulation<TVendor>.Run(ref vcpu);
+    }
+}
+
+/// <summary>IN and OUT of a single item that hardware has decoded.</summary>
+internal static class PortAccess<TVendor> where TVendor : struct, IVendor
+{
+    public static VcpuAction Start(ref Vcpu vcpu, bool input, ushort port, byte size, ulong nextRip)
+    {
+        ref PendingIo pending = ref vcpu.Pending;
+        pending.Kind = PendingKind.Port;
+        pending.Rip = vcpu.Registers.Rip;
+        pending.NextRip = nextRip;
+        pending.IsInput = input;
+        pending.Size = size;
+        if (!input)
+        {
+            uint value = (uint)vcpu.Registers[Gpr.Rax];
+            Span<byte> data = vcpu.Shared.Port.Value;
+            for (int i = 0; i < size; i++)
+                data[i] = (byte)(value >> (8 * i));
+        }
+        UserExit.Port(ref vcpu, input, port, size, 1);
+        return VcpuAction.UserSpace;
+    }
+
+    public static VcpuAction Finish(ref Vcpu vcpu)
+    {
+        ref PendingIo pending = ref vcpu.Pending;
+        if (pending.IsInput)
+        {
+            uint value = 0;
+            ReadOnlySpan<byte> data = vcpu.Shared.Port.Value;
+            for (int i = 0; i < pending.Size; i++)
+                value |= (uint)data[i] << (8 * i);
+            ref ulong rax = ref vcpu.Registers[Gpr.Rax];
+            rax = pending.Size switch
+            {
+                1 => rax & ~0xfful | value,
+                2 => rax & ~0xfffful | value,
+                _ => value,
+            };
+        }
+        return Instructions<TVendor>.Advance(ref vcpu, pending.NextRip);
+    }
+}

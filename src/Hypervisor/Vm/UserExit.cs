@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Emulator;
+using SharpKvm.Host;
+
+namespace SharpKvm.Vm;
+
+/// <summary>Fills the run page for an exit to user space.</summary>
+internal static class UserExit
+{
+    public static VcpuAction Plain(ref Vcpu vcpu, Exit reason)
+    {
+        vcpu.Run.exit_reason = reason;
+        return VcpuAction.UserSpace;
+    }
+
+    /// <summary>KVM_EXIT_IO; data is or will be in the page at KVM_PIO_PAGE_OFFSET.</summary>
+    public static void Port(ref Vcpu vcpu, bool input, ushort port, byte size, uint count)
+    {
+        ref kvm_run run = ref vcpu.Run;
+        run.exit_reason = Exit.KVM_EXIT_IO;
+        run.io = new kvm_run.Io
+        {
+            direction = input ? kvm_run.KVM_EXIT_IO_IN : kvm_run.KVM_EXIT_IO_OUT,
+            size = size,
+            port = port,
+            count = count,
+            data_offset = kvm_run.KVM_PIO_PAGE_OFFSET * Page.Size,
+        };
+    }
+
+    /// <summary>KVM_EXIT_MMIO of at most 8 bytes.</summary>
+    public static void Mmio(ref Vcpu vcpu, bool write, ulong address, uint length, ulong value)
+    {
+        ref kvm_run run = ref vcpu.Run;
+        run.exit_reason = Exit.KVM_EXIT_MMIO;
+        run.mmio = new kvm_run.Mmio { phys_addr = address, data = value, len = length, is_write = write ? (byte)1 : (byte)0 };
+    }
+
+    /// <summary>KVM_EXIT_DEBUG.</summary>
+    public static VcpuAction Debug(ref Vcpu vcpu, uint exception, ulong pc, ulong dr6, ulong dr7)
+    {
+        ref kvm_run run = ref vcpu.Run;
+        run.exit_reason = Exit.KVM_EXIT_DEBUG;
+        run.debug = new kvm_debug_exit_arch { exception = exception, pc = pc, dr6 = dr6, dr7 = dr7 };
+        return VcpuAction.UserSpace;
+    }
+
+    /// <summary>KVM_INTERNAL_ERROR_EMULATION with the bytes of the instruction that can't be emulated.</summary>
+    public static VcpuAction EmulationFailure(ref Vcpu vcpu, ReadOnlySpan<byte> instruction)
+    {
+        // The union's fixed part without the suberror and count: flags, then size and bytes; in units of 8 bytes.
+        const uint DataWords = 3;
+        ref kvm_run run = ref vcpu.Run;
+        run.exit_reason = Exit.KVM_EXIT_INTERNAL_ERROR;
+        run.emulation_failure = default;
+        run.emulation_failure.suberror = kvm_run.KVM_INTERNAL_ERROR_EMULATION;
+        run.emulation_failure.ndata = DataWords;
+        if (instruction.Length > 0)
+        {
+            run.emulation_failure.flags = kvm_run.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
+            run.emulation_failure.insn_size = (byte)instruction.Length;
+            Span<byte> bytes = run.emulation_failure.insn_bytes;
+            instruction.CopyTo(bytes);
+        }
+        return VcpuAction.UserSpace;
+    }
+
+    /// <summary>KVM_EXIT_INTERNAL_ERROR of another kind, with two words for whoever looks for the reason.</summary>
+    public static VcpuAction InternalError(ref Vcpu vcpu, uint suberror, ulong first, ulong second)
+    {
+        ref kvm_run run = ref vcpu.Run;
+        run.exit_reason = Exit.KVM_EXIT_INTERNAL_ERROR;
+        run.@internal = default;
+        run.@internal.suberror = suberror;
+        run.@internal.ndata = 2;
+        run.@internal.data[0] = first;
+        run.@internal.data[1] = second;
+        return VcpuAction.UserSpace;
+    }
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Imports of the core: memory, user space, the FPU, CPU facts. One kernel service each. */
+#include "shim.h"
+
+#include <linux/highmem.h>
+#include <linux/io.h>
+#include <linux/kvm.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/swap.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+#include <asm/fpu/xcr.h>
+#include <asm/msr.h>
+#include <asm/nospec-branch.h>
+#include <asm/tsc.h>
+
+extern bool sk_ignore_msrs;
+
+u64 sk_page_allocate(void)
+{
+	struct page *page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+
+	return page ? page_to_phys(page) : 0;
+}
+
+void sk_page_free(u64 address)
+{
+	__free_page(pfn_to_page(address >> PAGE_SHIFT));
+}
+
+void *sk_page_address(u64 address)
+{
+	return __va(address);
+}
+
+void *sk_heap_allocate(unsigned long bytes)
+{
+	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
+}
+
+void sk_heap_free(void *address)
+{
+	kvfree(address);
+}
+
+/* Contiguous pages for a bitmap that hardware reads, all bits set. Returns the physical address or 0. */
+u64 sk_bitmap_allocate(unsigned int order)
+{
+	struct page *page = alloc_pages(GFP_KERNEL_ACCOUNT, order);
+
+	if (!page)
+		return 0;
+	memset(page_address(page), 0xff, PAGE_SIZE << order);
+	return page_to_phys(page);
+}
+
+void sk_bitmap_free(u64 address, unsigned int order)
+{
+	__free_pages(pfn_to_page(address >> PAGE_SHIFT), order);
+}
+
+bool sk_user_read(void *destination, unsigned long source, unsigned long bytes)
+{
+	return !copy_from_user(destination, (void __user *)source, bytes);
+}
+
+bool sk_user_write(unsigned long destination, const void *source, unsigned long bytes)
+{
+	return !copy_to_user((void __user *)destination, source, bytes);
+}
+
+bool sk_user_read_u64(unsigned long source, u64 *value)
+{
+	return !get_user(*value, (u64 __user *)source);
+}
+
+bool sk_user_range(unsigned long start, unsigned long bytes)
+{
+	return access_ok((void __user *)start, bytes);
+}
+
+#define EXCHANGE(type)								\
+static int exchange_##type(unsigned long address, type expected, type replacement)	\
+{										\
+	return __try_cmpxchg_user((type __user *)address, &expected, replacement, fault);	\
+}
+
+EXCHANGE(u8)
+EXCHANGE(u16)
+EXCHANGE(u32)
+EXCHANGE(u64)
+
+/* 0: swapped; 1: another value was there; 2: fault. The access is naturally aligned, so it stays in one page. */
+long sk_user_exchange(unsigned long address, unsigned int size, u64 expected, u64 replacement)
+{
+	int result;
+
+	if (!access_ok((void __user *)address, size))
+		return 2;
+	switch (size) {
+	case 1:
+		result = exchange_u8(address, expected, replacement);
+		break;
+	case 2:
+		result = exchange_u16(address, expected, replacement);
+		break;
+	case 4:
+		result = exchange_u32(address, expected, replacement);
+		break;
+	default:
+		result = exchange_u64(address, expected, replacement);
+		break;
+	}
+	return result < 0 ? 2 : result;
+}
+
+/* 0: found; 1: absent; 2: a signal. The reference is dropped at once: the notifier's sequence guards the frame. */
+long sk_look_up_page(struct sk_vm *vm, unsigned long address, bool write, u64 *frame, bool *writable)
+{
+	unsigned int flags = FOLL_HWPOISON | (write ? FOLL_WRITE : 0);
+	struct page *page, *again;
+	long count;
+
+	*writable = write;
+	if (get_user_pages_fast_only(address, 1, write ? FOLL_WRITE : 0, &page) != 1) {
+		count = get_user_pages_unlocked(address, 1, &page, flags);
+		if (count != 1)
+			return count == -EINTR || count == -ERESTARTSYS ? 2 : 1;
+	}
+	if (!write && get_user_pages_fast_only(address, 1, FOLL_WRITE, &again) == 1) {
+		/* It may have become another page meanwhile. */
+		put_page(page);
+		page = again;
+		*writable = true;
+	}
+	*frame = page_to_pfn(page);
+	if (*writable)
+		SetPageDirty(page);
+	mark_page_accessed(page);
+	put_page(page);
+	return 0;
+}
+
+void sk_cpuid(u32 leaf, u32 subleaf, u32 *result)
+{
+	cpuid_count(leaf, subleaf, &result[0], &result[1], &result[2], &result[3]);
+}
+
+bool sk_read_msr(u32 index, u64 *value)
+{
+	return !rdmsrl_safe(index, value);
+}
+
+u32 sk_tsc_khz(void)
+{
+	return tsc_khz;
+}
+
+/* Extended state components that the kernel saves for guests without asking permission. */
+u64 sk_supported_xcr0(void)
+{
+	if (!boot_cpu_has(X86_FEATURE_OSXSAVE))
+		return 0;
+	return xgetbv(XCR_XFEATURE_ENABLED_MASK) & ~(u64)(XFEATURE_MASK_XTILE);
+}
+
+void sk_flush_predictors(void)
+{
+	indirect_branch_prediction_barrier();
+}
+
+bool sk_parameter_ignore_msrs(void)
+{
+	return READ_ONCE(sk_ignore_msrs);
+}
+
+void *sk_fpu_legacy(struct sk_vcpu *vcpu)
+{
+	return &vcpu->fpu.fpstate->regs.xsave;
+}
+
+u32 sk_fpu_size(struct sk_vcpu *vcpu)
+{
+	return max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
+}
+
+bool sk_fpu_to_user(struct sk_vcpu *vcpu, unsigned long destination, u32 size)
+{
+	void *buffer = kvzalloc(size, GFP_KERNEL_ACCOUNT);
+	bool done;
+
+	if (!buffer)
+		return false;
+	fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, buffer, size, sk_supported_xcr0(), vcpu->shared->pkru);
+	done = !copy_to_user((void __user *)destination, buffer, size);
+	kvfree(buffer);
+	return done;
+}
+
+long sk_fpu_from_user(struct sk_vcpu *vcpu, unsigned long source)
+{
+	u32 size = sk_fpu_size(vcpu);
+	void *buffer = kvzalloc(size, GFP_KERNEL_ACCOUNT);
+	long result;
+
+	if (!buffer)
+		return -ENOMEM;
+	if (copy_from_user(buffer, (void __user *)source, size))
+		result = -EFAULT;
+	else
+		result = fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, buffer, sk_supported_xcr0(), &vcpu->shared->pkru);
+	kvfree(buffer);
+	return result;
+}
+
+void sk_log_error(const char *text, u64 value)
+{
+	pr_err("%s (%#llx)\n", text, value);
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Loading, the character device, and virtualization per CPU: hotplug, suspend, reboot. */
+#include "shim.h"
+
+#include <linux/cpu.h>
+#include <linux/cpuhotplug.h>
+#include <linux/debugfs.h>
+#include <linux/fs.h>
+#include <linux/io.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/percpu.h>
+#include <linux/reboot.h>
+#include <linux/syscore_ops.h>
+
+static char *devname = "sharpkvm";
+module_param(devname, charp, 0444);
+MODULE_PARM_DESC(devname, "name of the character device below /dev (default: sharpkvm)");
+
+bool sk_ignore_msrs;
+module_param_named(ignore_msrs, sk_ignore_msrs, bool, 0644);
+MODULE_PARM_DESC(ignore_msrs, "unknown MSRs read as 0 and ignore writes instead of raising #GP in the guest");
+
+LIST_HEAD(sk_all_vms);
+/* Rank 0: VMs that exist, and whether virtualization is on. */
+DEFINE_MUTEX(sk_module_lock);
+static unsigned int vm_count;
+
+/* What a CPU needs: the page VMRUN saves host state in, and the VMCB that VMSAVE keeps the rest in. */
+struct sk_cpu {
+	struct page *save_page;
+	struct page *vmcb_page;
+	bool enabled;
+};
+
+static DEFINE_PER_CPU(struct sk_cpu, sk_cpus);
+
+u64 sk_host_vmcb_pa(void)
+{
+	return page_to_phys(__this_cpu_read(sk_cpus.vmcb_page));
+}
+
+static int cpu_enable(void)
+{
+	struct sk_cpu *cpu = this_cpu_ptr(&sk_cpus);
+	struct cs_result result;
+
+	if (cpu->enabled)
+		return 0;
+	result = sk_door4(sk_core_cpu_enable, page_to_phys(cpu->save_page), 0, 0, 0);
+	if (result.site)
+		cs_report_trap(result.site);
+	cpu->enabled = !result.value;
+	return result.value;
+}
+
+static void cpu_disable(void *unused)
+{
+	struct sk_cpu *cpu = this_cpu_ptr(&sk_cpus);
+	struct cs_result result;
+
+	if (!cpu->enabled)
+		return;
+	result = sk_door4(sk_core_cpu_disable, 0, 0, 0, 0);
+	if (result.site)
+		cs_report_trap(result.site);
+	cpu->enabled = false;
+}
+
+static void cpu_enable_call(void *failed)
+{
+	if (cpu_enable())
+		atomic_inc(failed);
+}
+
+int sk_hardware_get(void)
+{
+	atomic_t failed = ATOMIC_INIT(0);
+	int result = 0;
+
+	cpus_read_lock();
+	mutex_lock(&sk_module_lock);
+	if (vm_count++ == 0) {
+		on_each_cpu(cpu_enable_call, &failed, 1);
+		if (atomic_read(&failed)) {
+			on_each_cpu(cpu_disable, NULL, 1);
+			vm_count--;
+			result = -EBUSY;
+			pr_err("virtualization could not be enabled on %d CPUs: another hypervisor holds it?\n",
+			       atomic_read(&failed));
+		}
+	}
+	mutex_unlock(&sk_module_lock);
+	cpus_read_unlock();
+	return result;
+}
+
+void sk_hardware_put(void)
+{
+	cpus_read_lock();
+	mutex_lock(&sk_module_lock);
+	if (--vm_count == 0)
+		on_each_cpu(cpu_disable, NULL, 1);
+	mutex_unlock(&sk_module_lock);
+	cpus_read_unlock();
+}
+
+static int online_cpu(unsigned int cpu)
+{
+	unsigned long flags;
+	int result = 0;
+
+	mutex_lock(&sk_module_lock);
+	if (vm_count) {
+		local_irq_save(flags);
+		result = cpu_enable();
+		local_irq_restore(flags);
+	}
+	mutex_unlock(&sk_module_lock);
+	return result;
+}
+
+static int offline_cpu(unsigned int cpu)
+{
+	unsigned long flags;
+
+	mutex_lock(&sk_module_lock);
+	local_irq_save(flags);
+	cpu_disable(NULL);
+	local_irq_restore(flags);
+	mutex_unlock(&sk_module_lock);
+	return 0;
+}
+
+/* The boot CPU; the others went through hotplug. Interrupts are off and nothing else runs. */
+static int suspend(void)
+{
+	cpu_disable(NULL);
+	return 0;
+}
+
+static void resume(void)
+{
+	if (vm_count && cpu_enable())
+		pr_err("virtualization could not be enabled again after suspend\n");
+}
+
+static struct syscore_ops syscore = {
+	.suspend = suspend,
+	.resume = resume,
+};
+
+static int reboot(struct notifier_block *block, unsigned long event, void *data)
+{
+	on_each_cpu(cpu_disable, NULL, 1);
+	return NOTIFY_OK;
+}
+
+static struct notifier_block reboot_notifier = {
+	.notifier_call = reboot,
+};
+
+static long device_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	struct cs_result result = sk_door4(sk_core_system_ioctl, command, argument, 0, 0);
+
+	if (result.site)
+		cs_report_trap(result.site);
+	return result.value;
+}
+
+static const struct file_operations device_fops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = device_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice device = {
+	.minor = KVM_MINOR,
+	.fops = &device_fops,
+	.mode = 0600,
+};
+
+static void free_cpu_pages(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		struct sk_cpu *pages = per_cpu_ptr(&sk_cpus, cpu);
+
+		if (pages->save_page)
+			__free_page(pages->save_page);
+		if (pages->vmcb_page)
+			__free_page(pages->vmcb_page);
+	}
+}
+
+static int allocate_cpu_pages(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		struct sk_cpu *pages = per_cpu_ptr(&sk_cpus, cpu);
+
+		pages->save_page = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 0);
+		pages->vmcb_page = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 0);
+		if (!pages->save_page || !pages->vmcb_page) {
+			free_cpu_pages();
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+static int hotplug_state;
+
+static int __init sk_init(void)
+{
+	struct cs_result probe = sk_door4(sk_core_shared_size, 0, 0, 0, 0);
+	int result;
+
+	if (probe.value != sizeof(struct sk_vcpu_shared)) {
+		pr_err("the core's VcpuShared has %ld bytes, the shim's %zu\n", probe.value,
+		       sizeof(struct sk_vcpu_shared));
+		return -EINVAL;
+	}
+	probe = sk_door4(sk_core_probe, 0, 0, 0, 0);
+	if (probe.site)
+		cs_report_trap(probe.site);
+	result = probe.value;
+	if (result)
+		return result;
+	result = allocate_cpu_pages();
+	if (result)
+		goto release_core;
+	sk_debugfs_init();
+	result = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);
+	if (result < 0)
+		goto free_pages;
+	hotplug_state = result;
+	register_syscore_ops(&syscore);
+	register_reboot_notifier(&reboot_notifier);
+	/* KVM's own minor: whichever of the two comes second gets EBUSY. */
+	device.name = devname;
+	result = misc_register(&device);
+	if (result) {
+		pr_err("/dev/%s can't be created (%d)%s\n", devname, result,
+		       result == -EBUSY ? ": another KVM module is loaded; unload it first" : "");
+		goto unregister;
+	}
+	pr_info("version %s ready on /dev/%s\n", THIS_MODULE->version, devname);
+	return 0;
+
+unregister:
+	unregister_reboot_notifier(&reboot_notifier);
+	unregister_syscore_ops(&syscore);
+	cpuhp_remove_state(hotplug_state);
+free_pages:
+	debugfs_remove_recursive(sk_debugfs_root);
+	free_cpu_pages();
+release_core:
+	sk_door4(sk_core_release, 0, 0, 0, 0);
+	return result;
+}
+
+static void __exit sk_exit(void)
+{
+	misc_deregister(&device);
+	unregister_reboot_notifier(&reboot_notifier);
+	unregister_syscore_ops(&syscore);
+	cpuhp_remove_state(hotplug_state);
+	debugfs_remove_recursive(sk_debugfs_root);
+	free_cpu_pages();
+	sk_door4(sk_core_release, 0, 0, 0, 0);
+}
+
+module_init(sk_init);
+module_exit(sk_exit);
+MODULE_AUTHOR("The SharpKVM authors");
+MODULE_DESCRIPTION("A hypervisor in C# that speaks the KVM API");
+MODULE_LICENSE("GPL");
+MODULE_VERSION("0.1.0");
+MODULE_ALIAS("devname:sharpkvm");

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The shim: what only C can do for the C# core. It translates; decisions are the core's. */
+#ifndef SHARPKVM_SHIM_H
+#define SHARPKVM_SHIM_H
+
+#define pr_fmt(fmt) "sharpkvm: " fmt
+
+/* Offsets into struct sk_vcpu_shared that the world switch uses. */
+#define SK_SHARED_CONTROL_BLOCK	144
+#define SK_SHARED_SPEC_CTRL	152
+
+#ifndef __ASSEMBLY__
+
+#include <linux/atomic.h>
+#include <linux/kvm.h>
+#include <linux/list.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
+#include <linux/preempt.h>
+#include <linux/signal_types.h>
+#include <linux/spinlock.h>
+#include <linux/srcu.h>
+#include <asm/fpu/api.h>
+#include <asm/fpu/types.h>
+
+#include "cskernel.h"
+
+/* The same layout as SharpKvm.Host.VcpuShared; sk_core_layout() proves it at load. */
+struct sk_vcpu_shared {
+	u64 gpr[16];
+	u64 rip;
+	u64 rflags;
+	u64 control_block;
+	u64 spec_ctrl;
+	u64 xcr0;
+	u64 tsc_aux;
+	u64 dr[4];
+	struct sk_vcpu *host;
+	struct kvm_run *run;
+	struct sk_exit_trace *trace;
+	void *pio;
+	u64 entries;
+	u64 msr_writes;
+	u64 tlb_flushes;
+	u32 flags;
+	u32 requests;
+	u32 trace_next;
+	u32 pkru;
+};
+
+#define SK_ENTER_LOAD_DR	0x1u
+
+#define SK_REQUEST_FLUSH_TLB	0x1u
+#define SK_REQUEST_MIGRATED	0x2u
+#define SK_REQUEST_DEAD		0x8u
+#define SK_REQUEST_SLOTS	0x10u
+
+/* One line of the exit-trace ring. */
+struct sk_exit_trace {
+	u64 tsc;
+	u64 rip;
+	u64 info1;
+	u64 info2;
+	u32 reason;
+	u32 reserved;
+};
+
+#define SK_TRACE_ENTRIES	256
+
+struct sk_vm {
+	struct kref refs;
+	struct mm_struct *mm;
+	struct mmu_notifier notifier;
+	/* Rank 1: one ioctl on the VM at a time; slots change under it. Sleeps. */
+	struct mutex lock;
+	/* Readers of the memory-slot table. */
+	struct srcu_struct slots_srcu;
+	/* Rank 3: nested tables. Taken by the notifier too, so nothing sleeps under it. */
+	spinlock_t mmu_lock;
+	struct task_struct *mmu_lock_owner;
+	u64 invalidation_sequence;
+	unsigned long invalidations_running;
+	unsigned long invalidation_start, invalidation_end;
+	bool dead;
+	struct dentry *debugfs;
+	/* vCPUs are added under the lock and live until the VM dies. */
+	struct list_head vcpus;
+	struct list_head all_vms;
+	void *core;
+};
+
+struct sk_vcpu {
+	struct sk_vm *vm;
+	struct list_head node;
+	u32 id;
+	/* Rank 2: one ioctl on the vCPU at a time, KVM_RUN included. Sleeps. */
+	struct mutex mutex;
+	struct preempt_notifier preempt;
+	int cpu;		/* where it is loaded, -1 when nowhere */
+	int last_cpu;
+	bool in_guest;		/* guarded by the order of in_guest and shared->requests */
+	bool fpu_loaded;
+	bool host_saved;
+	bool tsc_aux_loaded;
+	bool sigset_active;
+	sigset_t sigset;
+	int srcu_index;
+	u64 host_saves;
+	struct fpu_guest fpu;
+	struct kvm_run *run;
+	struct sk_vcpu_shared *shared;
+	void *core;
+};
+
+/* Pages of the vCPU's mmap: kvm_run, then the port I/O data. */
+#define SK_VCPU_MMAP_PAGES	2
+
+extern const struct file_operations sk_vcpu_fops;
+extern struct list_head sk_all_vms;
+extern struct mutex sk_module_lock;
+
+int sk_hardware_get(void);
+void sk_hardware_put(void);
+u64 sk_host_vmcb_pa(void);
+void sk_svm_vmrun(struct sk_vcpu_shared *shared, u64 host_vmcb);
+
+int sk_create_vm(void);
+void sk_vm_put(struct sk_vm *vm);
+void sk_vm_trapped(struct sk_vm *vm, unsigned long site);
+void sk_vm_debugfs(struct sk_vm *vm);
+void sk_retire_counters(struct sk_vcpu *vcpu);
+
+void sk_vcpu_destroy(struct sk_vcpu *vcpu);
+void sk_request_all(struct sk_vm *vm, u32 request);
+
+extern struct dentry *sk_debugfs_root;
+void sk_debugfs_init(void);
+
+/* Exports of the core, called through the door (cs_enter) only. */
+long sk_core_probe(void);
+long sk_core_release(void);
+long sk_core_shared_size(void);
+long sk_core_cpu_enable(u64 host_save_page);
+long sk_core_cpu_disable(void);
+long sk_core_vm_size(void);
+long sk_core_vcpu_size(void);
+long sk_core_vm_init(void *core, struct sk_vm *vm);
+long sk_core_vm_destroy(void *core);
+long sk_core_vcpu_init(void *core, void *vm_core, u64 id);
+long sk_core_vcpu_destroy(void *core);
+long sk_core_system_ioctl(unsigned int command, unsigned long argument);
+long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
+long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument);
+long sk_core_run(void *core);
+long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
+
+#define sk_door4(fn, a, b, c, d) \
+	cs_enter((void *)(fn), (long)(a), (long)(b), (long)(c), (long)(d))
+
+#endif /* __ASSEMBLY__ */
+#endif

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* A vCPU: its file, the run page, KVM_RUN around the core, entry into the guest. */
+#include "shim.h"
+
+#include <linux/anon_inodes.h>
+#include <linux/cpumask.h>
+#include <linux/entry-kvm.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <asm/debugreg.h>
+#include <asm/fpu/xcr.h>
+#include <asm/spec-ctrl.h>
+
+static DEFINE_PER_CPU(struct sk_vcpu *, last_vcpu);
+
+static void load(struct sk_vcpu *vcpu, int cpu)
+{
+	WRITE_ONCE(vcpu->cpu, cpu);
+	if (vcpu->last_cpu != cpu) {
+		vcpu->last_cpu = cpu;
+		atomic_or(SK_REQUEST_MIGRATED, (atomic_t *)&vcpu->shared->requests);
+	}
+	if (__this_cpu_read(last_vcpu) != vcpu) {
+		__this_cpu_write(last_vcpu, vcpu);
+		/* No branch prediction that another vCPU trained reaches this one. */
+		if (static_cpu_has(X86_FEATURE_USE_IBPB))
+			indirect_branch_prediction_barrier();
+	}
+	vcpu->host_saved = false;
+}
+
+static u64 host_tsc_aux(int cpu)
+{
+	return vdso_encode_cpunode(cpu, cpu_to_node(cpu));
+}
+
+static void unload(struct sk_vcpu *vcpu)
+{
+	if (vcpu->tsc_aux_loaded) {
+		vcpu->tsc_aux_loaded = false;
+		wrmsrl(MSR_TSC_AUX, host_tsc_aux(vcpu->cpu));
+		vcpu->shared->msr_writes++;
+	}
+	WRITE_ONCE(vcpu->cpu, -1);
+}
+
+static void sched_in(struct preempt_notifier *notifier, int cpu)
+{
+	load(container_of(notifier, struct sk_vcpu, preempt), cpu);
+}
+
+static void sched_out(struct preempt_notifier *notifier, struct task_struct *next)
+{
+	unload(container_of(notifier, struct sk_vcpu, preempt));
+}
+
+static struct preempt_ops preempt_ops = {
+	.sched_in = sched_in,
+	.sched_out = sched_out,
+};
+
+/* What the first entry after a load needs; interrupts may be on, preemption is off. */
+static void prepare(struct sk_vcpu *vcpu, u64 host_vmcb)
+{
+	struct sk_vcpu_shared *shared = vcpu->shared;
+
+	if (!vcpu->fpu_loaded) {
+		fpu_swap_kvm_fpstate(&vcpu->fpu, true);
+		vcpu->fpu_loaded = true;
+	}
+	if (static_cpu_has(X86_FEATURE_RDTSCP) || static_cpu_has(X86_FEATURE_RDPID)) {
+		if (shared->tsc_aux != host_tsc_aux(vcpu->cpu)) {
+			wrmsrl(MSR_TSC_AUX, shared->tsc_aux);
+			shared->msr_writes++;
+			vcpu->tsc_aux_loaded = true;
+		}
+	}
+	asm volatile("vmsave %%rax" : : "a"(host_vmcb) : "memory");
+	vcpu->host_saves++;
+	vcpu->host_saved = true;
+}
+
+static noinstr void switch_worlds(struct sk_vcpu_shared *shared, u64 host_vmcb)
+{
+	guest_state_enter_irqoff();
+	sk_svm_vmrun(shared, host_vmcb);
+	guest_state_exit_irqoff();
+}
+
+/* Import of the core: one turn of the guest. 0: it ran and left; 1: something must be looked at first. */
+long sk_vcpu_enter(struct sk_vcpu *vcpu)
+{
+	struct sk_vcpu_shared *shared = vcpu->shared;
+	u64 host_vmcb, host_xcr0 = 0;
+	u32 host_pkru = 0;
+	bool guest_xcr0 = false, pkru = false;
+
+	preempt_disable();
+	host_vmcb = sk_host_vmcb_pa();
+	if (!vcpu->host_saved)
+		prepare(vcpu, host_vmcb);
+	local_irq_disable();
+	xfer_to_guest_mode_prepare();
+	/* Full barrier between in_guest and the look at the requests; see sk_request_all(). */
+	smp_store_mb(vcpu->in_guest, true);
+	if (READ_ONCE(shared->requests) || xfer_to_guest_mode_work_pending()) {
+		WRITE_ONCE(vcpu->in_guest, false);
+		local_irq_enable();
+		preempt_enable();
+		return 1;
+	}
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+	if (static_cpu_has(X86_FEATURE_OSXSAVE)) {
+		host_xcr0 = xgetbv(XCR_XFEATURE_ENABLED_MASK);
+		guest_xcr0 = shared->xcr0 != host_xcr0;
+		if (guest_xcr0)
+			xsetbv(XCR_XFEATURE_ENABLED_MASK, shared->xcr0);
+		if (cpu_feature_enabled(X86_FEATURE_OSPKE)) {
+			pkru = true;
+			host_pkru = rdpkru();
+			if (host_pkru != shared->pkru)
+				wrpkru(shared->pkru);
+		}
+	}
+	if (unlikely(shared->flags & SK_ENTER_LOAD_DR)) {
+		set_debugreg(0, 7);
+		set_debugreg(shared->dr[0], 0);
+		set_debugreg(shared->dr[1], 1);
+		set_debugreg(shared->dr[2], 2);
+		set_debugreg(shared->dr[3], 3);
+	}
+	shared->entries++;
+	guest_timing_enter_irqoff();
+	switch_worlds(shared, host_vmcb);
+	if (pkru) {
+		shared->pkru = rdpkru();
+		if (host_pkru != shared->pkru)
+			wrpkru(host_pkru);
+	}
+	if (guest_xcr0)
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, host_xcr0);
+	/* #VMEXIT clears DR7; the host's own breakpoints come back. */
+	if (hw_breakpoint_active())
+		hw_breakpoint_restore();
+	WRITE_ONCE(vcpu->in_guest, false);
+	/* A physical interrupt that ended the guest's turn is taken here, still accounted to the guest. */
+	local_irq_enable();
+	barrier();
+	local_irq_disable();
+	guest_timing_exit_irqoff();
+	local_irq_enable();
+	preempt_enable();
+	return 0;
+}
+
+/* Import of the core: signals, rescheduling and task work before an entry. 0 or -EINTR. */
+long sk_vcpu_work(struct sk_vcpu *vcpu)
+{
+	long result;
+
+	if (!__xfer_to_guest_mode_work_pending())
+		return 0;
+	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
+	result = xfer_to_guest_mode_handle_work(NULL);
+	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
+	return result;
+}
+
+/* Import of the core: KVM_SET_SIGNAL_MASK. */
+void sk_vcpu_signal_mask(struct sk_vcpu *vcpu, u64 mask, bool active)
+{
+	vcpu->sigset_active = active;
+	vcpu->sigset.sig[0] = mask;
+	/* KILL and STOP can't be blocked. */
+	sigdelsetmask(&vcpu->sigset, sigmask(SIGKILL) | sigmask(SIGSTOP));
+}
+
+/* Import of the core: lets those pass who wait for the end of a memory-slot table. */
+void sk_vcpu_renew_slots(struct sk_vcpu *vcpu)
+{
+	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
+	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
+}
+
+/*
+ * KVM_RUN around the core. Everything the core's thread holds while it runs the guest is taken and given back here, so
+ * that a trap in the core leaves nothing behind.
+ */
+static long run(struct sk_vcpu *vcpu)
+{
+	struct sk_vm *vm = vcpu->vm;
+	struct cs_result result;
+	sigset_t saved;
+
+	if (vcpu->sigset_active)
+		sigprocmask(SIG_SETMASK, &vcpu->sigset, &saved);
+	preempt_disable();
+	preempt_notifier_register(&vcpu->preempt);
+	load(vcpu, smp_processor_id());
+	preempt_enable();
+	vcpu->srcu_index = srcu_read_lock(&vm->slots_srcu);
+
+	result = sk_door4(sk_core_run, vcpu->core, 0, 0, 0);
+
+	srcu_read_unlock(&vm->slots_srcu, vcpu->srcu_index);
+	if (vcpu->fpu_loaded) {
+		fpu_swap_kvm_fpstate(&vcpu->fpu, false);
+		vcpu->fpu_loaded = false;
+	}
+	preempt_disable();
+	preempt_notifier_unregister(&vcpu->preempt);
+	unload(vcpu);
+	preempt_enable();
+	if (vcpu->sigset_active)
+		sigprocmask(SIG_SETMASK, &saved, NULL);
+
+	if (unlikely(result.site))
+		sk_vm_trapped(vm, result.site);
+	if (unlikely(READ_ONCE(vm->dead))) {
+		vcpu->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+		vcpu->run->internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
+		vcpu->run->internal.ndata = 0;
+		return 0;
+	}
+	return result.value;
+}
+
+static long other_ioctl(struct sk_vcpu *vcpu, unsigned int command, unsigned long argument)
+{
+	struct sk_vm *vm = vcpu->vm;
+	struct cs_result result;
+	int index = srcu_read_lock(&vm->slots_srcu);
+
+	result = sk_door4(sk_core_vcpu_ioctl, vcpu->core, command, argument, 0);
+	srcu_read_unlock(&vm->slots_srcu, index);
+	if (unlikely(result.site))
+		sk_vm_trapped(vm, result.site);
+	return result.value;
+}
+
+static long vcpu_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	struct sk_vcpu *vcpu = file->private_data;
+	long result;
+
+	if (vcpu->vm->mm != current->mm || READ_ONCE(vcpu->vm->dead))
+		return -EIO;
+	if (unlikely(_IOC_TYPE(command) != KVMIO))
+		return -EINVAL;
+	if (mutex_lock_killable(&vcpu->mutex))
+		return -EINTR;
+	if (command == KVM_RUN)
+		result = argument ? -EINVAL : run(vcpu);
+	else
+		result = other_ioctl(vcpu, command, argument);
+	mutex_unlock(&vcpu->mutex);
+	return result;
+}
+
+static vm_fault_t vcpu_fault(struct vm_fault *fault)
+{
+	struct sk_vcpu *vcpu = fault->vma->vm_file->private_data;
+	void *address;
+
+	if (fault->pgoff == 0)
+		address = vcpu->run;
+	else if (fault->pgoff == KVM_PIO_PAGE_OFFSET)
+		address = vcpu->shared->pio;
+	else
+		return VM_FAULT_SIGBUS;
+	fault->page = virt_to_page(address);
+	get_page(fault->page);
+	return 0;
+}
+
+static const struct vm_operations_struct vcpu_vm_ops = {
+	.fault = vcpu_fault,
+};
+
+static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	vma->vm_ops = &vcpu_vm_ops;
+	return 0;
+}
+
+static int vcpu_release(struct inode *inode, struct file *file)
+{
+	struct sk_vcpu *vcpu = file->private_data;
+
+	sk_vm_put(vcpu->vm);
+	return 0;
+}
+
+const struct file_operations sk_vcpu_fops = {
+	.owner = THIS_MODULE,
+	.release = vcpu_release,
+	.unlocked_ioctl = vcpu_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.mmap = vcpu_mmap,
+	.llseek = noop_llseek,
+};
+
+static void free_vcpu(struct sk_vcpu *vcpu)
+{
+	fpu_free_guest_fpstate(&vcpu->fpu);
+	free_page((unsigned long)vcpu->run);
+	if (vcpu->shared) {
+		free_page((unsigned long)vcpu->shared->pio);
+		kvfree(vcpu->shared->trace);
+	}
+	kvfree(vcpu->core);
+	kfree(vcpu);
+}
+
+void sk_vcpu_destroy(struct sk_vcpu *vcpu)
+{
+	struct cs_result result = sk_door4(sk_core_vcpu_destroy, vcpu->core, 0, 0, 0);
+	int cpu;
+
+	if (result.site)
+		cs_report_trap(result.site);
+	list_del(&vcpu->node);
+	for_each_possible_cpu(cpu)
+		cmpxchg(per_cpu_ptr(&last_vcpu, cpu), vcpu, NULL);
+	sk_retire_counters(vcpu);
+	free_vcpu(vcpu);
+}
+
+/* Import of the core: KVM_CREATE_VCPU, with the VM's lock held; the core has checked the id. Returns a file. */
+long sk_create_vcpu(struct sk_vm *vm, u32 id)
+{
+	struct cs_result result = sk_door4(sk_core_vcpu_size, 0, 0, 0, 0);
+	struct sk_vcpu *vcpu;
+	struct file *file;
+	char name[24];
+	int fd;
+
+	vcpu = kzalloc(sizeof(*vcpu), GFP_KERNEL_ACCOUNT);
+	if (!vcpu)
+		return -ENOMEM;
+	vcpu->vm = vm;
+	vcpu->id = id;
+	vcpu->cpu = -1;
+	vcpu->last_cpu = -1;
+	mutex_init(&vcpu->mutex);
+	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
+	vcpu->run = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	vcpu->core = kvzalloc(result.value, GFP_KERNEL_ACCOUNT);
+	vcpu->shared = vcpu->core;
+	if (!vcpu->run || !vcpu->core || !fpu_alloc_guest_fpstate(&vcpu->fpu)) {
+		free_vcpu(vcpu);
+		return -ENOMEM;
+	}
+	vcpu->shared->host = vcpu;
+	vcpu->shared->run = vcpu->run;
+	vcpu->shared->pio = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	vcpu->shared->trace = kvcalloc(SK_TRACE_ENTRIES, sizeof(struct sk_exit_trace), GFP_KERNEL_ACCOUNT);
+	if (!vcpu->shared->pio || !vcpu->shared->trace) {
+		free_vcpu(vcpu);
+		return -ENOMEM;
+	}
+	result = sk_door4(sk_core_vcpu_init, vcpu->core, vm->core, id, 0);
+	if (result.site || result.value) {
+		if (result.site)
+			cs_report_trap(result.site);
+		free_vcpu(vcpu);
+		return result.value;
+	}
+	snprintf(name, sizeof(name), "kvm-vcpu:%u", id);
+	file = anon_inode_getfile(name, &sk_vcpu_fops, vcpu, O_RDWR);
+	fd = IS_ERR(file) ? PTR_ERR(file) : get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0) {
+		if (!IS_ERR(file)) {
+			/* The file owns nothing yet: its release only drops the reference taken here. */
+			kref_get(&vm->refs);
+			fput(file);
+		}
+		INIT_LIST_HEAD(&vcpu->node);
+		sk_vcpu_destroy(vcpu);
+		return fd;
+	}
+	kref_get(&vm->refs);
+	list_add_tail_rcu(&vcpu->node, &vm->vcpus);
+	fd_install(fd, file);
+	return fd;
+}
