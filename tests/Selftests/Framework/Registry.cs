@@ -11,5 +11,9 @@ static class Registry
         .. PortIoTests.All,
         .. MmioTests.All,
         .. EmulatorTests.All,
+        .. ExitTests.All,
+        .. MsrTests.All,
+        .. MemoryTests.All,
+        .. StateTests.All,
     ];
 }
