@@ -13,11 +13,11 @@ internal struct CpuidTable
 {
     /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
     public const int MaxEntries = 256;
-    private const uint Osxsave = 1 << 27;
-    private const uint Apic = 1 << 9;
-    private const uint Ospke = 1 << 4;
+    private const uint Osxsave = 1 << 27, Apic = 1 << 9, Ospke = 1 << 4;
     /// <summary>Physical address width that CPUID implies where leaf 0x80000008 is missing (SDM vol. 3, 4.1.4).</summary>
     private const int DefaultPhysicalBits = 36;
+    /// <summary>The first four letters of the vendors whose CPUID is AMD's.</summary>
+    private const uint AuthenticAmd = 0x68747541, HygonGenuine = 0x6f677948;
     private const int BasicSlots = 32, HypervisorSlots = 8, ExtendedSlots = 40;
 
     [InlineArray(FeatureWords.Count)]
@@ -69,25 +69,32 @@ internal struct CpuidTable
     /// </summary>
     public readonly void Query(uint leaf, uint subleaf, out CpuidLeaf result)
     {
-        result = default;
-        Span<kvm_cpuid_entry2> entries = _entries.Span;
-        int found = Find(leaf, subleaf);
-        if (found < 0 && !IsInRange(leaf) && IsIntel())
-            found = Find(entries[Find(0, 0)].eax, subleaf);
-        if (found >= 0)
+        if (TryGet(leaf, subleaf, out result))
+            return;
+        // A hypervisor's leaves come in groups of 256.
+        uint group = leaf >> 28 == 4 ? leaf & 0xffffff00 : leaf & 0xc0000000;
+        bool inRange = TryGet(group, 0, out CpuidLeaf head) && leaf <= head.Eax;
+        if (!inRange && TryGet(0, 0, out CpuidLeaf basic) && basic.Ebx is not (AuthenticAmd or HygonGenuine))
         {
-            ref kvm_cpuid_entry2 entry = ref entries[found];
-            result.Eax = entry.eax;
-            result.Ebx = entry.ebx;
-            result.Ecx = entry.ecx;
-            result.Edx = entry.edx;
+            TryGet(basic.Eax, subleaf, out result);
         }
-        else if (leaf is 0xb or 0x1f && Find(leaf, 1) is >= 0 and int topology)
+        else if (leaf is 0xb or 0x1f && TryGet(leaf, 1, out CpuidLeaf topology))
         {
             // Past the last level of the topology only the level and the x2APIC id remain.
             result.Ecx = subleaf & 0xff;
-            result.Edx = entries[topology].edx;
+            result.Edx = topology.Edx;
         }
+    }
+
+    private readonly bool TryGet(uint leaf, uint subleaf, out CpuidLeaf result)
+    {
+        result = default;
+        int found = Find(leaf, subleaf);
+        if (found < 0)
+            return false;
+        ref kvm_cpuid_entry2 entry = ref _entries.Span[found];
+        result = new() { Eax = entry.eax, Ebx = entry.ebx, Ecx = entry.ecx, Edx = entry.edx };
+        return true;
     }
 
     private readonly int Find(uint leaf, uint subleaf)
@@ -111,20 +118,6 @@ internal struct CpuidTable
         if (leaf - 0x40000000 < HypervisorSlots)
             return BasicSlots + (int)(leaf - 0x40000000);
         return leaf - 0x80000000 < ExtendedSlots ? BasicSlots + HypervisorSlots + (int)(leaf - 0x80000000) : -1;
-    }
-
-    private readonly bool IsInRange(uint leaf)
-    {
-        // A hypervisor's leaves come in groups of 256.
-        uint group = leaf >> 28 == 4 ? leaf & 0xffffff00 : leaf & 0xc0000000;
-        int head = Find(group, 0);
-        return head >= 0 && leaf <= _entries.Span[head].eax;
-    }
-
-    private readonly bool IsIntel()
-    {
-        int head = Find(0, 0);
-        return head >= 0 && _entries.Span[head].ebx is not (0x68747541 or 0x6f677948); // "Auth"enticAMD, "Hygo"nGenuine
     }
 
     /// <summary>Writes the table to KVM_GET_CPUID2's argument, or how large it is.</summary>
@@ -216,11 +209,11 @@ internal struct CpuidTable
         for (int word = 0; word < FeatureWords.Count; word++)
         {
             uint supported = FeatureWords.Supported(word);
-            Lookup(FeatureWords.Leaf(word), FeatureWords.Subleaf(word), out CpuidLeaf guest);
-            _words[word] = entries.IsEmpty ? supported : supported & guest.Register(FeatureWords.Register(word));
+            TryGet(FeatureWords.Leaf(word), FeatureWords.Subleaf(word), out CpuidLeaf guest);
+            _words[word] = entries.IsEmpty ? supported : supported & guest[FeatureWords.Register(word)];
         }
 
-        Lookup(0x80000008, 0, out CpuidLeaf widths);
+        TryGet(0x80000008, 0, out CpuidLeaf widths);
         if ((widths.Eax >> 8 & 0xff) is not (0 or 48 or 57))
             return Errno.EINVAL;
         MaxPhysAddr = (int)Math.Min(widths.Eax & 0xff, 52);
@@ -228,7 +221,7 @@ internal struct CpuidTable
             MaxPhysAddr = DefaultPhysicalBits;
         ReservedGpa = ~0ul << MaxPhysAddr;
 
-        Lookup(0xd, 0, out CpuidLeaf xsave);
+        TryGet(0xd, 0, out CpuidLeaf xsave);
         Xcr0Allowed = ((ulong)xsave.Edx << 32 | xsave.Eax) & HostCpu.SupportedXcr0();
         Cr4Allowed = Cr4.Always | If(Feature.Umip, Cr4.Umip) | If(Feature.Fsgsbase, Cr4.Fsgsbase)
             | If(Feature.Pcid, Cr4.Pcide) | If(Feature.Xsave, Cr4.Osxsave) | If(Feature.Smep, Cr4.Smep)
@@ -239,19 +232,6 @@ internal struct CpuidTable
     }
 
     private readonly ulong If(Feature feature, ulong bits) => Has(feature) ? bits : 0;
-
-    private readonly void Lookup(uint leaf, uint subleaf, out CpuidLeaf result)
-    {
-        result = default;
-        if (Find(leaf, subleaf) is >= 0 and int found)
-        {
-            ref kvm_cpuid_entry2 entry = ref _entries.Span[found];
-            result.Eax = entry.eax;
-            result.Ebx = entry.ebx;
-            result.Ecx = entry.ecx;
-            result.Edx = entry.edx;
-        }
-    }
 
     /// <summary>Brings those bits up to date that show the state of the CPU rather than its features.</summary>
     public readonly void UpdateRuntime(ulong cr4, ulong apicBase, ulong xcr0)

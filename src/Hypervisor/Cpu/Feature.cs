@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Diagnostics.CodeAnalysis;
+using SharpKvm.Host;
+
 namespace SharpKvm.Cpu;
 
 /// <summary>What one CPUID instruction returns.</summary>
@@ -9,7 +12,21 @@ internal struct CpuidLeaf
     public uint Ecx;
     public uint Edx;
 
-    public readonly uint Register(int index) => index switch { 0 => Eax, 1 => Ebx, 2 => Ecx, _ => Edx };
+    /// <summary>A register by number, EAX = 0.</summary>
+    [UnscopedRef]
+    public ref uint this[int register]
+    {
+        get
+        {
+            switch (register)
+            {
+                case 0: return ref Eax;
+                case 1: return ref Ebx;
+                case 2: return ref Ecx;
+                default: return ref Edx;
+            }
+        }
+    }
 }
 
 /// <summary>Features that the core asks about: 32 times the row in <see cref="FeatureWords"/>, plus the bit.</summary>
@@ -78,17 +95,26 @@ internal static class FeatureWords
     };
 
     /// <summary>The bits of a word that a guest may see, out of what the host has.</summary>
-    public static uint Filter(int word, uint hostBits) => hostBits & Table[word * Columns + 3] | Emulated(word);
+    private static uint Filter(int word, uint hostBits) => hostBits & Table[word * Columns + 3] | Emulated(word);
+
+    /// <summary>Filters the words that stand in a leaf of the host.</summary>
+    public static void Filter(uint leaf, uint subleaf, ref CpuidLeaf values)
+    {
+        for (int word = 0; word < Count; word++)
+        {
+            if (Leaf(word) == leaf && Subleaf(word) == subleaf)
+                values[Register(word)] = Filter(word, values[Register(word)]);
+        }
+    }
 
     /// <summary>A word of the host, filtered.</summary>
     public static uint Supported(int word)
     {
-        uint leaf = Leaf(word);
-        Host.HostCpu.Cpuid(leaf & 0x80000000, 0, out CpuidLeaf range);
-        if (leaf > range.Eax)
+        HostCpu.Cpuid(Leaf(word) & 0x80000000, 0, out CpuidLeaf host);
+        if (Leaf(word) > host.Eax)
             return Filter(word, 0);
-        Host.HostCpu.Cpuid(leaf, Subleaf(word), out CpuidLeaf host);
-        return Filter(word, host.Register(Register(word)));
+        HostCpu.Cpuid(Leaf(word), Subleaf(word), out host);
+        return Filter(word, host[Register(word)]);
     }
 
     public static bool IsSupported(Feature feature) =>

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using SharpKvm.Abi;
 using SharpKvm.Host;
@@ -16,6 +15,7 @@ namespace SharpKvm.Cpu;
 internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 {
     private const uint XsaveRegionSize = 4096;
+    private const ushort InitialFcw = 0x37f;
 
     private static ReadOnlySpan<byte> GprOrder =>
     [
@@ -23,6 +23,12 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         (byte)Gpr.Rsi, (byte)Gpr.Rdi, (byte)Gpr.Rsp, (byte)Gpr.Rbp,
         (byte)Gpr.R8, (byte)Gpr.R9, (byte)Gpr.R10, (byte)Gpr.R11,
         (byte)Gpr.R12, (byte)Gpr.R13, (byte)Gpr.R14, (byte)Gpr.R15,
+    ];
+
+    private static ReadOnlySpan<byte> SegmentOrder =>
+    [
+        (byte)SegmentName.Cs, (byte)SegmentName.Ds, (byte)SegmentName.Es, (byte)SegmentName.Fs,
+        (byte)SegmentName.Gs, (byte)SegmentName.Ss, (byte)SegmentName.Tr, (byte)SegmentName.Ldtr,
     ];
 
     public static int GetRegs(ref Vcpu vcpu, Hva argument)
@@ -68,7 +74,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     }
 
     public static int SetSregs(ref Vcpu vcpu, Hva argument) =>
-        UserMemory.TryRead(argument, out kvm_sregs sregs) ? StoreSregs(ref vcpu, in sregs) : Errno.EFAULT;
+        UserMemory.TryRead(argument, out kvm_sregs sregs) ? StoreSregs(ref vcpu, ref sregs) : Errno.EFAULT;
 
     public static void LoadSregs(ref Vcpu vcpu, ref kvm_sregs sregs)
     {
@@ -79,11 +85,11 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>EINVAL for a state that no CPU can be in. The lowest interrupt in the bitmap is queued.</summary>
-    public static int StoreSregs(ref Vcpu vcpu, in kvm_sregs sregs)
+    public static int StoreSregs(ref Vcpu vcpu, ref kvm_sregs sregs)
     {
         if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
             return Errno.EINVAL;
-        StoreCommon(ref vcpu, in sregs.common);
+        StoreCommon(ref vcpu, ref sregs.common);
         for (int vector = 0; vector < (int)kvm_interrupt.KVM_NR_INTERRUPTS; vector++)
         {
             if ((sregs.interrupt_bitmap[vector >> 6] >> (vector & 63) & 1) == 0)
@@ -114,7 +120,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             || sregs.flags != 0 && !UsesPdptrs(in sregs.common)
             || !ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
             return Errno.EINVAL;
-        StoreCommon(ref vcpu, in sregs.common);
+        StoreCommon(ref vcpu, ref sregs.common);
         return 0;
     }
 
@@ -123,14 +129,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     private static void LoadCommon(ref Vcpu vcpu, ref kvm_sregs_common sregs)
     {
-        LoadSegment(ref vcpu, SegmentName.Cs, ref sregs.cs);
-        LoadSegment(ref vcpu, SegmentName.Ds, ref sregs.ds);
-        LoadSegment(ref vcpu, SegmentName.Es, ref sregs.es);
-        LoadSegment(ref vcpu, SegmentName.Fs, ref sregs.fs);
-        LoadSegment(ref vcpu, SegmentName.Gs, ref sregs.gs);
-        LoadSegment(ref vcpu, SegmentName.Ss, ref sregs.ss);
-        LoadSegment(ref vcpu, SegmentName.Tr, ref sregs.tr);
-        LoadSegment(ref vcpu, SegmentName.Ldtr, ref sregs.ldt);
+        for (int i = 0; i < SegmentOrder.Length; i++)
+            LoadSegment(ref vcpu, (SegmentName)SegmentOrder[i], ref sregs.Segments[i]);
         DescriptorTable gdtr = TVendor.GetGdtr(ref vcpu), idtr = TVendor.GetIdtr(ref vcpu);
         sregs.gdt.@base = gdtr.Base;
         sregs.gdt.limit = gdtr.Limit;
@@ -145,7 +145,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         sregs.apic_base = vcpu.Msrs.ApicBase;
     }
 
-    private static void StoreCommon(ref Vcpu vcpu, in kvm_sregs_common sregs)
+    private static void StoreCommon(ref Vcpu vcpu, ref kvm_sregs_common sregs)
     {
         TVendor.SetEfer(ref vcpu, sregs.efer);
         TVendor.SetCr4(ref vcpu, sregs.cr4);
@@ -157,14 +157,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
         TVendor.SetGdtr(ref vcpu, new() { Base = sregs.gdt.@base, Limit = sregs.gdt.limit });
         TVendor.SetIdtr(ref vcpu, new() { Base = sregs.idt.@base, Limit = sregs.idt.limit });
-        StoreSegment(ref vcpu, SegmentName.Cs, in sregs.cs);
-        StoreSegment(ref vcpu, SegmentName.Ds, in sregs.ds);
-        StoreSegment(ref vcpu, SegmentName.Es, in sregs.es);
-        StoreSegment(ref vcpu, SegmentName.Fs, in sregs.fs);
-        StoreSegment(ref vcpu, SegmentName.Gs, in sregs.gs);
-        StoreSegment(ref vcpu, SegmentName.Ss, in sregs.ss);
-        StoreSegment(ref vcpu, SegmentName.Tr, in sregs.tr);
-        StoreSegment(ref vcpu, SegmentName.Ldtr, in sregs.ldt);
+        for (int i = 0; i < SegmentOrder.Length; i++)
+            StoreSegment(ref vcpu, (SegmentName)SegmentOrder[i], in sregs.Segments[i]);
         TVendor.SetCpl(ref vcpu, sregs.ss.dpl & 3);
     }
 
@@ -201,24 +195,21 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     /// <summary>The FXSAVE image's fields; components that XSAVE left out are in their initial state.</summary>
     public static int GetFpu(ref Vcpu vcpu, Hva argument)
     {
-        const ushort InitialControl = 0x37f;
-        kvm_fpu fpu = default;
-        Span<byte> image = vcpu.Shared.Host.LegacyFpu();
-        ulong present = HostCpu.SupportedXcr0() == 0 ? 3 : ReadHeader(image);
-        fpu.fcw = InitialControl;
-        if ((present & 1) != 0)
+        ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(vcpu.Shared.Host.LegacyFpu());
+        ulong present = HostCpu.SupportedXcr0() == 0 ? fxregs_state.X87 | fxregs_state.Sse : image.present;
+        kvm_fpu fpu = new() { fcw = InitialFcw, mxcsr = image.mxcsr };
+        if ((present & fxregs_state.X87) != 0)
         {
-            fpu.fcw = BinaryPrimitives.ReadUInt16LittleEndian(image);
-            fpu.fsw = BinaryPrimitives.ReadUInt16LittleEndian(image.Slice(Fxsave.Status));
-            fpu.ftwx = image[Fxsave.Tags];
-            fpu.last_opcode = BinaryPrimitives.ReadUInt16LittleEndian(image.Slice(Fxsave.Opcode));
-            fpu.last_ip = BinaryPrimitives.ReadUInt64LittleEndian(image.Slice(Fxsave.InstructionPointer));
-            fpu.last_dp = BinaryPrimitives.ReadUInt64LittleEndian(image.Slice(Fxsave.DataPointer));
-            image.Slice(Fxsave.Stack, Fxsave.StackSize).CopyTo(fpu.fpr);
+            fpu.fpr = image.st;
+            fpu.fcw = image.cwd;
+            fpu.fsw = image.swd;
+            fpu.ftwx = image.twd;
+            fpu.last_opcode = image.fop;
+            fpu.last_ip = image.rip;
+            fpu.last_dp = image.rdp;
         }
-        if ((present & 2) != 0)
-            image.Slice(Fxsave.Xmm, Fxsave.XmmSize).CopyTo(fpu.xmm);
-        fpu.mxcsr = BinaryPrimitives.ReadUInt32LittleEndian(image.Slice(Fxsave.Mxcsr));
+        if ((present & fxregs_state.Sse) != 0)
+            fpu.xmm = image.xmm;
         return Result(UserMemory.TryWrite(argument, fpu));
     }
 
@@ -229,22 +220,19 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             return Errno.EFAULT;
         if (fpu.mxcsr >> 16 != 0)
             return Errno.EINVAL;
-        Span<byte> image = vcpu.Shared.Host.LegacyFpu();
-        BinaryPrimitives.WriteUInt16LittleEndian(image, fpu.fcw);
-        BinaryPrimitives.WriteUInt16LittleEndian(image.Slice(Fxsave.Status), fpu.fsw);
-        image[Fxsave.Tags] = fpu.ftwx;
-        BinaryPrimitives.WriteUInt16LittleEndian(image.Slice(Fxsave.Opcode), fpu.last_opcode);
-        BinaryPrimitives.WriteUInt64LittleEndian(image.Slice(Fxsave.InstructionPointer), fpu.last_ip);
-        BinaryPrimitives.WriteUInt64LittleEndian(image.Slice(Fxsave.DataPointer), fpu.last_dp);
-        BinaryPrimitives.WriteUInt32LittleEndian(image.Slice(Fxsave.Mxcsr), fpu.mxcsr);
-        ((ReadOnlySpan<byte>)fpu.fpr).CopyTo(image.Slice(Fxsave.Stack));
-        ((ReadOnlySpan<byte>)fpu.xmm).CopyTo(image.Slice(Fxsave.Xmm));
-        BinaryPrimitives.WriteUInt64LittleEndian(image.Slice(HostVcpu.FxsaveSize), ReadHeader(image) | 3);
+        ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(vcpu.Shared.Host.LegacyFpu());
+        image.st = fpu.fpr;
+        image.cwd = fpu.fcw;
+        image.swd = fpu.fsw;
+        image.twd = fpu.ftwx;
+        image.fop = fpu.last_opcode;
+        image.rip = fpu.last_ip;
+        image.rdp = fpu.last_dp;
+        image.xmm = fpu.xmm;
+        image.mxcsr = fpu.mxcsr;
+        image.present |= fxregs_state.X87 | fxregs_state.Sse;
         return 0;
     }
-
-    private static ulong ReadHeader(Span<byte> image) =>
-        BinaryPrimitives.ReadUInt64LittleEndian(image.Slice(HostVcpu.FxsaveSize));
 
     /// <summary>EINVAL when the state is larger than struct kvm_xsave: then only KVM_GET_XSAVE2 will do.</summary>
     public static int GetXsave(ref Vcpu vcpu, Hva argument) => vcpu.Shared.Host.XsaveSize() > XsaveRegionSize
@@ -366,9 +354,9 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     public static int GetCpuid2(ref Vcpu vcpu, Hva argument) => vcpu.Cpuid.Get(argument);
 
-    public static int GetTscKhz(ref Vcpu vcpu) => (int)HostCpu.TscKhz();
+    public static int GetTscKhz(ref Vcpu vcpu) => VmCpuState.GetTscKhz(ref vcpu.Vm);
 
-    public static int SetTscKhz(ref Vcpu vcpu, uint khz) => VmCpuState.CheckTscKhz(khz);
+    public static int SetTscKhz(ref Vcpu vcpu, uint khz) => VmCpuState.SetTscKhz(ref vcpu.Vm, khz);
 
     /// <summary>A supervisor's read of a linear address, as the guest's tables are now.</summary>
     public static int Translate(ref Vcpu vcpu, Hva argument)
@@ -433,11 +421,4 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     private static int Result(bool written) => written ? 0 : Errno.EFAULT;
 
     private static byte Bit(bool value) => value ? (byte)1 : (byte)0;
-
-    /// <summary>Offsets in the FXSAVE image (SDM vol. 1, table 10-2).</summary>
-    private static class Fxsave
-    {
-        public const int Status = 2, Tags = 4, Opcode = 6, InstructionPointer = 8, DataPointer = 16, Mxcsr = 24;
-        public const int Stack = 32, StackSize = 128, Xmm = 160, XmmSize = 256;
-    }
 }
