@@ -16,6 +16,24 @@ internal static class GuestWalker
     /// </summary>
     private const int MaxAttempts = 8;
 
+    /// <summary>Which restrictions an entry has, as bits to be accumulated: flags that it lacks, and no-execute.</summary>
+    private const ulong Inverted = GuestEntry.Writable | GuestEntry.User | GuestEntry.Accessed;
+
+    /// <summary>An access to be translated.</summary>
+    private readonly ref struct Request(
+        ref Vm.Vm vm, ref readonly PagingState paging, Gva address, PageAccess access)
+    {
+        public readonly ref Vm.Vm Vm = ref vm;
+        public readonly ref readonly PagingState Paging = ref paging;
+        public readonly Gva Address = address;
+        public readonly PageAccess Access = access;
+
+        public bool Writes => (Access & PageAccess.Write) != 0;
+        public bool IsUser => Paging.Cpl == 3 && (Access & PageAccess.Implicit) == 0;
+        /// <summary>The flag that the access needs in the entry that maps the page.</summary>
+        public ulong Dirty => Writes ? GuestEntry.Dirty : 0;
+    }
+
     /// <summary>
     /// Translates <paramref name="address"/>, which segmentation has checked (canonical, or below 4 GiB outside of
     /// long mode), for an access that stays within its page.
@@ -24,122 +42,68 @@ internal static class GuestWalker
     {
         if ((paging.Cr0 & PagingState.Cr0Pg) == 0)
             return new Translation(new Gpa((uint)address.Value));
+        Request request = new(ref vm, in paging, address, access);
         if ((paging.Efer & PagingState.EferLma) != 0)
         {
             return (paging.Cr4 & PagingState.Cr4La57) == 0
-                ? Walk<LongPaging<FourLevels>>(ref vm, in paging, address, access)
-                : Walk<LongPaging<FiveLevels>>(ref vm, in paging, address, access);
+                ? Walk<LongPaging<FourLevels>>(in request)
+                : Walk<LongPaging<FiveLevels>>(in request);
         }
-        return (paging.Cr4 & PagingState.Cr4Pae) != 0
-            ? Walk<PagingPae>(ref vm, in paging, address, access)
-            : Walk<Paging32>(ref vm, in paging, address, access);
+        return (paging.Cr4 & PagingState.Cr4Pae) != 0 ? Walk<PagingPae>(in request) : Walk<Paging32>(in request);
     }
 
-    private enum WalkResult : byte
+    private static Translation Walk<TMode>(ref readonly Request request) where TMode : struct, IPagingMode
     {
-        Found,
-        NotPresent,
-        Reserved,
-    }
-
-    /// <summary>What a walk found.</summary>
-    private struct Mapping
-    {
-        /// <summary>The entry that maps the page.</summary>
-        public ulong Leaf;
-        /// <summary>
-        /// Which of writable, user and accessed all levels have set; <see cref="GuestEntry.NoExecute"/> is turned
-        /// around: set when all levels allow execution.
-        /// </summary>
-        public ulong Rights;
-        /// <summary>Binary logarithm of the page's size.</summary>
-        public int Shift;
-    }
-
-    /// <summary>The usual case: the guest has used the page before, so that all flags are set.</summary>
-    private static Translation Walk<TMode>(ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access)
-        where TMode : struct, IPagingMode
-    {
-        WalkResult result = Descend<TMode>(ref vm, in paging, address, out Mapping mapping);
-        if (result != WalkResult.Found)
-            return Fail(in paging, access, result);
-        PageFaultCode violation = Violation(in paging, mapping.Leaf, mapping.Rights, access);
-        if (violation != PageFaultCode.None)
-            return Fail(in paging, access, violation);
-        ulong leaf = (access & PageAccess.Write) == 0 ? GuestEntry.Dirty : mapping.Leaf;
-        if ((mapping.Rights & GuestEntry.Accessed) == 0 || (leaf & GuestEntry.Dirty) == 0)
-            return WalkAndSetFlags<TMode>(ref vm, in paging, address, access);
-        return Found<TMode>(mapping.Leaf, mapping.Shift, address);
-    }
-
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private static Translation WalkAndSetFlags<TMode>(
-        ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access) where TMode : struct, IPagingMode
-    {
-        ulong dirty = (access & PageAccess.Write) != 0 ? GuestEntry.Dirty : 0;
+        ulong checkedBits = TMode.Reserved(in request.Paging) | GuestEntry.Present;
+        Gva address = request.Address;
         for (int attempt = 0; attempt < MaxAttempts; attempt++)
         {
-            WalkResult result = Descend<TMode>(ref vm, in paging, address, out Mapping mapping);
-            if (result != WalkResult.Found)
-                return Fail(in paging, access, result);
-            PageFaultCode violation = Violation(in paging, mapping.Leaf, mapping.Rights, access);
-            if (violation != PageFaultCode.None)
-                return Fail(in paging, access, violation);
-            if (SetFlags<TMode>(ref vm, in paging, address, mapping.Leaf, dirty))
-                return Found<TMode>(mapping.Leaf, mapping.Shift, address);
-        }
-        return Fail(in paging, access, PageFaultCode.Present);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Translation Found<TMode>(ulong leaf, int shift, Gva address) where TMode : struct, IPagingMode
-    {
-        if (shift == Page.Shift)
-            return new Translation(new Gpa((leaf & GuestEntry.AddressMask) | address.Offset));
-        ulong offsetMask = (1UL << shift) - 1;
-        return new Translation(new Gpa((TMode.LargePageBase(leaf) & ~offsetMask) | (address.Value & offsetMask)));
-    }
-
-    /// <summary>The walk proper; changes nothing.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static WalkResult Descend<TMode>(
-        ref Vm.Vm vm, in PagingState paging, Gva address, out Mapping mapping) where TMode : struct, IPagingMode
-    {
-        Unsafe.SkipInit(out mapping);
-        ulong checkedBits = TMode.Reserved(in paging) | GuestEntry.Present;
-        ulong rights = ~0UL;
-        ulong table = paging.Cr3 & TMode.RootMask;
-        ref MemorySlot slot = ref vm.Memory.Slots.Recent;
-        for (int shift = TMode.TopShift; ; shift -= TMode.IndexBits)
-        {
-            Gpa location = EntryAddress<TMode>(table, address, shift);
-            if (!slot.Contains(location))
+            ulong restrictions = 0;
+            ulong table = request.Paging.Cr3 & TMode.RootMask;
+            ulong entry;
+            ref MemorySlot slot = ref request.Vm.Memory.Slots.Recent;
+            int shift = TMode.TopShift;
+            while (true)
             {
-                slot = ref vm.Memory.Slots.Find(location);
+                Gpa location = EntryAddress<TMode>(table, address, shift);
                 if (!slot.Contains(location))
-                    return WalkResult.NotPresent;
+                {
+                    slot = ref request.Vm.Memory.Slots.Find(location);
+                    if (!slot.Contains(location))
+                        return Fail(in request, PageFaultCode.None);
+                }
+                if (!TryReadEntry<TMode>(in slot, location, out entry))
+                    return Fail(in request, PageFaultCode.None);
+                if ((entry & checkedBits) != GuestEntry.Present)
+                    return FailAtEntry(in request, entry);
+                if (!TMode.IsPlain(shift))
+                    restrictions |= entry ^ Inverted;
+                if (shift == Page.Shift)
+                    break;
+                if (TMode.IsLargePage(in request.Paging, entry, shift))
+                {
+                    if ((entry & TMode.ReservedInLargePage(in request.Paging, shift)) != 0)
+                        return FailAtEntry(in request, entry);
+                    break;
+                }
+                if (TMode.IsBadPointer(entry, shift))
+                    return FailAtEntry(in request, entry);
+                table = entry & GuestEntry.AddressMask;
+                shift -= TMode.IndexBits;
             }
-            if (!TryReadEntry<TMode>(in slot, location, out ulong entry))
-                return WalkResult.NotPresent;
-            if ((entry & checkedBits) != GuestEntry.Present)
-                return (entry & GuestEntry.Present) == 0 ? WalkResult.NotPresent : WalkResult.Reserved;
-            if (!TMode.IsPlain(shift))
-                rights &= entry ^ GuestEntry.NoExecute;
 
-            mapping.Leaf = entry;
-            mapping.Rights = rights;
-            mapping.Shift = shift;
+            PageFaultCode violation = Violation(in request, entry, restrictions);
+            if (violation != PageFaultCode.None)
+                return Fail(in request, violation);
+            bool flagged = (restrictions & GuestEntry.Accessed) == 0 && (~entry & request.Dirty) == 0;
+            if (!flagged && !SetFlags<TMode>(in request, entry))
+                continue;
             if (shift == Page.Shift)
-                return WalkResult.Found;
-            if (TMode.IsLargePage(in paging, entry, shift))
-            {
-                bool malformed = (entry & TMode.ReservedInLargePage(in paging, shift)) != 0;
-                return malformed ? WalkResult.Reserved : WalkResult.Found;
-            }
-            if (TMode.IsBadPointer(entry, shift))
-                return WalkResult.Reserved;
-            table = entry & GuestEntry.AddressMask;
+                return new Translation(new Gpa((entry & GuestEntry.AddressMask) | address.Offset));
+            ulong offsetMask = (1UL << shift) - 1;
+            return new Translation(new Gpa((TMode.LargePageBase(entry) & ~offsetMask) | (address.Value & offsetMask)));
         }
+        return Fail(in request, PageFaultCode.Present);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -164,22 +128,23 @@ internal static class GuestWalker
     }
 
     /// <summary>Checks rights: <see cref="PageFaultCode.None"/> or what the error code says of the violation.</summary>
-    private static PageFaultCode Violation(in PagingState paging, ulong leaf, ulong rights, PageAccess access)
+    private static PageFaultCode Violation(ref readonly Request request, ulong leaf, ulong restrictions)
     {
-        bool user = IsUser(in paging, access);
-        bool userPage = (rights & GuestEntry.User) != 0;
+        ref readonly PagingState paging = ref request.Paging;
+        bool user = request.IsUser;
+        bool userPage = (restrictions & GuestEntry.User) == 0;
         bool denied = user && !userPage;
-        if ((access & PageAccess.Fetch) != 0)
+        if ((request.Access & PageAccess.Fetch) != 0)
         {
-            denied |= (rights & GuestEntry.NoExecute) == 0;
+            denied |= (restrictions & GuestEntry.NoExecute) != 0;
             denied |= !user && userPage && (paging.Cr4 & PagingState.Cr4Smep) != 0;
             return denied ? PageFaultCode.Present : PageFaultCode.None;
         }
 
-        bool writes = (access & PageAccess.Write) != 0 && (user || (paging.Cr0 & PagingState.Cr0Wp) != 0);
-        denied |= writes && (rights & GuestEntry.Writable) == 0;
+        bool writes = request.Writes && (user || (paging.Cr0 & PagingState.Cr0Wp) != 0);
+        denied |= writes && (restrictions & GuestEntry.Writable) != 0;
         if (!user && userPage && (paging.Cr4 & PagingState.Cr4Smap) != 0)
-            denied |= !paging.AlignmentCheck || (access & PageAccess.Implicit) != 0;
+            denied |= !paging.AlignmentCheck || (request.Access & PageAccess.Implicit) != 0;
         if (userPage && (paging.Cr4 & PagingState.Cr4Pke) != 0 && (paging.Efer & PagingState.EferLma) != 0)
         {
             int key = (int)(leaf >> GuestEntry.ProtectionKeyShift) & 15;
@@ -190,54 +155,54 @@ internal static class GuestWalker
         return denied ? PageFaultCode.Present : PageFaultCode.None;
     }
 
-    private static bool IsUser(in PagingState paging, PageAccess access) =>
-        paging.Cpl == 3 && (access & PageAccess.Implicit) == 0;
-
-    private static Translation Fail(in PagingState paging, PageAccess access, WalkResult result) =>
-        Fail(in paging, access, result == WalkResult.Reserved
-            ? PageFaultCode.Present | PageFaultCode.Reserved
-            : PageFaultCode.None);
+    /// <summary>The #PF for an entry that is not present or has reserved bits set.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static Translation FailAtEntry(ref readonly Request request, ulong entry) =>
+        Fail(in request, (entry & GuestEntry.Present) == 0
+            ? PageFaultCode.None
+            : PageFaultCode.Present | PageFaultCode.Reserved);
 
     /// <summary>The #PF: what is wrong, and which kind of access it was.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static Translation Fail(in PagingState paging, PageAccess access, PageFaultCode reason)
+    private static Translation Fail(ref readonly Request request, PageFaultCode reason)
     {
-        PageFaultCode code = reason | (PageFaultCode)(access & PageAccess.Write);
-        if (IsUser(in paging, access))
+        PageFaultCode code = reason | (PageFaultCode)(request.Access & PageAccess.Write);
+        if (request.IsUser)
             code |= PageFaultCode.User;
         // The fetch bit exists only where something can forbid fetches.
+        ref readonly PagingState paging = ref request.Paging;
         bool noExecute = (paging.Cr4 & PagingState.Cr4Pae) != 0 && (paging.Efer & PagingState.EferNxe) != 0;
         if (noExecute || (paging.Cr4 & PagingState.Cr4Smep) != 0)
-            code |= (PageFaultCode)(access & PageAccess.Fetch);
+            code |= (PageFaultCode)(request.Access & PageAccess.Fetch);
         return new Translation(code);
     }
 
     /// <summary>
-    /// Sets the accessed flags of all levels and <paramref name="dirty"/> in the last. In a read-only slot they stay as
-    /// they are.
+    /// Sets the accessed flags of all levels and, for a write, the dirty flag of the last, which the walk found to be
+    /// <paramref name="leaf"/>. In a read-only slot they stay as they are.
     /// </summary>
     /// <returns>False when an entry is no longer what the walk found.</returns>
-    private static bool SetFlags<TMode>(
-        ref Vm.Vm vm, in PagingState paging, Gva address, ulong leaf, ulong dirty) where TMode : struct, IPagingMode
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static bool SetFlags<TMode>(ref readonly Request request, ulong leaf) where TMode : struct, IPagingMode
     {
-        ulong table = paging.Cr3 & TMode.RootMask;
+        ulong table = request.Paging.Cr3 & TMode.RootMask;
         for (int shift = TMode.TopShift; ; shift -= TMode.IndexBits)
         {
-            Gpa location = EntryAddress<TMode>(table, address, shift);
-            ref MemorySlot slot = ref vm.Memory.Slots.Find(location);
+            Gpa location = EntryAddress<TMode>(table, request.Address, shift);
+            ref MemorySlot slot = ref request.Vm.Memory.Slots.Find(location);
             if (!slot.Contains(location) || !TryReadEntry<TMode>(in slot, location, out ulong entry))
                 return false;
             if ((entry & GuestEntry.Present) == 0)
                 return false;
-            bool last = shift == Page.Shift || TMode.IsLargePage(in paging, entry, shift);
+            bool last = shift == Page.Shift || TMode.IsLargePage(in request.Paging, entry, shift);
             if (last && ((entry ^ leaf) & ~(GuestEntry.Accessed | GuestEntry.Dirty)) != 0)
                 return false;
 
-            ulong flagged = entry | GuestEntry.Accessed | (last ? dirty : 0);
+            ulong flagged = entry | GuestEntry.Accessed | (last ? request.Dirty : 0);
             if (flagged != entry && !TMode.IsPlain(shift) && !slot.IsReadOnly)
             {
                 GuestMemory.CompareExchange(
-                    ref vm, location, 1 << TMode.EntryShift, entry, flagged, out bool swapped);
+                    ref request.Vm, location, 1 << TMode.EntryShift, entry, flagged, out bool swapped);
                 if (!swapped)
                     return false;
             }

@@ -13,6 +13,8 @@ internal static partial class KernelPages
 
     public static partial void Free(Hpa page) => SimulatedHost.Current.FreePage(page);
 
+    private static partial nint Address(Hpa page) => SimulatedHost.Current.AddressOf(page);
+
     public static partial Hpa AllocateBitmap(int order) => SimulatedHost.Current.AllocateBitmap(order);
 
     public static partial void FreeBitmap(Hpa bitmap, int order)

@@ -126,10 +126,12 @@ internal sealed class SimulatedHost : IDisposable
             vm.EndInvalidation();
     }
 
-    // SAFETY: the page is allocated; a span of it is never kept past the operation that asked for it.
-    internal unsafe Span<byte> BytesOf(Hpa page) => _pages.TryGetValue(page.Value, out nint memory)
-        ? new Span<byte>((void*)memory, Page.Size)
+    internal nint AddressOf(Hpa page) => _pages.TryGetValue(page.Value, out nint memory)
+        ? memory
         : throw new InvalidOperationException($"page {page.Value:x} is not allocated");
+
+    // SAFETY: the page is allocated; a span of it is never kept past the operation that asked for it.
+    internal unsafe Span<byte> BytesOf(Hpa page) => new((void*)AddressOf(page), Page.Size);
 
     internal nint AllocateBlock(nuint bytes)
     {
