@@ -46,7 +46,6 @@ internal enum Feature : ushort
     Pku = 3 * 32 + 3,
     La57 = 3 * 32 + 16,
     Rdpid = 3 * 32 + 22,
-    SpecCtrl = 5 * 32 + 26,
     Nx = 8 * 32 + 20,
     FxsrOpt = 8 * 32 + 25,
     Rdtscp = 8 * 32 + 27,

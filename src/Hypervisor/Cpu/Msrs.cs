@@ -39,7 +39,6 @@ internal struct MsrState
     public ulong ApicBase;
     public ulong MiscEnable;
     public ulong TscAdjust;
-    public ulong SpecCtrl;
     public ulong Hwcr;
     public ulong DeCfg;
     public ulong MicrocodeRevision;
@@ -74,7 +73,6 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     /// <summary>HWCR bits that a guest's firmware sets and nothing here depends on: TLB cache, flush filter, IGNNE.</summary>
     private const ulong HwcrIgnored = 1 << 3 | 1 << 6 | 1 << 8;
     private const ulong DeCfgLfence = 1 << 1;
-    private const ulong SpecCtrlDefined = 0x87;
     /// <summary>No PEBS, no branch trace, no performance monitoring: read-only.</summary>
     private const ulong MiscEnableReadOnly = 1 << 7 | 1 << 11 | 1 << 12;
     private const uint MtrrTypes = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6;
@@ -103,7 +101,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.TscAux: value = vcpu.Shared.TscAux; return host || HasTscAux(ref vcpu);
             case Msr.ApicBase: value = msrs.ApicBase; return true;
             case Msr.MiscEnable: value = msrs.MiscEnable; return true;
-            case Msr.SpecCtrl: value = msrs.SpecCtrl; return host || HasSpecCtrl(ref vcpu);
+            case Msr.SpecCtrl: value = vcpu.Shared.SpecCtrl; return host || vcpu.Cpuid.Has(Feature.Ibrs);
             case Msr.MicrocodeRevision: value = msrs.MicrocodeRevision; return true;
             case Msr.Hwcr: value = msrs.Hwcr; return true;
             case Msr.DeCfg: value = msrs.DeCfg; return true;
@@ -169,7 +167,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
                 msrs.MiscEnable = value & ~MiscEnableReadOnly | msrs.MiscEnable & MiscEnableReadOnly;
                 return true;
             case Msr.SpecCtrl:
-                return (host || HasSpecCtrl(ref vcpu)) && Assign(ref msrs.SpecCtrl, value, SpecCtrlDefined);
+                return (host || vcpu.Cpuid.Has(Feature.Ibrs)) && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost());
             case Msr.PredCmd:
                 if (!host && !vcpu.Cpuid.Has(Feature.Ibpb) || (value & ~1ul) != 0)
                     return false;
@@ -268,7 +266,12 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
 
     private static bool HasTscAux(ref Vcpu vcpu) => vcpu.Cpuid.Has(Feature.Rdtscp) || vcpu.Cpuid.Has(Feature.Rdpid);
 
-    private static bool HasSpecCtrl(ref Vcpu vcpu) => vcpu.Cpuid.Has(Feature.SpecCtrl) || vcpu.Cpuid.Has(Feature.Ibrs);
+    /// <summary>IBRS, STIBP, SSBD, PSFD: the world switch loads this register, so the host must know every bit.</summary>
+    private static ulong SpecCtrlOfHost()
+    {
+        HostCpu.Cpuid(0x80000008, 0, out CpuidLeaf leaf);
+        return leaf.Ebx >> 14 & 3 | (leaf.Ebx >> 24 & 1) << 2 | (leaf.Ebx >> 28 & 1) << 7;
+    }
 
     /// <summary>A memory type out of a set (SDM vol. 3, 12.11.2.1 and 12.12.2).</summary>
     private static bool IsType(ulong type, uint types) => type < 8 && (types >> (int)type & 1) != 0;

@@ -27,6 +27,7 @@ internal sealed class FakeControlBlock
         [Msr.GsBase] = 0, [Msr.SysenterCs] = 0, [Msr.SysenterEsp] = 0, [Msr.SysenterEip] = 0, [Msr.Pat] = 0,
     };
     public int DebugUpdates { get; set; }
+    public int TlbFlushes { get; set; }
 
     /// <summary>By <c>vcpu.Shared.ControlBlock</c>.</summary>
     private static readonly System.Collections.Concurrent.ConcurrentDictionary<ulong, FakeControlBlock> s_all = [];
@@ -97,6 +98,7 @@ internal struct FakeVendor : IVendor
     public static void SetInterruptShadow(ref Vcpu vcpu, int shadow) => Of(ref vcpu).InterruptShadow = shadow;
     public static bool GetNmiMasked(ref Vcpu vcpu) => Of(ref vcpu).NmiMasked;
     public static void SetNmiMasked(ref Vcpu vcpu, bool masked) => Of(ref vcpu).NmiMasked = masked;
+    public static void FlushTlb(ref Vcpu vcpu) => Of(ref vcpu).TlbFlushes++;
     public static VcpuAction Step(ref Vcpu vcpu) => VcpuAction.UserSpace;
 
     private static FakeControlBlock Of(ref Vcpu vcpu) => FakeControlBlock.Of(ref vcpu);

@@ -211,6 +211,18 @@ public class MsrTests
     }
 
     [Test]
+    public void SpecCtrlTakesOnlyBitsOfTheHost()
+    {
+        Assert.That(Guest(Msr.SpecCtrl, 0), Is.False, "not in the guest's CPUID");
+        Assert.That((User(Msr.SpecCtrl, 0x87), User(Msr.SpecCtrl, 8)), Is.EqualTo((true, false)));
+        Assert.That(_test.Vcpu.Shared.SpecCtrl, Is.EqualTo(0x87));
+        CpuidLeaf leaf = _test.Host.Cpu.Cpuid[(0x80000008, 0)];
+        leaf.Ebx = 1 << 15;
+        _test.Host.Cpu.Cpuid[(0x80000008, 0)] = leaf;
+        Assert.That((User(Msr.SpecCtrl, 2), User(Msr.SpecCtrl, 4)), Is.EqualTo((true, false)));
+    }
+
+    [Test]
     public void PlatformRegistersReadAsZero() => Assert.Multiple(() =>
     {
         foreach (uint index in new uint[]
