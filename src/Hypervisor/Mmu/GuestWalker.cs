@@ -16,7 +16,7 @@ internal static class GuestWalker
     /// </summary>
     private const int MaxAttempts = 8;
 
-    /// <summary>Which restrictions an entry has, as bits to be accumulated: flags that it lacks, and no-execute.</summary>
+    /// <summary>Turns an entry into its restrictions, to be accumulated: flags that it lacks, and no-execute.</summary>
     private const ulong Inverted = GuestEntry.Writable | GuestEntry.User | GuestEntry.Accessed;
 
     /// <summary>An access to be translated.</summary>

@@ -25,7 +25,7 @@ internal struct MemorySlot
     public Hva Address;
     public uint Id;
     public SlotFlags Flags;
-    /// <summary>One bit per page while <see cref="SlotFlags.LogDirty"/> is set, else null. Bits are set atomically.</summary>
+    /// <summary>One bit per page while <see cref="SlotFlags.LogDirty"/> is set, else null.</summary>
     public KernelArray<ulong> DirtyBitmap;
 
     public readonly bool IsReadOnly => (Flags & SlotFlags.ReadOnly) != 0;

@@ -12,7 +12,7 @@ internal interface INestedFormat
     /// <summary>An entry that points at a table one level down and restricts nothing.</summary>
     static abstract ulong Table(Hpa table);
 
-    /// <summary>An entry that maps a 4 KiB page of write-back memory: readable, executable and perhaps writable.</summary>
+    /// <summary>An entry that maps a 4 KiB page of write-back memory, readable and executable.</summary>
     static abstract ulong Leaf(Pfn frame, bool writable);
 }
 

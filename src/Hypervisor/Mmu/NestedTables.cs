@@ -92,7 +92,7 @@ internal static class NestedTables
         tables.Free();
     }
 
-    /// <summary>Masks the leaf entries of [first, end) with <paramref name="keep"/>. Recursion ends at level 1.</summary>
+    /// <summary>Masks the leaf entries of [first, end). Recursion ends at level 1.</summary>
     private static bool Restrict(
         ref MemoryStatistics statistics, Hpa table, int level, ulong first, ulong end, ulong keep)
     {

@@ -29,7 +29,7 @@ internal struct PagingState
     public const ulong EferNxe = 1 << 11;
 }
 
-/// <summary>An access by linear address; without a flag a read. Two flags stand where the error code has them.</summary>
+/// <summary>An access by linear address; a read if no flag says otherwise.</summary>
 [Flags]
 internal enum PageAccess : uint
 {
@@ -53,7 +53,7 @@ internal enum PageFaultCode : uint
     ProtectionKey = 1 << 5,
 }
 
-/// <summary>The outcome of a translation: an address, or the #PF that the guest gets (CR2 is the address asked for).</summary>
+/// <summary>The outcome of a translation: an address, or the #PF to raise (CR2 is the linear address).</summary>
 internal readonly struct Translation
 {
     public readonly Gpa Address;

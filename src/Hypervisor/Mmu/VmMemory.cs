@@ -60,9 +60,10 @@ internal struct VmMemory
             KernelPages.Free(root);
             return Errno.ENOMEM;
         }
-        vm.Memory.Root = root;
-        vm.Memory.Statistics.TablePages = 1;
+        // The root comes last: it is what tells the MMU notifier that there is something to look at.
         vm.Memory.Publish(table);
+        vm.Memory.Statistics.TablePages = 1;
+        vm.Memory.Root = root;
         return Errno.Ok;
     }
 
@@ -86,6 +87,6 @@ internal struct VmMemory
         SlotTable.Free(memory.CurrentTable);
     }
 
-    /// <summary>Makes <paramref name="table"/> the current one; under the MMU lock once the VM is known to others.</summary>
+    /// <summary>Makes <paramref name="table"/> the current one, under the MMU lock.</summary>
     public void Publish(KernelRef<SlotTable> table) => Volatile.Write(ref _slots, table.Address);
 }

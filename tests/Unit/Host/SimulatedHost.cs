@@ -7,8 +7,8 @@ namespace SharpKvm.Tests.Host;
 
 /// <summary>
 /// The Linux that the core sees in unit tests: allocators that count, one process, VMs, a CPU. The current host is the
-/// one that the thread made last and has not disposed of, so that tests may run side by side. Misuse (a sleeping call under a spinlock, a
-/// page freed twice or still in use) throws.
+/// one that the thread made last and has not disposed of, so that tests may run side by side. Misuse (a sleeping call
+/// under a spinlock, a page freed twice or still in use) throws.
 /// </summary>
 internal sealed class SimulatedHost : IDisposable
 {
@@ -187,7 +187,8 @@ internal sealed class SimulatedHost : IDisposable
     {
         MightSleep();
         int number = Allocations++;
-        return !(number == FailingAllocation || (FailsFromThere && FailingAllocation >= 0 && number > FailingAllocation));
+        bool isBehind = FailsFromThere && FailingAllocation >= 0 && number > FailingAllocation;
+        return number != FailingAllocation && !isBehind;
     }
 
     // SAFETY (both): plain native memory, released once by the owner that the two tables above record.

@@ -99,6 +99,18 @@ internal sealed class GuestWalkerTests
     }
 
     [Test]
+    public void SetsNoFlagInAnEntryThatIsNotPresentAnyMore()
+    {
+        using TestMemory memory = new();
+        PagingState state = IdentityTables(memory, 0);
+        memory.Process.Share(TestMemory.UserAddress(0, 0), 8);
+        // Such an entry belongs to the guest's swap: a flag would change what it means.
+        memory.Machine.BeforeLock = () => Poke(memory, 0x1000, 0x2000 | 2);
+        Assert.That(GuestWalker.Translate(ref memory.Vm, in state, new Gva(0), PageAccess.Read).Succeeded, Is.False);
+        Assert.That(Peek(memory, 0x1000), Is.EqualTo(0x2002));
+    }
+
+    [Test]
     public void MarksItsOwnWritesDirty()
     {
         using TestMemory memory = new();
@@ -125,7 +137,7 @@ internal sealed class GuestWalkerTests
         Assert.That(GuestWalker.Translate(ref memory.Vm, in state, new Gva(0), PageAccess.Read).Succeeded, Is.False);
     }
 
-    /// <summary>Long-mode tables in frames 0 to 3 that map the first 2 MiB to themselves, writable for the system.</summary>
+    /// <summary>Long-mode tables in frames 0 to 3 that map the first 2 MiB to themselves.</summary>
     private static PagingState IdentityTables(TestMemory memory, ulong flags)
     {
         memory.AddMemory(0, 0, 8);
@@ -150,7 +162,8 @@ internal sealed class GuestWalkerTests
         {
             // Sometimes a frame beyond memory.
             ulong entry = (ulong)random.Next(Frames + (random.Next(20) == 0 ? 2 : 0)) << Page.Shift;
-            entry |= Chance(random, 95, 1) | Chance(random, 80, 2) | Chance(random, 80, 4) | (ulong)random.Next(32) << 9 & 0xe00;
+            entry |= Chance(random, 95, 1) | Chance(random, 80, 2) | Chance(random, 80, 4);
+            entry |= (ulong)random.Next(8) << 9;
             entry |= Chance(random, 60, 0x20) | Chance(random, 50, 0x40) | Chance(random, 10, 0x80);
             entry |= Chance(random, 10, 0x100);
             if (random.Next(5) == 0)

@@ -14,8 +14,13 @@ internal sealed class PagingModel(PagingState state, Func<ulong, ulong?> read, A
         None, Legacy, Pae, Long,
     }
 
-    private readonly Mode _mode =
-        !Bit(state.Cr0, 31) ? Mode.None : !Bit(state.Cr4, 5) ? Mode.Legacy : !Bit(state.Efer, 10) ? Mode.Pae : Mode.Long;
+    private readonly Mode _mode = (Bit(state.Cr0, 31), Bit(state.Cr4, 5), Bit(state.Efer, 10)) switch
+    {
+        (false, _, _) => Mode.None,
+        (true, false, _) => Mode.Legacy,
+        (true, true, false) => Mode.Pae,
+        (true, true, true) => Mode.Long,
+    };
 
     private int EntryBytes => _mode == Mode.Legacy ? 4 : 8;
 
