@@ -13,5 +13,8 @@ internal static class ThrowHelper
     internal static void Argument() => throw null!;
 
     [DoesNotReturn]
+    internal static void DivideByZero() => throw null!;
+
+    [DoesNotReturn]
     internal static void Invalid() => throw null!;
 }

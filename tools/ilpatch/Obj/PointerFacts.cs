@@ -82,7 +82,7 @@ internal readonly record struct KnownRegisters(ulong Pointers, ulong Small)
             Mnemonic.Add => before.IsPointer(i.Op0Register)
                 || (i.Op1Kind == OpKind.Register && before.IsPointer(i.Op1Register)),
             Mnemonic.Sub or Mnemonic.Or => before.IsPointer(i.Op0Register),
-            Mnemonic.And => before.IsPointer(i.Op0Register) && i.Op1Kind != OpKind.Register && (long)i.GetImmediate(1) < 0,
+            Mnemonic.And => before.IsPointer(i.Op0Register) && Immediate(i) < 0,
             Mnemonic.Inc or Mnemonic.Dec => before.IsPointer(i.Op0Register),
             >= Mnemonic.Cmova and <= Mnemonic.Cmovs => before.IsPointer(i.Op0Register)
                 && i.Op1Kind == OpKind.Register && before.IsPointer(i.Op1Register),
@@ -91,15 +91,19 @@ internal readonly record struct KnownRegisters(ulong Pointers, ulong Small)
         bool isSmall = i.Mnemonic switch
         {
             Mnemonic.Mov when i.Op1Kind == OpKind.Register => before.IsSmall(i.Op1Register),
-            Mnemonic.Mov when i.Op1Kind != OpKind.Memory => (long)i.GetImmediate(1) >= 0,
+            Mnemonic.Mov => Immediate(i) >= 0,
             Mnemonic.Movzx => true,
             Mnemonic.Shr => before.IsSmall(i.Op0Register),
-            Mnemonic.And => i.Op1Kind != OpKind.Memory && i.Op1Kind != OpKind.Register
-                && (long)i.GetImmediate(1) >= 0,
+            Mnemonic.And => Immediate(i) >= 0,
             _ => false,
         };
         return new(known.Pointers | (isPointer ? target : 0), known.Small | (isSmall ? target : 0));
     }
+
+    private static long? Immediate(in Instruction instruction)
+        => instruction.OpCount == 2 && instruction.Op1Kind is not OpKind.Memory and not OpKind.Register
+            ? (long)instruction.GetImmediate(1)
+            : null;
 }
 
 /// <summary>Finds what is known before each operation of all methods together: a method begins with what all its callers

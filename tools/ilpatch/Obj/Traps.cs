@@ -4,8 +4,8 @@ using Iced.Intel;
 namespace IlPatch.Obj;
 
 /// <summary>
-/// Makes each call to a throwing helper a trap. The compiler shares one call per method among many checks; each branch
-/// to it becomes a trap of the branch's own line. What nothing reaches afterwards is dropped.
+/// Makes each call to a throwing helper a trap. The compiler shares the call of its own checks within a method; each
+/// branch to it becomes a trap of the branch's own line. What nothing reaches afterwards is dropped.
 /// </summary>
 internal static class Traps
 {
@@ -13,6 +13,7 @@ internal static class Traps
     [
         ("_ThrowHelper__OutOfRange", TrapKind.OutOfRange),
         ("_ThrowHelper__Argument", TrapKind.InvalidArgument),
+        ("_ThrowHelper__DivideByZero", TrapKind.DivideError),
         ("_ThrowHelper__Invalid", TrapKind.InvalidState),
         ("_ThrowHelpers__ThrowIndexOutOfRangeException", TrapKind.IndexOutOfRange),
         ("_ThrowHelpers__ThrowOverflowException", TrapKind.Overflow),
@@ -65,8 +66,9 @@ internal static class Traps
         {
             if (op.Branch is { IsTrapCall: true } target)
             {
-                bool isShared = incoming[target] > 1;
-                op.Trap = isShared ? target.Trap!.Value with { Line = op.Line } : target.Trap;
+                bool isOwnCall = incoming[target] == 1
+                    && target.Symbol!.Value.Symbol.Name.Contains("_ThrowHelper__", StringComparison.Ordinal);
+                op.Trap = isOwnCall ? target.Trap : target.Trap!.Value with { Line = op.Line };
                 op.Branch = null;
             }
         }
