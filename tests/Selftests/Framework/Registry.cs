@@ -15,5 +15,8 @@ static class Registry
         .. MsrTests.All,
         .. MemoryTests.All,
         .. StateTests.All,
+        .. EventTests.All,
+        .. DebugTests.All,
+        .. SignalTests.All,
     ];
 }
