@@ -2,8 +2,8 @@
 namespace SharpKvm.InVm;
 
 /// <summary>
-/// The module as an administrator meets it: what it says of itself, when it refuses, how it lives with CPU hotplug,
-/// suspend and power-off while a guest runs, and that it goes without a trace.
+/// The module as an administrator meets it: what it says of itself, when it refuses, how it lives with CPU hotplug
+/// and power-off while a guest runs, and that it goes without a trace.
 /// </summary>
 [TestFixture]
 public sealed class ModuleTests
@@ -46,7 +46,6 @@ public sealed class ModuleTests
                 cpu=/sys/devices/system/cpu/cpu1/online
                 echo ::hotplug; [ -e $cpu ] || echo 'one CPU'
                 [ ! -e $cpu ] || for i in 1 2 3; do echo 0 >$cpu && sleep 1 && echo 1 >$cpu && sleep 1; done; alive
-                echo ::suspend; echo core >/sys/power/pm_test && echo mem >/sys/power/state 2>&1; sleep 1; alive
                 echo ::killed; kill -9 $guest; wait $guest 2>/dev/null; rmmod sharpkvm 2>&1; alive
                 echo ::off; load devname=kvm; guest; alive
                 """,
@@ -98,9 +97,9 @@ public sealed class ModuleTests
         Assert.That(Section("live").Where(line => line is "alive" or "dead"), Is.EqualTo((string[])["alive", "alive"]));
     }
 
-    [TestCase("hotplug")]
-    [TestCase("suspend")]
-    public void GuestSurvives(string what) => Assert.That(Section(what), Has.Some.EqualTo("alive").And.None.Contains("error"));
+    [Test]
+    public void GuestSurvivesCpuHotplug() =>
+        Assert.That(Section("hotplug"), Has.Some.EqualTo("alive").And.None.Contains("error"));
 
     [Test]
     public void UnloadsAfterItsUserWasKilled() => Assert.That(Section("killed"), Is.EqualTo((string[])["dead"]));
