@@ -66,13 +66,13 @@ internal static class GuestWalker
             while (true)
             {
                 Gpa location = EntryAddress<TMode>(table, address, shift);
-                if (!slot.Contains(location))
+                if (!slot.TryToHva(location, out Hva hva))
                 {
                     slot = ref request.Vm.Memory.Slots.Find(location);
-                    if (!slot.Contains(location))
+                    if (!slot.TryToHva(location, out hva))
                         return Fail(in request, PageFaultCode.None);
                 }
-                if (!TryReadEntry<TMode>(in slot, location, out entry))
+                if (!TryReadEntry<TMode>(hva, out entry))
                     return Fail(in request, PageFaultCode.None);
                 if ((entry & checkedBits) != GuestEntry.Present)
                     return FailAtEntry(in request, entry);
@@ -115,15 +115,13 @@ internal static class GuestWalker
         return new Gpa(table + (index << TMode.EntryShift));
     }
 
-    /// <summary>Reads an entry that lies in <paramref name="slot"/>.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool TryReadEntry<TMode>(in MemorySlot slot, Gpa location, out ulong entry)
-        where TMode : struct, IPagingMode
+    private static bool TryReadEntry<TMode>(Hva hva, out ulong entry) where TMode : struct, IPagingMode
     {
         if (TMode.EntryShift == 3)
-            return UserMemory.TryReadUInt64(slot.ToHva(location), out entry);
-        bool read = UserMemory.TryReadUInt64(slot.ToHva(new Gpa(location.Value & ~7UL)), out ulong pair);
-        entry = (uint)(pair >> (int)((location.Value & 4) * 8));
+            return UserMemory.TryReadUInt64(hva, out entry);
+        bool read = UserMemory.TryReadUInt64(new Hva(hva.Value & ~7UL), out ulong pair);
+        entry = (uint)(pair >> (int)((hva.Value & 4) * 8));
         return read;
     }
 
@@ -190,7 +188,7 @@ internal static class GuestWalker
         {
             Gpa location = EntryAddress<TMode>(table, request.Address, shift);
             ref MemorySlot slot = ref request.Vm.Memory.Slots.Find(location);
-            if (!slot.Contains(location) || !TryReadEntry<TMode>(in slot, location, out ulong entry))
+            if (!slot.TryToHva(location, out Hva hva) || !TryReadEntry<TMode>(hva, out ulong entry))
                 return false;
             if ((entry & GuestEntry.Present) == 0)
                 return false;

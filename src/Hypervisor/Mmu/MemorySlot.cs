@@ -41,6 +41,15 @@ internal struct MemorySlot
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly Hva ToHva(Gpa address) => Address + (address.Value - Start.Value);
 
+    /// <summary>Host address of a guest physical address, if the slot contains it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly bool TryToHva(Gpa address, out Hva hva)
+    {
+        ulong offset = address.Value - Start.Value;
+        hva = Address + offset;
+        return offset < Size;
+    }
+
     /// <summary>Records a write to a page that the slot contains, if writes are logged.</summary>
     public readonly void MarkDirty(Gpa address)
     {
