@@ -145,7 +145,7 @@ internal struct kvm_fpu
     public uint pad2;
 }
 
-/// <summary>The FXSAVE image, without its reserved end, and the head of the XSAVE header (SDM vol. 1, 10.5 and 13.4).</summary>
+/// <summary>The FXSAVE image and the head of the XSAVE header behind it (SDM vol. 1, 10.5 and 13.4).</summary>
 [StructLayout(LayoutKind.Explicit, Size = 576)]
 internal struct fxregs_state
 {

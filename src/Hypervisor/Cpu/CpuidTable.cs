@@ -14,7 +14,7 @@ internal struct CpuidTable
     /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
     public const int MaxEntries = 256;
     private const uint Osxsave = 1 << 27, Apic = 1 << 9, Ospke = 1 << 4;
-    /// <summary>Physical address width that CPUID implies where leaf 0x80000008 is missing (SDM vol. 3, 4.1.4).</summary>
+    /// <summary>Physical address width where leaf 0x80000008 is missing (SDM vol. 3, 4.1.4).</summary>
     private const int DefaultPhysicalBits = 36;
     /// <summary>The first four letters of the vendors whose CPUID is AMD's.</summary>
     private const uint AuthenticAmd = 0x68747541, HygonGenuine = 0x6f677948;
@@ -128,7 +128,8 @@ internal struct CpuidTable
         bool fits = head.nent >= (uint)_entries.Length;
         head.nent = (uint)_entries.Length;
         Hva body = argument + (ulong)Unsafe.SizeOf<kvm_cpuid2>();
-        if (fits && !UserMemory.Write(body, MemoryMarshal.AsBytes(_entries.Span)) || !UserMemory.TryWrite(argument, head))
+        bool written = !fits || UserMemory.Write(body, MemoryMarshal.AsBytes(_entries.Span));
+        if (!written || !UserMemory.TryWrite(argument, head))
             return Errno.EFAULT;
         return fits ? 0 : Errno.E2BIG;
     }
@@ -182,7 +183,8 @@ internal struct CpuidTable
 
     private readonly bool HasSameEntries(in CpuidTable other)
     {
-        ReadOnlySpan<byte> left = MemoryMarshal.AsBytes(_entries.Span), right = MemoryMarshal.AsBytes(other._entries.Span);
+        ReadOnlySpan<byte> left = MemoryMarshal.AsBytes(_entries.Span);
+        ReadOnlySpan<byte> right = MemoryMarshal.AsBytes(other._entries.Span);
         if (left.Length != right.Length)
             return false;
         for (int i = 0; i < left.Length; i++)
@@ -193,7 +195,7 @@ internal struct CpuidTable
         return true;
     }
 
-    /// <summary>Computes all that follows from the entries. Without any, the guest has what the host supports.</summary>
+    /// <summary>Computes what follows from the entries; without any, the guest has what the host supports.</summary>
     public int Derive()
     {
         Span<kvm_cpuid_entry2> entries = _entries.Span;

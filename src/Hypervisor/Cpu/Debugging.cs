@@ -24,7 +24,7 @@ internal struct Breakpoints
     private ulong _first;
 }
 
-/// <summary>The guest's breakpoints, and those of a debugger in user space (KVM_SET_GUEST_DEBUG), which go first.</summary>
+/// <summary>The guest's breakpoints, and a debugger's in user space (KVM_SET_GUEST_DEBUG), which go first.</summary>
 internal struct DebugState
 {
     /// <summary>Value of KVM_CAP_SET_GUEST_DEBUG2.</summary>
@@ -62,14 +62,8 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
         value = 0;
         DebugAccess access = Check(ref vcpu, ref register);
         if (access == DebugAccess.Done)
-        {
-            value = register switch
-            {
-                6 => TVendor.GetDr6(ref vcpu),
-                7 => GetDr7(ref vcpu),
-                _ => vcpu.Debug.Guest[register],
-            };
-        }
+            value = register == 6 ? TVendor.GetDr6(ref vcpu)
+                : register == 7 ? GetDr7(ref vcpu) : vcpu.Debug.Guest[register];
         return access;
     }
 
@@ -81,19 +75,13 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
             return access;
         if (register >= 6 && value >> 32 != 0)
             return DebugAccess.Protection;
-        switch (register)
-        {
-            case 6:
-                SetDr6(ref vcpu, value);
-                break;
-            case 7:
-                SetDr7(ref vcpu, value);
-                break;
-            default:
-                vcpu.Debug.Guest[register] = value;
-                Apply(ref vcpu);
-                break;
-        }
+        if (register == 6)
+            SetDr6(ref vcpu, value);
+        else if (register == 7)
+            SetDr7(ref vcpu, value);
+        else
+            vcpu.Debug.Guest[register] = value;
+        Apply(ref vcpu);
         return DebugAccess.Done;
     }
 
@@ -119,12 +107,12 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
     public static ulong GetDr7(ref Vcpu vcpu) =>
         vcpu.Debug.HardwareBreakpoints ? vcpu.Debug.GuestDr7 : TVendor.GetDr7(ref vcpu);
 
+    /// <summary><see cref="Apply"/> must follow.</summary>
     public static void SetDr7(ref Vcpu vcpu, ulong value)
     {
         vcpu.Debug.GuestDr7 = value & DebugBits.Dr7Writable | DebugBits.Dr7Fixed;
         if (!vcpu.Debug.HardwareBreakpoints)
             TVendor.SetDr7(ref vcpu, vcpu.Debug.GuestDr7);
-        Apply(ref vcpu);
     }
 
     public static void SetDr6(ref Vcpu vcpu, ulong value) =>
@@ -139,8 +127,8 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
         vcpu.Shared.Dr2 = effective[2];
         vcpu.Shared.Dr3 = effective[3];
         bool enabled = (TVendor.GetDr7(ref vcpu) & DebugBits.Dr7Enable) != 0;
-        vcpu.Shared.Flags = enabled ? vcpu.Shared.Flags | EntryFlags.LoadDebugRegisters
-            : vcpu.Shared.Flags & ~EntryFlags.LoadDebugRegisters;
+        EntryFlags others = vcpu.Shared.Flags & ~EntryFlags.LoadDebugRegisters;
+        vcpu.Shared.Flags = enabled ? others | EntryFlags.LoadDebugRegisters : others;
         TVendor.UpdateDebug(ref vcpu);
     }
 
@@ -164,6 +152,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
         state.Control = (debug.control & kvm_guest_debug.KVM_GUESTDBG_ENABLE) != 0 ? debug.control & ~Inject : 0;
         for (int i = 0; i < 4; i++)
             state.User[i] = debug.debugreg[i];
+        // A debugger's GD would trap the guest's own accesses.
         ulong userDr7 = debug.debugreg[7] & DebugBits.Dr7Writable & ~DebugBits.Dr7Gd | DebugBits.Dr7Fixed;
         state.GuestDr7 = guestDr7;
         TVendor.SetDr7(ref vcpu, state.HardwareBreakpoints ? userDr7 : guestDr7);

@@ -84,12 +84,7 @@ internal struct EventState
 /// <summary>Raising and delivering exceptions (SDM vol. 3, chapter 6).</summary>
 internal static class Exceptions<TVendor> where TVendor : struct, IVendor
 {
-    private enum Class : byte
-    {
-        Benign,
-        Contributory,
-        PageFault,
-    }
+    private enum Class : byte { Benign, Contributory, PageFault }
 
     public static void Queue(ref Vcpu vcpu, Vector vector) =>
         Raise(ref vcpu, new() { Vector = vector });
@@ -98,23 +93,21 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         Raise(ref vcpu, new() { Vector = vector, HasErrorCode = true, ErrorCode = errorCode });
 
     public static void QueuePageFault(ref Vcpu vcpu, uint errorCode, Gva address) =>
-        Raise(ref vcpu, new()
-        {
-            Vector = Vector.PageFault, HasErrorCode = true, ErrorCode = errorCode, HasPayload = true,
-            Payload = address.Value,
-        });
+        Queue(ref vcpu, Vector.PageFault, true, errorCode, address);
 
     /// <param name="dr6Bits">The bits of DR6 that tell the cause.</param>
     public static void QueueDebug(ref Vcpu vcpu, ulong dr6Bits) =>
         Raise(ref vcpu, new() { Vector = Vector.Debug, HasPayload = true, Payload = dr6Bits });
 
-    /// <summary>A fault that was found in software; <paramref name="address"/> counts for #PF only.</summary>
+    /// <summary>A fault that was found in software; <paramref name="address"/> is #PF's, for CR2.</summary>
     public static void Queue(ref Vcpu vcpu, Vector vector, bool hasErrorCode, uint errorCode, Gva address)
     {
-        if (vector.Value == Vector.PageFault.Value)
-            QueuePageFault(ref vcpu, errorCode, address);
-        else
-            Raise(ref vcpu, new() { Vector = vector, HasErrorCode = hasErrorCode, ErrorCode = errorCode });
+        bool hasAddress = vector.Value == Vector.PageFault.Value;
+        Raise(ref vcpu, new()
+        {
+            Vector = vector, HasErrorCode = hasErrorCode, ErrorCode = errorCode, HasPayload = hasAddress,
+            Payload = hasAddress ? address.Value : 0,
+        });
     }
 
     /// <summary>
@@ -163,11 +156,7 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             if (IsFault(in queued))
                 vcpu.Registers.Rflags |= Rflags.Rf;
             if (queued.Vector.Value == Vector.Debug.Value)
-            {
-                ulong dr7 = Debugging<TVendor>.GetDr7(ref vcpu);
-                if ((dr7 & DebugBits.Dr7Gd) != 0)
-                    Debugging<TVendor>.SetDr7(ref vcpu, dr7 & ~DebugBits.Dr7Gd);
-            }
+                Debugging<TVendor>.SetDr7(ref vcpu, Debugging<TVendor>.GetDr7(ref vcpu) & ~DebugBits.Dr7Gd);
             queued.Pending = false;
             queued.Injected = true;
         }
@@ -175,10 +164,10 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         return queued.Injected;
     }
 
-    /// <summary>Faults return to the instruction itself; the traps #BP and #OF, and #DB and aborts, leave RF alone.</summary>
+    /// <summary>Faults return to the instruction itself; traps (#BP, #OF), #DB and aborts leave RF alone.</summary>
     private static bool IsFault(in QueuedException exception) => exception.Vector.Value is not (1 or 3 or 4 or 8 or 18);
 
-    /// <summary>Writes CR2 or DR6. Before user space reads state that cannot carry the payload, and at delivery.</summary>
+    /// <summary>Writes CR2 or DR6: at delivery, or before user space reads state without the payload.</summary>
     public static void DeliverPayload(ref Vcpu vcpu)
     {
         ref QueuedException queued = ref vcpu.Events.Exception;
@@ -215,31 +204,31 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         if (!payloads && state.Exception.Pending)
             DeliverPayload(ref vcpu);
         // INT3 and INTO are executed again instead, because the ABI does not carry their length.
-        if (!state.Exception.Vector.IsSoftException)
+        bool reported = !state.Exception.Vector.IsSoftException;
+        events.exception = new()
         {
-            events.exception.injected = Flag(state.Exception.Injected || !payloads && state.Exception.Pending);
-            events.exception.pending = Flag(state.Exception.Pending);
-        }
-        events.exception.nr = state.Exception.Vector.Value;
-        events.exception.has_error_code = Flag(state.Exception.HasErrorCode);
-        events.exception.error_code = state.Exception.ErrorCode;
+            injected = Flag(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
+            pending = Flag(reported && state.Exception.Pending), nr = state.Exception.Vector.Value,
+            has_error_code = Flag(state.Exception.HasErrorCode), error_code = state.Exception.ErrorCode,
+        };
         events.exception_has_payload = Flag(state.Exception.HasPayload);
         events.exception_payload = state.Exception.Payload;
-        events.interrupt.injected = Flag(state.Interrupt.Injected && !state.Interrupt.Soft);
-        events.interrupt.nr = state.Interrupt.Vector.Value;
-        events.interrupt.shadow = (byte)TVendor.GetInterruptShadow(ref vcpu);
-        events.nmi.injected = Flag(state.Nmi.Injected);
-        events.nmi.pending = Flag(state.Nmi.Pending != 0);
-        events.nmi.masked = Flag(TVendor.GetNmiMasked(ref vcpu));
-        events.flags = kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING
-            | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM;
-        if (payloads)
-            events.flags |= kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD;
-        if (vcpu.Vm.Cpu.TripleFaultEvent)
+        events.interrupt = new()
         {
-            events.triple_fault.pending = Flag(state.TripleFault);
-            events.flags |= kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
-        }
+            injected = Flag(state.Interrupt.Injected && !state.Interrupt.Soft), nr = state.Interrupt.Vector.Value,
+            shadow = (byte)TVendor.GetInterruptShadow(ref vcpu),
+        };
+        events.nmi = new()
+        {
+            injected = Flag(state.Nmi.Injected), pending = Flag(state.Nmi.Pending != 0),
+            masked = Flag(TVendor.GetNmiMasked(ref vcpu)),
+        };
+        bool tripleFaults = vcpu.Vm.Cpu.TripleFaultEvent;
+        events.triple_fault.pending = Flag(tripleFaults && state.TripleFault);
+        events.flags = kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING
+            | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM
+            | (payloads ? kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD : 0)
+            | (tripleFaults ? kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
     }
 
     /// <summary>

@@ -1,32 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Diagnostics.CodeAnalysis;
+using System.Runtime.InteropServices;
 using SharpKvm.Host;
 
 namespace SharpKvm.Cpu;
 
 /// <summary>What one CPUID instruction returns.</summary>
+[StructLayout(LayoutKind.Sequential)]
 internal struct CpuidLeaf
 {
-    public uint Eax;
-    public uint Ebx;
-    public uint Ecx;
-    public uint Edx;
+    public uint Eax, Ebx, Ecx, Edx;
 
     /// <summary>A register by number, EAX = 0.</summary>
     [UnscopedRef]
-    public ref uint this[int register]
-    {
-        get
-        {
-            switch (register)
-            {
-                case 0: return ref Eax;
-                case 1: return ref Ebx;
-                case 2: return ref Ecx;
-                default: return ref Edx;
-            }
-        }
-    }
+    public ref uint this[int register] => ref MemoryMarshal.CreateSpan(ref Eax, 4)[register];
 }
 
 /// <summary>Features that the core asks about: 32 times the row in <see cref="FeatureWords"/>, plus the bit.</summary>
@@ -34,12 +21,7 @@ internal enum Feature : ushort
 {
     Pcid = 0 * 32 + 17,
     Xsave = 0 * 32 + 26,
-    Mce = 1 * 32 + 7,
-    Mtrr = 1 * 32 + 12,
-    Mca = 1 * 32 + 14,
-    Pat = 1 * 32 + 16,
     Fsgsbase = 2 * 32 + 0,
-    TscAdjust = 2 * 32 + 1,
     Smep = 2 * 32 + 7,
     Smap = 2 * 32 + 20,
     Umip = 3 * 32 + 2,

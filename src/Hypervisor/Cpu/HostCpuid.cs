@@ -41,7 +41,8 @@ internal static class HostCpuid
                 return;
             kvm_cpuid_entry2 entry = new()
             {
-                function = leaf, index = subleaf, flags = indexed ? kvm_cpuid_entry2.KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+                function = leaf, index = subleaf,
+                flags = indexed ? kvm_cpuid_entry2.KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
                 eax = values.Eax, ebx = values.Ebx, ecx = values.Ecx, edx = values.Edx,
             };
             _failed = !UserMemory.TryWrite(_next, entry);
@@ -59,7 +60,9 @@ internal static class HostCpuid
             return Errno.EFAULT;
         Writer writer = new(argument, head.nent);
         AddRange(ref writer, 0, LastBasic);
-        writer.Add(Hypervisor, 0, false, new() { Eax = Hypervisor + 1, Ebx = 0x4b4d564b, Ecx = 0x564b4d56, Edx = 0x4d });
+        // KVMKVMKVM
+        writer.Add(Hypervisor, 0, false,
+            new() { Eax = Hypervisor + 1, Ebx = 0x4b4d564b, Ecx = 0x564b4d56, Edx = 0x4d });
         writer.Add(Hypervisor + 1, 0, false, new() { Eax = NopIoDelay });
         AddRange(ref writer, Extended, LastExtended);
         return writer.Finish();

@@ -46,12 +46,10 @@ internal static class MsrLists
     public static int GetFeatures(Hva argument)
     {
         int error = ReadEntries(argument, out KernelArray<kvm_msr_entry> entries);
-        if (error != 0)
-            return error;
         int done = 0;
         while (done < entries.Length && TryGetFeature(entries.Span[done].index, out entries.Span[done].data))
             done++;
-        return WriteEntries(argument, entries, done);
+        return error != 0 ? error : WriteEntries(argument, entries, done, write: true);
     }
 
     /// <summary>The elements of a kvm_msrs argument, copied once; E2BIG beyond 255. The caller frees them.</summary>
@@ -73,10 +71,11 @@ internal static class MsrLists
         return Errno.EFAULT;
     }
 
-    /// <summary>Gives all elements back to user space, and their memory. Returns <paramref name="done"/>.</summary>
-    public static int WriteEntries(Hva argument, KernelArray<kvm_msr_entry> entries, int done)
+    /// <summary>Frees the elements, given back to user space first if asked. Returns <paramref name="done"/>.</summary>
+    public static int WriteEntries(Hva argument, KernelArray<kvm_msr_entry> entries, int done, bool write)
     {
-        bool written = UserMemory.Write(argument + (ulong)Unsafe.SizeOf<kvm_msrs>(), MemoryMarshal.AsBytes(entries.Span));
+        Hva body = argument + (ulong)Unsafe.SizeOf<kvm_msrs>();
+        bool written = !write || UserMemory.Write(body, MemoryMarshal.AsBytes(entries.Span));
         entries.Free();
         return written ? done : Errno.EFAULT;
     }
@@ -84,12 +83,11 @@ internal static class MsrLists
     private static bool TryGetFeature(uint index, out ulong value)
     {
         value = 0;
-        if (index == Msr.MicrocodeRevision)
-            return HostCpu.TryReadMsr(index, out value) || true;
-        if (index != Msr.DeCfg)
+        if (index is not (Msr.MicrocodeRevision or Msr.DeCfg))
             return false;
-        if (HostCpu.TryReadMsr(index, out value))
-            value &= LfenceSerializes;
+        // What the host does not have reads as zero.
+        HostCpu.TryReadMsr(index, out value);
+        value &= index == Msr.DeCfg ? LfenceSerializes : ~0ul;
         return true;
     }
 

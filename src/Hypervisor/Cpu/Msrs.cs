@@ -15,17 +15,13 @@ internal struct MsrState
     private const ulong McgRecovery = 1 << 24;
     public const ulong McgSupported = McgCtlPresent | McgRecovery;
     private const int MtrrPairs = 8;
+    public const int FirstFixed = 2 * MtrrPairs;
     /// <summary>Eight variable pairs, fixed ranges, write-combining (SDM vol. 3, 12.11.1).</summary>
     public const ulong MtrrCapabilities = 0x500 | MtrrPairs;
 
-    [InlineArray(2 * MtrrPairs)]
-    internal struct VariableMtrrs
-    {
-        private ulong _first;
-    }
-
-    [InlineArray(11)]
-    internal struct FixedMtrrs
+    /// <summary>Base and mask of each variable MTRR, then the fixed ones.</summary>
+    [InlineArray(FirstFixed + 11)]
+    internal struct MtrrFile
     {
         private ulong _first;
     }
@@ -36,29 +32,21 @@ internal struct MsrState
         private ulong _first;
     }
 
-    public ulong ApicBase;
-    public ulong MiscEnable;
-    public ulong TscAdjust;
-    public ulong Hwcr;
-    public ulong DeCfg;
-    public ulong MicrocodeRevision;
-    public ulong MtrrDefType;
-    public VariableMtrrs MtrrVariable;
-    public FixedMtrrs MtrrFixed;
-    public ulong McgCap;
-    public ulong McgStatus;
-    public ulong McgCtl;
+    public ulong ApicBase, MiscEnable, TscAdjust, Hwcr, DeCfg, MicrocodeRevision, MtrrDefType;
+    public ulong McgCap, McgStatus, McgCtl;
+    public MtrrFile Mtrrs;
     /// <summary>CTL, STATUS, ADDR, MISC of each bank.</summary>
     public McBanks Banks;
 
     public readonly int BankCount => (int)(McgCap & 0xff);
 
-    /// <summary>Where a fixed-range MTRR is kept; -1 for another MSR.</summary>
-    public static int FixedSlot(uint index) => index switch
+    /// <summary>Where an MTRR is kept in <see cref="Mtrrs"/>; -1 for another MSR.</summary>
+    public static int MtrrSlot(uint index) => index switch
     {
-        Msr.MtrrFix64K => 0,
-        Msr.MtrrFix16K or Msr.MtrrFix16K + 1 => (int)(1 + index - Msr.MtrrFix16K),
-        >= Msr.MtrrFix4K and < Msr.MtrrFix4K + 8 => (int)(3 + index - Msr.MtrrFix4K),
+        >= Msr.MtrrVariable and < Msr.MtrrVariable + FirstFixed => (int)(index - Msr.MtrrVariable),
+        Msr.MtrrFix64K => FirstFixed,
+        Msr.MtrrFix16K or Msr.MtrrFix16K + 1 => (int)(FirstFixed + 1 + index - Msr.MtrrFix16K),
+        >= Msr.MtrrFix4K and < Msr.MtrrFix4K + 8 => (int)(FirstFixed + 3 + index - Msr.MtrrFix4K),
         _ => -1,
     };
 }
@@ -70,13 +58,12 @@ internal struct MsrState
 internal static class Msrs<TVendor> where TVendor : struct, IVendor
 {
     private const ulong HwcrStatusWritable = 1 << 18;
-    /// <summary>HWCR bits that a guest's firmware sets and nothing here depends on: TLB cache, flush filter, IGNNE.</summary>
+    /// <summary>HWCR bits that firmware sets and nothing here depends on: TLB cache, flush filter, IGNNE.</summary>
     private const ulong HwcrIgnored = 1 << 3 | 1 << 6 | 1 << 8;
     private const ulong DeCfgLfence = 1 << 1;
     /// <summary>No PEBS, no branch trace, no performance monitoring: read-only.</summary>
     private const ulong MiscEnableReadOnly = 1 << 7 | 1 << 11 | 1 << 12;
-    private const uint MtrrTypes = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6;
-    private const uint PatTypes = MtrrTypes | 1 << 7;
+    private const ulong DebugCtlIgnored = 0x3f;
     private const ulong McCtlOptional = 1 << 10 | 1;
 
     /// <summary>RDMSR; false is #GP(0).</summary>
@@ -107,25 +94,14 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.DeCfg: value = msrs.DeCfg; return true;
             case Msr.MtrrCap: value = MsrState.MtrrCapabilities; return true;
             case Msr.MtrrDefType: value = msrs.MtrrDefType; return true;
-            case >= Msr.MtrrVariable and < Msr.MtrrVariable + 16:
-                value = msrs.MtrrVariable[(int)(index - Msr.MtrrVariable)];
-                return true;
             case Msr.McgCap: value = msrs.McgCap; return true;
             case Msr.McgStatus: value = msrs.McgStatus; return true;
             case Msr.McgCtl: value = msrs.McgCtl; return host || (msrs.McgCap & MsrState.McgCtlPresent) != 0;
         }
-        if (MsrState.FixedSlot(index) is >= 0 and int slot)
-        {
-            value = msrs.MtrrFixed[slot];
-            return true;
-        }
-        if (TryGetBank(ref vcpu, index, out int register))
-        {
-            value = msrs.Banks[register];
-            return true;
-        }
-        value = 0;
-        return ReadsAsZero(index) || host && IsAbsentFeature(index);
+        bool isBank = TryFindBank(in msrs, index, out int register);
+        int slot = MsrState.MtrrSlot(index);
+        value = isBank ? msrs.Banks[register] : slot >= 0 ? msrs.Mtrrs[slot] : 0;
+        return isBank || slot >= 0 || ReadsAsZero(index) || host && IsAbsentFeature(index);
     }
 
     public static bool TrySet(ref Vcpu vcpu, uint index, ulong value, bool host)
@@ -143,18 +119,16 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
                 // Intel refuses what is not canonical, AMD keeps 32 bits: what survives either is kept.
                 return TVendor.TrySetMsr(ref vcpu, index, (ulong)((long)(value << 16) >> 16));
             case Msr.Pat:
-                return AreTypes(value, PatTypes) && TVendor.TrySetMsr(ref vcpu, index, value);
+                return AreTypes(value, pat: true) && TVendor.TrySetMsr(ref vcpu, index, value);
             case Msr.Tsc:
                 SetTsc(ref vcpu, value, host);
                 return true;
             case Msr.TscAdjust:
                 if (!host)
                     TVendor.SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - msrs.TscAdjust);
-                msrs.TscAdjust = value;
-                return true;
+                return Assign(ref msrs.TscAdjust, value, ~0ul);
             case Msr.TscAux:
-                vcpu.Shared.TscAux = (host || HasTscAux(ref vcpu)) ? (uint)value : vcpu.Shared.TscAux;
-                return host || HasTscAux(ref vcpu);
+                return (host || HasTscAux(ref vcpu)) && Assign(ref vcpu.Shared.TscAux, (uint)value, ~0ul);
             case Msr.ApicBase:
                 if (!IsValidApicBase(ref vcpu, value))
                     return false;
@@ -164,10 +138,11 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.MiscEnable:
                 if (!host && ((value ^ msrs.MiscEnable) & MiscEnableReadOnly) != 0)
                     return false;
-                msrs.MiscEnable = value & ~MiscEnableReadOnly | msrs.MiscEnable & MiscEnableReadOnly;
-                return true;
+                value = value & ~MiscEnableReadOnly | msrs.MiscEnable & MiscEnableReadOnly;
+                return Assign(ref msrs.MiscEnable, value, ~0ul);
             case Msr.SpecCtrl:
-                return (host || vcpu.Cpuid.Has(Feature.Ibrs)) && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost());
+                return (host || vcpu.Cpuid.Has(Feature.Ibrs))
+                    && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost());
             case Msr.PredCmd:
                 if (!host && !vcpu.Cpuid.Has(Feature.Ibpb) || (value & ~1ul) != 0)
                     return false;
@@ -175,33 +150,27 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
                     HostCpu.FlushPredictors();
                 return true;
             case Msr.MicrocodeRevision:
-                if (host)
-                    msrs.MicrocodeRevision = value;
-                return true;
+                return !host || Assign(ref msrs.MicrocodeRevision, value, ~0ul);
             case Msr.Hwcr:
                 return Assign(ref msrs.Hwcr, value & ~HwcrIgnored, HwcrStatusWritable);
             case Msr.DeCfg:
                 return (host || value == msrs.DeCfg) && Assign(ref msrs.DeCfg, value, DeCfgLfence);
             case Msr.MtrrDefType:
-                return IsType(value & 0xff, MtrrTypes) && Assign(ref msrs.MtrrDefType, value, 0xcff);
-            case >= Msr.MtrrVariable and < Msr.MtrrVariable + 16:
-                return TrySetVariableMtrr(ref vcpu, (int)(index - Msr.MtrrVariable), value);
+                return AreTypes(value & 0xff) && Assign(ref msrs.MtrrDefType, value, 0xcff);
             case Msr.McgCap:
                 return false;
             case Msr.McgStatus:
-                msrs.McgStatus = value;
-                return true;
+                return Assign(ref msrs.McgStatus, value, ~0ul);
             case Msr.McgCtl:
                 return (msrs.McgCap & MsrState.McgCtlPresent) == 0 ? host && value == 0
                     : value is 0 or ~0ul && Assign(ref msrs.McgCtl, value, ~0ul);
         }
-        if (MsrState.FixedSlot(index) is >= 0 and int slot)
-            return AreTypes(value, MtrrTypes) && Assign(ref msrs.MtrrFixed[slot], value, ~0ul);
-        if (TryGetBank(ref vcpu, index, out int register))
+        if (MsrState.MtrrSlot(index) is >= 0 and int slot)
+            return TrySetMtrr(ref vcpu, slot, value);
+        if (TryFindBank(in msrs, index, out int register))
             return TrySetBank(ref msrs, register, value, host);
-        if (index is Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase or Msr.DebugCtl)
-            return value == 0;
-        return IgnoresWrites(index) || host && value == 0 && IsAbsentFeature(index)
+        return IgnoresWrites(index) || index == Msr.DebugCtl && (value & ~DebugCtlIgnored) == 0
+            || value == 0 && (ReadsAsZero(index) || host && IsAbsentFeature(index))
             || TVendor.TrySetMsr(ref vcpu, index, value);
     }
 
@@ -230,21 +199,21 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         TVendor.SetTscOffset(ref vcpu, offset);
     }
 
-    private static bool TrySetVariableMtrr(ref Vcpu vcpu, int slot, ulong value)
+    private static bool TrySetMtrr(ref Vcpu vcpu, int slot, ulong value)
     {
-        bool isMask = (slot & 1) != 0;
-        ulong reserved = vcpu.Cpuid.ReservedGpa | (isMask ? 0x7fful : 0xf00);
-        return (isMask || IsType(value & 0xff, MtrrTypes))
-            && Assign(ref vcpu.Msrs.MtrrVariable[slot], value, ~reserved);
+        bool isMask = slot < MsrState.FirstFixed && (slot & 1) != 0;
+        ulong reserved = slot >= MsrState.FirstFixed ? 0 : vcpu.Cpuid.ReservedGpa | (isMask ? 0x7fful : 0xf00);
+        ulong types = isMask ? 0 : slot < MsrState.FirstFixed ? value & 0xff : value;
+        return AreTypes(types) && Assign(ref vcpu.Msrs.Mtrrs[slot], value, ~reserved);
     }
 
-    private static bool TryGetBank(ref Vcpu vcpu, uint index, out int register)
+    private static bool TryFindBank(in MsrState msrs, uint index, out int register)
     {
         register = (int)(index - Msr.MachineCheckBanks);
-        return (uint)register < (uint)(vcpu.Msrs.BankCount * MsrState.RegistersPerBank);
+        return (uint)register < (uint)(msrs.BankCount * MsrState.RegistersPerBank);
     }
 
-    /// <summary>CTL takes all zeros or all ones; the status only zero, unless HWCR says otherwise (APM vol. 2, 9.3).</summary>
+    /// <summary>CTL: all zeros or all ones; STATUS: zero, unless HWCR says otherwise (APM vol. 2, 9.3).</summary>
     private static bool TrySetBank(ref MsrState msrs, int register, ulong value, bool host)
     {
         bool allowed = (register % MsrState.RegistersPerBank) switch
@@ -266,38 +235,33 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
 
     private static bool HasTscAux(ref Vcpu vcpu) => vcpu.Cpuid.Has(Feature.Rdtscp) || vcpu.Cpuid.Has(Feature.Rdpid);
 
-    /// <summary>IBRS, STIBP, SSBD, PSFD: the world switch loads this register, so the host must know every bit.</summary>
+    /// <summary>IBRS, STIBP, SSBD, PSFD: the world switch loads them, so the host must know every bit.</summary>
     private static ulong SpecCtrlOfHost()
     {
         HostCpu.Cpuid(0x80000008, 0, out CpuidLeaf leaf);
         return leaf.Ebx >> 14 & 3 | (leaf.Ebx >> 24 & 1) << 2 | (leaf.Ebx >> 28 & 1) << 7;
     }
 
-    /// <summary>A memory type out of a set (SDM vol. 3, 12.11.2.1 and 12.12.2).</summary>
-    private static bool IsType(ulong type, uint types) => type < 8 && (types >> (int)type & 1) != 0;
-
-    private static bool AreTypes(ulong eightTypes, uint types)
+    /// <summary>Eight memory types: 0, 1, 4, 5, 6, and in the PAT 7 (SDM vol. 3, 12.11.2.1 and 12.12.2).</summary>
+    private static bool AreTypes(ulong types, bool pat = false)
     {
-        for (int shift = 0; shift < 64; shift += 8)
-        {
-            if (!IsType(eightTypes >> shift & 0xff, types))
-                return false;
-        }
-        return true;
+        const ulong Each = 0x0101010101010101;
+        ulong bit1 = types >> 1 & Each, bit2 = types >> 2 & Each;
+        return (types & Each * 0xf8) == 0 && (bit1 & ~bit2) == 0 && (pat || (types & bit1) == 0);
     }
 
     /// <summary>Platform registers that guests probe and that have no meaning here.</summary>
     private static bool ReadsAsZero(uint index) => IgnoresWrites(index)
         || index is Msr.PlatformId or Msr.EblCrPowerOn or Msr.DebugCtl or (>= Msr.LastBranchFrom and <= Msr.LastIntTo)
-            or Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase;
+            or Msr.TsegAddress or Msr.TsegAddress + 1 or Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase;
 
     private static bool IgnoresWrites(uint index) => index is (>= Msr.K7EventSelect and <= Msr.K7CounterLast)
         or Msr.Syscfg or (>= Msr.IorrBase and <= Msr.TopMem2) or Msr.NbCfg or Msr.PatchLoader or Msr.IntPendingMessage
         or (>= Msr.PstateCurrentLimit and <= Msr.PstateLast) or Msr.LsCfg or Msr.DcCfg or Msr.BuCfg2;
 
     /// <summary>
-    /// MSRs of KVM's paravirtual features: VMMs save and restore them whatever CPUID says. Zero is all they can be.
+    /// MSRs of the APIC's and KVM's features: VMMs save and restore them whatever CPUID says. Zero is all they can be.
     /// </summary>
     private static bool IsAbsentFeature(uint index) =>
-        index is Msr.KvmWallClockOld or Msr.KvmSystemTimeOld or (>= Msr.KvmFirst and <= Msr.KvmLast);
+        index is Msr.TscDeadline or Msr.KvmWallClockOld or Msr.KvmSystemTimeOld or (>= Msr.KvmFirst and <= Msr.KvmLast);
 }

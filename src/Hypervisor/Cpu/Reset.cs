@@ -34,12 +34,10 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         Segment data = new() { Attributes = DataAttributes, Limit = Limit };
         for (SegmentName name = SegmentName.Es; name <= SegmentName.Gs; name++)
             TVendor.SetSegment(ref vcpu, name, in data);
-        Segment other = new() { Selector = 0xf000, Base = 0xffff0000, Attributes = CodeAttributes, Limit = Limit };
-        TVendor.SetSegment(ref vcpu, SegmentName.Cs, in other);
-        other = new() { Attributes = LdtAttributes, Limit = Limit };
-        TVendor.SetSegment(ref vcpu, SegmentName.Ldtr, in other);
-        other = new() { Attributes = TssAttributes, Limit = Limit };
-        TVendor.SetSegment(ref vcpu, SegmentName.Tr, in other);
+        TVendor.SetSegment(ref vcpu, SegmentName.Cs,
+            new() { Selector = 0xf000, Base = 0xffff0000, Attributes = CodeAttributes, Limit = Limit });
+        TVendor.SetSegment(ref vcpu, SegmentName.Ldtr, new() { Attributes = LdtAttributes, Limit = Limit });
+        TVendor.SetSegment(ref vcpu, SegmentName.Tr, new() { Attributes = TssAttributes, Limit = Limit });
         TVendor.SetCpl(ref vcpu, 0);
         DescriptorTable table = new() { Limit = (ushort)Limit };
         TVendor.SetGdtr(ref vcpu, table);
@@ -54,6 +52,7 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         Msrs<TVendor>.TrySet(ref vcpu, Msr.Tsc, 0, host: true);
         Debugging<TVendor>.SetDr6(ref vcpu, 0);
         Debugging<TVendor>.SetDr7(ref vcpu, 0);
+        Debugging<TVendor>.Apply(ref vcpu);
         return 0;
     }
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Numerics;
 using System.Runtime.InteropServices;
 using SharpKvm.Abi;
 using SharpKvm.Host;
@@ -33,74 +34,57 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     public static int GetRegs(ref Vcpu vcpu, Hva argument)
     {
-        kvm_regs regs = default;
-        LoadRegs(ref vcpu, ref regs);
+        kvm_regs regs = new() { rip = vcpu.Registers.Rip, rflags = vcpu.Registers.Rflags };
+        Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
+        for (int i = 0; i < GprOrder.Length; i++)
+            values[i] = vcpu.Registers[(Gpr)GprOrder[i]];
         return Result(UserMemory.TryWrite(argument, regs));
     }
 
+    /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
     public static int SetRegs(ref Vcpu vcpu, Hva argument)
     {
         if (!UserMemory.TryRead(argument, out kvm_regs regs))
             return Errno.EFAULT;
-        StoreRegs(ref vcpu, ref regs);
-        return 0;
-    }
-
-    public static void LoadRegs(ref Vcpu vcpu, ref kvm_regs regs)
-    {
-        Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
-        for (int i = 0; i < GprOrder.Length; i++)
-            values[i] = vcpu.Registers[(Gpr)GprOrder[i]];
-        regs.rip = vcpu.Registers.Rip;
-        regs.rflags = vcpu.Registers.Rflags;
-    }
-
-    /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
-    public static void StoreRegs(ref Vcpu vcpu, ref kvm_regs regs)
-    {
         Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
         for (int i = 0; i < GprOrder.Length; i++)
             vcpu.Registers[(Gpr)GprOrder[i]] = values[i];
         vcpu.Registers.Rip = regs.rip;
         vcpu.Registers.Rflags = regs.rflags | Rflags.Fixed;
         vcpu.Events.Exception.Pending = false;
+        return 0;
     }
 
     public static int GetSregs(ref Vcpu vcpu, Hva argument)
     {
         kvm_sregs sregs = default;
-        LoadSregs(ref vcpu, ref sregs);
-        return Result(UserMemory.TryWrite(argument, sregs));
-    }
-
-    public static int SetSregs(ref Vcpu vcpu, Hva argument) =>
-        UserMemory.TryRead(argument, out kvm_sregs sregs) ? StoreSregs(ref vcpu, ref sregs) : Errno.EFAULT;
-
-    public static void LoadSregs(ref Vcpu vcpu, ref kvm_sregs sregs)
-    {
         LoadCommon(ref vcpu, ref sregs.common);
         QueuedInterrupt interrupt = vcpu.Events.Interrupt;
         if (interrupt.Injected && !interrupt.Soft)
             sregs.interrupt_bitmap[interrupt.Vector.Value >> 6] = 1ul << (interrupt.Vector.Value & 63);
+        return Result(UserMemory.TryWrite(argument, sregs));
     }
 
     /// <summary>EINVAL for a state that no CPU can be in. The lowest interrupt in the bitmap is queued.</summary>
-    public static int StoreSregs(ref Vcpu vcpu, ref kvm_sregs sregs)
+    public static int SetSregs(ref Vcpu vcpu, Hva argument)
     {
+        if (!UserMemory.TryRead(argument, out kvm_sregs sregs))
+            return Errno.EFAULT;
         if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
             return Errno.EINVAL;
         StoreCommon(ref vcpu, ref sregs.common);
-        for (int vector = 0; vector < (int)kvm_interrupt.KVM_NR_INTERRUPTS; vector++)
+        for (int i = 0; i < 4; i++)
         {
-            if ((sregs.interrupt_bitmap[vector >> 6] >> (vector & 63) & 1) == 0)
+            if (sregs.interrupt_bitmap[i] == 0)
                 continue;
+            int vector = i * 64 + BitOperations.TrailingZeroCount(sregs.interrupt_bitmap[i]);
             vcpu.Events.ReinjectInterrupt(new Vector((byte)vector), soft: false);
             break;
         }
         return 0;
     }
 
-    /// <summary>With PAE paging the PDPTEs too, as they are in memory: with nested tables hardware keeps no others.</summary>
+    /// <summary>With PAE paging the PDPTEs too, as in memory: with nested tables hardware keeps no others.</summary>
     public static int GetSregs2(ref Vcpu vcpu, Hva argument)
     {
         kvm_sregs2 sregs = default;
@@ -270,30 +254,23 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>Reads MSRs until one does not exist; returns how many were read.</summary>
-    public static int GetMsrs(ref Vcpu vcpu, Hva argument)
-    {
-        int error = MsrLists.ReadEntries(argument, out KernelArray<kvm_msr_entry> entries);
-        if (error != 0)
-            return error;
-        int done = 0;
-        while (done < entries.Length
-            && Msrs<TVendor>.TryGet(ref vcpu, entries.Span[done].index, host: true, out entries.Span[done].data))
-            done++;
-        return MsrLists.WriteEntries(argument, entries, done);
-    }
+    public static int GetMsrs(ref Vcpu vcpu, Hva argument) => EachMsr(ref vcpu, argument, write: false);
 
     /// <summary>Writes MSRs until one is refused; returns how many were written.</summary>
-    public static int SetMsrs(ref Vcpu vcpu, Hva argument)
+    public static int SetMsrs(ref Vcpu vcpu, Hva argument) => EachMsr(ref vcpu, argument, write: true);
+
+    private static int EachMsr(ref Vcpu vcpu, Hva argument, bool write)
     {
         int error = MsrLists.ReadEntries(argument, out KernelArray<kvm_msr_entry> entries);
-        if (error != 0)
-            return error;
         int done = 0;
-        while (done < entries.Length
-            && Msrs<TVendor>.TrySet(ref vcpu, entries.Span[done].index, entries.Span[done].data, host: true))
-            done++;
-        entries.Free();
-        return done;
+        for (; done < entries.Length; done++)
+        {
+            ref kvm_msr_entry entry = ref entries.Span[done];
+            if (!(write ? Msrs<TVendor>.TrySet(ref vcpu, entry.index, entry.data, host: true)
+                : Msrs<TVendor>.TryGet(ref vcpu, entry.index, host: true, out entry.data)))
+                break;
+        }
+        return error != 0 ? error : MsrLists.WriteEntries(argument, entries, done, write: !write);
     }
 
     public static int GetDebugRegs(ref Vcpu vcpu, Hva argument)
@@ -316,6 +293,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             vcpu.Debug.Guest[i] = debug.db[i];
         Debugging<TVendor>.SetDr6(ref vcpu, debug.dr6);
         Debugging<TVendor>.SetDr7(ref vcpu, debug.dr7);
+        Debugging<TVendor>.Apply(ref vcpu);
         return 0;
     }
 
@@ -338,19 +316,15 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     public static int GetMpState(ref Vcpu vcpu, Hva argument) =>
         Result(UserMemory.TryWrite(argument, new kvm_mp_state { mp_state = kvm_mp_state.KVM_MP_STATE_RUNNABLE }));
 
-    public static int SetMpState(ref Vcpu vcpu, Hva argument)
-    {
-        if (!UserMemory.TryRead(argument, out kvm_mp_state state))
-            return Errno.EFAULT;
-        return state.mp_state == kvm_mp_state.KVM_MP_STATE_RUNNABLE ? 0 : Errno.EINVAL;
-    }
+    public static int SetMpState(ref Vcpu vcpu, Hva argument) =>
+        !UserMemory.TryRead(argument, out kvm_mp_state state) ? Errno.EFAULT
+        : state.mp_state == kvm_mp_state.KVM_MP_STATE_RUNNABLE ? 0 : Errno.EINVAL;
 
-    public static int SetCpuid(ref Vcpu vcpu, Hva argument) => SetCpuid(ref vcpu, argument, legacy: true);
+    public static int SetCpuid(ref Vcpu vcpu, Hva argument) =>
+        vcpu.Cpuid.Set(argument, true, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
 
-    public static int SetCpuid2(ref Vcpu vcpu, Hva argument) => SetCpuid(ref vcpu, argument, legacy: false);
-
-    private static int SetCpuid(ref Vcpu vcpu, Hva argument, bool legacy) => vcpu.Cpuid.Set(argument, legacy,
-        TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
+    public static int SetCpuid2(ref Vcpu vcpu, Hva argument) =>
+        vcpu.Cpuid.Set(argument, false, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
 
     public static int GetCpuid2(ref Vcpu vcpu, Hva argument) => vcpu.Cpuid.Get(argument);
 
@@ -402,12 +376,9 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         ? MachineCheck<TVendor>.Set(ref vcpu, in error) : Errno.EFAULT;
 
     /// <summary>EINVAL to switch it on: reports come from an APIC in the kernel.</summary>
-    public static int TprAccessReporting(ref Vcpu vcpu, Hva argument)
-    {
-        if (!UserMemory.TryRead(argument, out kvm_tpr_access_ctl control))
-            return Errno.EFAULT;
-        return (control.enabled | control.flags) == 0 ? 0 : Errno.EINVAL;
-    }
+    public static int TprAccessReporting(ref Vcpu vcpu, Hva argument) =>
+        !UserMemory.TryRead(argument, out kvm_tpr_access_ctl control) ? Errno.EFAULT
+        : (control.enabled | control.flags) == 0 ? 0 : Errno.EINVAL;
 
     /// <summary>Needs an APIC in the kernel.</summary>
     public static int SetVapicAddr(ref Vcpu vcpu, Hva argument) => Errno.EINVAL;

@@ -161,7 +161,8 @@ public class CpuidTests
         Assert.That(ControlRegisters<FakeVendor>.TrySetCr4(ref _test.Vcpu, Cr4.Osxsave | Cr4.Pke), Is.True);
         Assert.That(ControlRegisters<FakeVendor>.TrySetXcr0(ref _test.Vcpu, 0, 7), Is.True);
         Assert.That(Msrs<FakeVendor>.TryWrite(ref _test.Vcpu, Msr.ApicBase, 0xfee00000), Is.True);
-        Assert.That((Query(1).Ecx & Osxsave, Query(1).Edx & Apic, Query(7).Ecx & Ospke), Is.EqualTo((Osxsave, 0u, Ospke)));
+        Assert.That((Query(1).Ecx & Osxsave, Query(1).Edx & Apic, Query(7).Ecx & Ospke),
+            Is.EqualTo((Osxsave, 0u, Ospke)));
         Assert.That((Query(0xd).Ebx, Query(0xd).Ecx, Query(0xd, 1).Ebx), Is.EqualTo((0x340u, 0x340u, 0x340u)));
     }
 
@@ -201,11 +202,13 @@ public class CpuidTests
             Assert.That(entries[(1, 0)].ebx >> 16, Is.Zero, "APIC id and thread count");
             Assert.That(entries[(0, 0)].eax, Is.EqualTo(0xd));
             Assert.That(entries[(0x80000001, 0)].ecx & (1 << 2), Is.Zero, "SVM");
-            Assert.That(entries[(0x80000001, 0)].edx & (1 << 29 | 1 << 20 | 1 << 11), Is.EqualTo(1 << 29 | 1 << 20 | 1 << 11));
+            const uint LongNxSyscall = 1 << 29 | 1 << 20 | 1 << 11;
+            Assert.That(entries[(0x80000001, 0)].edx & LongNxSyscall, Is.EqualTo(LongNxSyscall));
             Assert.That(entries[(0x8000000a, 0)].edx, Is.Zero, "SVM features");
             Assert.That(entries[(7, 0)].eax, Is.EqualTo(1));
             Assert.That(entries[(7, 0)].ebx & (1 << 4 | 1 << 11 | 1 << 2 | 1 << 12), Is.Zero, "TSX, SGX, RDT");
-            Assert.That(entries[(7, 0)].ecx & (1 << 16 | 1 << 4 | 1 << 5 | 1 << 7), Is.Zero, "LA57, OSPKE, WAITPKG, CET");
+            Assert.That(entries[(7, 0)].ecx & (1 << 16 | 1 << 4 | 1 << 5 | 1 << 7), Is.Zero,
+                "LA57, OSPKE, WAITPKG, CET");
             Assert.That(entries[(7, 0)].edx & (7u << 22 | 1u << 29), Is.EqualTo(1u << 23), "AMX, ARCH_CAPABILITIES");
             Assert.That(entries[(0xd, 0)].eax, Is.EqualTo(7));
             Assert.That(entries[(0xd, 1)].eax, Is.EqualTo(7), "no XSAVES");

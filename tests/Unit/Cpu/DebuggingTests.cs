@@ -12,7 +12,9 @@ public class DebuggingTests
 {
     private const uint Enable = kvm_guest_debug.KVM_GUESTDBG_ENABLE;
     private const uint Hardware = kvm_guest_debug.KVM_GUESTDBG_USE_HW_BP;
-    private const uint InjectDb = kvm_guest_debug.KVM_GUESTDBG_INJECT_DB, InjectBp = kvm_guest_debug.KVM_GUESTDBG_INJECT_BP;
+    private const uint InjectDb = kvm_guest_debug.KVM_GUESTDBG_INJECT_DB;
+    private const uint InjectBp = kvm_guest_debug.KVM_GUESTDBG_INJECT_BP;
+    private const uint Step = kvm_guest_debug.KVM_GUESTDBG_SINGLESTEP;
 
     private TestVcpu _test = null!;
 
@@ -87,13 +89,14 @@ public class DebuggingTests
         Assert.That(_test.Block.Dr7, Is.EqualTo(0x404));
         Assert.That(_test.Get<kvm_debugregs>(Ioctls.GetDebugRegs).dr7, Is.EqualTo(0x402));
         Assert.That(_test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Hardware }), Is.Zero);
-        Assert.That((_test.Vcpu.Debug.Active, _test.Vcpu.Shared.Dr0, _test.Block.Dr7), Is.EqualTo((false, 0x1111ul, 0x402ul)));
+        Assert.That((_test.Vcpu.Debug.Active, _test.Vcpu.Shared.Dr0, _test.Block.Dr7),
+            Is.EqualTo((false, 0x1111ul, 0x402ul)));
     }
 
     [Test]
     public void SteppingSetsTfBehindTheGuestsBack()
     {
-        _test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Enable | kvm_guest_debug.KVM_GUESTDBG_SINGLESTEP });
+        _test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Enable | Step });
         ref DebugState debug = ref _test.Vcpu.Debug;
         Assert.That(debug.EntryRflags(2), Is.EqualTo(0x102));
         Assert.That((debug.ExitRflags(0x146, 2), debug.ExitRflags(0x146, 0x102)), Is.EqualTo((0x46ul, 0x146ul)));
@@ -130,7 +133,8 @@ public class DebuggingTests
             debug.db[i] = 0xffff_8000_0000_0000 + (ulong)i;
         Assert.That(_test.Set(Ioctls.SetDebugRegs, debug), Is.Zero);
         StateIoctlsTests.AssertSame(_test.Get<kvm_debugregs>(Ioctls.GetDebugRegs), debug);
-        foreach (kvm_debugregs bad in new kvm_debugregs[] { new() { flags = 1 }, new() { dr6 = 1ul << 32 }, new() { dr7 = 1ul << 32 } })
+        kvm_debugregs[] refused = [new() { flags = 1 }, new() { dr6 = 1ul << 32 }, new() { dr7 = 1ul << 32 }];
+        foreach (kvm_debugregs bad in refused)
             Assert.That(_test.Set(Ioctls.SetDebugRegs, bad), Is.EqualTo(Errno.EINVAL));
         StateIoctlsTests.AssertSame(_test.Get<kvm_debugregs>(Ioctls.GetDebugRegs), debug);
     }

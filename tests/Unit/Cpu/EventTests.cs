@@ -173,7 +173,8 @@ public class EventTests
     {
         Queue.QueuePageFault(ref _test.Vcpu, 4, new Gva(0x5000));
         kvm_vcpu_events events = _test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents);
-        Assert.That((events.exception.injected, events.exception.nr, events.exception.error_code, events.exception_has_payload),
+        Assert.That((events.exception.injected, events.exception.nr, events.exception.error_code,
+            events.exception_has_payload),
             Is.EqualTo(((byte)1, (byte)14, 4u, (byte)0)));
         Assert.That(_test.Block.Cr2, Is.EqualTo(0x5000));
         Assert.That(_test.Set(Ioctls.SetVcpuEvents, events), Is.Zero);
@@ -191,7 +192,8 @@ public class EventTests
     {
         yield return new TestCaseData(new kvm_vcpu_events { flags = 0x40 }).SetArgDisplayNames("unknown flag");
         yield return new TestCaseData(new kvm_vcpu_events { flags = 0x10 }).SetArgDisplayNames("payload not enabled");
-        yield return new TestCaseData(new kvm_vcpu_events { flags = 0x20 }).SetArgDisplayNames("triple fault not enabled");
+        yield return new TestCaseData(new kvm_vcpu_events { flags = 0x20 })
+            .SetArgDisplayNames("triple fault not enabled");
         yield return new TestCaseData(new kvm_vcpu_events { exception = new() { injected = 1, nr = 32 } })
             .SetArgDisplayNames("vector 32");
         yield return new TestCaseData(new kvm_vcpu_events { exception = new() { injected = 1, nr = 2 } })

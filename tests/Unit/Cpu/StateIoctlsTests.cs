@@ -12,7 +12,7 @@ using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
 
 namespace SharpKvm.Tests.Cpu;
 
-/// <summary>The ioctls that get and set state: what is set comes back; what is wrong is refused and changes nothing.</summary>
+/// <summary>What is set comes back; what is wrong is refused and changes nothing.</summary>
 public class StateIoctlsTests
 {
     private static readonly Gen<kvm_segment> s_segment =
@@ -105,7 +105,10 @@ public class StateIoctlsTests
         void Cut<T>(params VcpuIoctl[] ioctls) where T : unmanaged
         {
             foreach (VcpuIoctl ioctl in ioctls)
-                Assert.That(_test.Call(ioctl, end + 1 - (ulong)Unsafe.SizeOf<T>()), Is.EqualTo(Errno.EFAULT), typeof(T).Name);
+            {
+                ulong cut = end + 1 - (ulong)Unsafe.SizeOf<T>();
+                Assert.That(_test.Call(ioctl, cut), Is.EqualTo(Errno.EFAULT), typeof(T).Name);
+            }
         }
     }
 

@@ -103,7 +103,11 @@ internal sealed class TestVcpu : IDisposable
 
     public static kvm_cpuid_entry2 Entry(
         uint function, uint eax = 0, uint ebx = 0, uint ecx = 0, uint edx = 0, uint? index = null) =>
-        new() { function = function, index = index ?? 0, flags = index.HasValue ? 1u : 0, eax = eax, ebx = ebx, ecx = ecx, edx = edx };
+        new()
+        {
+            function = function, index = index ?? 0, flags = index.HasValue ? 1u : 0,
+            eax = eax, ebx = ebx, ecx = ecx, edx = edx,
+        };
 
     /// <summary>Every feature bit is set, so that only the masks of the core decide.</summary>
     private static void FillCpuid(SimulatedCpu cpu)
