@@ -10,7 +10,7 @@
 # Kbuild lists, besides the module's own objects, core.o (the C# core), door.o and trap.o (src/CoreLib/Native).
 # Optional: IMPORTS, a file with the symbols the module may import; KDIR, the kernel's build folder (default: the
 # running kernel's headers, else the newest installed); BUILD, where all output goes; FRAMES, the frame limit in bytes.
-# Targets: all (NAME.ko, also copied beside the makefile), core (only the assembler source), clean.
+# Targets: all (the module, copied beside the makefile), module (without the copy), core (the assembler source), clean.
 
 CS_LIB := $(dir $(lastword $(MAKEFILE_LIST)))
 CS_ROOT := $(abspath $(CS_LIB)/../..)
@@ -35,12 +35,14 @@ CS_BUILD := $(CS_DOTNET) build -c release -v q --nologo
 CS_SOURCES := $(shell find $(dir $(abspath $(PROJECT))) $(CS_LIB) -name '*.cs' -o -name '*.csproj' -o -name '*.props')
 CS_TOOL_SOURCES := $(shell find $(CS_ROOT)/tools/ilpatch -name '*.cs' -o -name '*.csproj')
 
-.PHONY: all core clean
+.PHONY: all module core clean
 .DELETE_ON_ERROR:
 SHELL := bash
 
 all: $(CS_STAGE)/.checked
 	@cmp -s $(CS_STAGE)/$(NAME).ko $(NAME).ko || cp $(CS_STAGE)/$(NAME).ko $(NAME).ko
+
+module: $(CS_STAGE)/.checked
 
 core: $(BUILD)/core.S
 
@@ -73,8 +75,9 @@ $(CS_STAGE)/.gathered: $(SOURCES) $(wildcard $(CS_LIB)/Native/*) $(BUILD)/core.S
 	@for file in $^; do cmp -s $$file $(CS_STAGE)/$$(basename $$file) || cp $$file $(CS_STAGE)/; done
 	@touch $@
 
+# Without type information (BTF): it depends on which tools and kernel images the machine has.
 $(CS_STAGE)/.built: $(CS_STAGE)/.gathered
-	+$(MAKE) -C $(KDIR) M=$(CS_STAGE) modules 2>&1 | tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
+	+$(MAKE) -C $(KDIR) M=$(CS_STAGE) CONFIG_DEBUG_INFO_BTF_MODULES= modules 2>&1 | tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
 	@! grep -E 'objtool:|WARNING: modpost' $(CS_STAGE)/kbuild.log || { echo "Warnings count as errors here."; exit 1; }
 	@touch $@
 

@@ -10,6 +10,8 @@ namespace IlPatch.Obj;
 /// </summary>
 internal static class AccessChecks
 {
+    private static readonly InstructionInfoFactory Factory = new();
+
     /// <summary>Whether the operation divides or accesses memory other than a fixed place of its own frame.</summary>
     public static bool CanFault(Op op)
         => IsDivision(op) || Operands(op).Any(memory => !IsOwnStack(memory.Base) || memory.Index != Register.None);
@@ -26,27 +28,32 @@ internal static class AccessChecks
     internal static bool IsDivision(Op op) => op.Instruction.Mnemonic is Mnemonic.Div or Mnemonic.Idiv;
 
     /// <summary>Memory that the operation touches, outside the code and data of the module itself.</summary>
-    internal static IEnumerable<UsedMemory> Operands(Op op)
+    internal static UsedMemory[] Operands(Op op)
     {
         if (op.Instruction.Mnemonic is Mnemonic.Nop or Mnemonic.Lea || op.Instruction.IsIPRelativeMemoryOperand)
         {
             return [];
         }
 
-        return new InstructionInfoFactory().GetInfo(op.Instruction).GetUsedMemory()
-            .Where(memory => memory.Access != OpAccess.NoMemAccess).ToArray();
+        return [.. Factory.GetInfo(op.Instruction).GetUsedMemory().Where(m => m.Access != OpAccess.NoMemAccess)];
     }
 
     internal static bool IsOwnStack(Register register) => register is Register.RSP or Register.RBP;
 
     private static void Protect(Method method, PointerFacts facts)
     {
-        KnownRegisters[] before = facts.Before(method);
+        KnownRegisters?[] before = facts.Before(method);
         var flow = new Flow(method);
         bool[] targets = Flow.Targets(method);
         var planned = new SortedDictionary<int, List<Op>>();
+        HashSet<Op> dropped = [];
         foreach (Op op in method.Code)
         {
+            if (IsNullCheck(op) && (flow.LiveAfter(op.Index) & Place.AllFlags) == 0)
+            {
+                dropped.Add(op);
+            }
+
             if (IsDivision(op))
             {
                 op.Fault = new Trap(TrapKind.DivideError, op.Line);
@@ -61,7 +68,7 @@ internal static class AccessChecks
                 }
 
                 op.Fault ??= new Trap(TrapKind.BadAddress, op.Line);
-                Register[] suspects = before[op.Index].Suspects(memory);
+                Register[] suspects = before[op.Index]?.Suspects(memory) ?? [];
                 if (suspects.Length == 0)
                 {
                     method.ChecksElided++;
@@ -74,8 +81,18 @@ internal static class AccessChecks
             }
         }
 
-        method.Rewrite(op => planned.TryGetValue(op.Index, out List<Op>? check) ? [.. check, op] : null);
+        method.Rewrite(op =>
+        {
+            bool isDropped = dropped.Contains(op);
+            return planned.TryGetValue(op.Index, out List<Op>? check) ? isDropped ? check : [.. check, op]
+                : isDropped ? [] : null;
+        });
     }
+
+    /// <summary>The compiler's own null check reads a byte only to fault; the sign test takes its place.</summary>
+    private static bool IsNullCheck(Op op)
+        => op.Instruction is { Mnemonic: Mnemonic.Cmp, Op0Kind: OpKind.Memory, MemoryIndex: Register.None } instruction
+            && instruction.Op1Kind == OpKind.Register && instruction.MemoryBase == instruction.Op1Register.GetFullRegister();
 
     private static void RefuseUnusual(Method method, Op op, UsedMemory memory)
     {
