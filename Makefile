@@ -6,12 +6,13 @@ KDIR ?= $(firstword $(wildcard /lib/modules/$(shell uname -r)/build) \
 	$(shell ls -d /lib/modules/*/build 2>/dev/null | sort -V | tail -n 1))
 CONFIGURATION ?= Debug
 
+SAMPLES := samples/hello tests/Toolchain/Batch
 TEST_PROJECTS := tests/Unit tests/Toolchain tests/InVm
 DOTNET_BUILD := dotnet build --nologo -v quiet -clp:NoSummary -c $(CONFIGURATION)
 TOOL := build/artifacts/bin/sharpkvm/$(shell echo $(CONFIGURATION) | tr A-Z a-z)/sharpkvm
 
 # A build that fails is a test that fails.
-BUILD_FOR_TESTS = $(MAKE) --no-print-directory module sample selftests tests || \
+BUILD_FOR_TESTS = $(MAKE) --no-print-directory module samples selftests tests || \
 	{ echo "The build failed: nothing was tested."; echo "0 passed, 1 failed"; exit 1; }
 
 # No server of the build may outlive make, and none may be found by it.
@@ -23,14 +24,14 @@ export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT := 1
 export KDIR
 
 .DEFAULT_GOAL := module
-.PHONY: module sample selftests tool tests run test test-full bench install clean help setup
+.PHONY: module samples selftests tool tests run test test-full bench install clean help setup
 
 ##@ Build
 module: setup ## build kmod/sharpkvm.ko for KDIR (default: the running kernel, else the newest with headers)
 	@$(MAKE) --no-print-directory -C kmod KDIR=$(KDIR)
 
-sample: setup ## build samples/hello/hello.ko
-	@$(MAKE) --no-print-directory -C samples/hello KDIR=$(KDIR)
+samples: setup ## build the other modules: samples/hello, and the toolchain's test batch
+	@for folder in $(SAMPLES); do $(MAKE) --no-print-directory -C $$folder KDIR=$(KDIR) || exit 1; done
 
 selftests: setup ## build the programs that test the module from user space
 	@dotnet publish --nologo -v quiet -clp:NoSummary tests/Selftests
@@ -53,8 +54,10 @@ test-full: ## the long ones, too
 	@$(BUILD_FOR_TESTS)
 	@tools/run-tests --full $(TEST_PROJECTS)
 
-bench: tool module ## compare with stock KVM: instructions per exit
-	@$(TOOL) bench
+bench: module ## compare with stock KVM: instructions per exit
+	@dotnet publish --nologo -v quiet -clp:NoSummary bench/Program
+	@$(DOTNET_BUILD) bench/Driver
+	@build/artifacts/bin/Bench/$(notdir $(patsubst %/,%,$(dir $(TOOL))))/bench
 
 ##@ Other
 install: ## install the module for the running kernel (as root)
@@ -63,7 +66,7 @@ install: ## install the module for the running kernel (as root)
 	depmod -a
 
 clean: ## remove everything that was built or downloaded
-	@for folder in kmod samples/hello; do test ! -e $$folder/Makefile || $(MAKE) --no-print-directory -C $$folder KDIR=$(KDIR) clean; done
+	@for folder in kmod $(SAMPLES); do test ! -e $$folder/Makefile || $(MAKE) --no-print-directory -C $$folder KDIR=$(KDIR) clean; done
 	rm -rf build
 
 setup: ## install what is missing (Debian 12 packages)

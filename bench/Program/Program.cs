@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Globalization;
+using System.IO.Enumeration;
+using System.Text;
+using SharpKvm.Bench;
+using SharpKvm.Selftests;
+
+string filter = "*";
+bool json = false;
+for (int i = 0; i < args.Length; i++)
+{
+    switch (args[i])
+    {
+        case "--json":
+            json = true;
+            break;
+        case "--device" when i + 1 < args.Length:
+            TestEnvironment.Device = args[++i];
+            break;
+        case "--filter" when i + 1 < args.Length:
+            filter = args[++i];
+            break;
+        default:
+            Console.Error.WriteLine("usage: kvmbench [--device PATH] [--filter GLOB] [--json]");
+            return 2;
+    }
+}
+
+bool good = true;
+var objects = new List<string>();
+foreach (Row row in Rows.All.Where(row => FileSystemName.MatchesSimpleExpression(filter, row.Name)))
+{
+    Measurement? measured = null;
+    string error = "";
+    try
+    {
+        measured = row.Measure();
+    }
+    catch (Exception failure) when (failure is KvmException or TestFailure or TestSkipped)
+    {
+        error = failure.Message;
+        good = false;
+    }
+    if (json)
+        objects.Add(ToJson(row, measured, error));
+    else if (measured is { } result)
+        Console.WriteLine($"{row.Name,-22}{result.Minimum,10:0.0} min {result.Median,10:0.0} median  {Show(result.Counters)}");
+    else
+        Console.WriteLine($"{row.Name,-22}failed: {error}");
+}
+if (json)
+    Console.WriteLine($"[\n  {string.Join(",\n  ", objects)}\n]");
+return good ? 0 : 1;
+
+static string Show(IReadOnlyDictionary<string, double> counters) =>
+    string.Join(" ", counters.Select(pair => $"{pair.Key} {pair.Value:0.00}"));
+
+static string ToJson(Row row, Measurement? measured, string error)
+{
+    var text = new StringBuilder($"{{ \"name\": \"{row.Name}\"");
+    if (measured is { } result)
+    {
+        text.Append(CultureInfo.InvariantCulture, $", \"minimum\": {result.Minimum:0.0}, \"median\": {result.Median:0.0}");
+        text.Append(CultureInfo.InvariantCulture, $", \"samples\": {result.Samples}, \"roundTrips\": {result.RoundTrips}");
+        text.Append(", \"counters\": { ");
+        text.AppendJoin(", ", result.Counters.Select(pair =>
+            string.Create(CultureInfo.InvariantCulture, $"\"{pair.Key}\": {pair.Value:0.000}")));
+        text.Append(" }");
+    }
+    else
+        text.Append($", \"error\": \"{error.Replace("\\", "").Replace('"', '\'')}\"");
+    return text.Append(" }").ToString();
+}
