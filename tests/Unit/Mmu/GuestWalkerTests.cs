@@ -85,11 +85,13 @@ internal sealed class GuestWalkerTests
             Assert.That(errors, Is.SupersetOf(new uint[] { 0, 1, 2, 3, 4, 5, 6, 7 }));
     }
 
-    [Test]
-    public void StartsAgainWhenAnEntryChangesUnderIt()
+    /// <param name="flags">With accessed set, the first write is to the last level; without, to the first.</param>
+    [TestCase(0x20)]
+    [TestCase(0)]
+    public void StartsAgainWhenAnEntryChangesUnderIt(int flags)
     {
         using TestMemory memory = new();
-        PagingState state = IdentityTables(memory, 0x20);
+        PagingState state = IdentityTables(memory, (ulong)flags);
         // The first write to the page with the tables breaks a copy-on-write: in that moment another vCPU remaps.
         memory.Process.Share(TestMemory.UserAddress(0, 0), 8);
         memory.Machine.BeforeLock = () => Poke(memory, 0x3000 + 5 * 8, 0x2000 | 3);

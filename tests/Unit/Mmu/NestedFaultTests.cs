@@ -53,12 +53,13 @@ internal sealed class NestedFaultTests
     }
 
     [Test]
-    public void NeverTakesRightsBackWithoutAFlush()
+    public void NeverTakesRightsBack()
     {
         _memory.AddMemory(1, 0, 4, flags: 1);
         _memory.Access(1, write: true, out _);
         // Another vCPU's read fault of the same page, which alone would map it read-only.
         Assert.That(_memory.Fault(1, write: false), Is.EqualTo(FaultOutcome.Mapped));
+        _memory.Machine.FlushTlbs();
         Assert.That(_memory.Machine.Access(new Gfn(1), write: true), Is.Not.Null);
     }
 
@@ -169,6 +170,17 @@ internal sealed class NestedFaultTests
         }
         _memory.Process.Unmap(TestMemory.UserBase + 3 * Page.Size, 1);
         Assert.That(_memory.Vm.Memory.Statistics.MappedPages, Is.Zero);
+        Assert.That(_memory.Machine.Tlb, Is.Empty);
+    }
+
+    [Test]
+    public void FlushesForTheFirstOfTwoSlots()
+    {
+        _memory.Process.Map(TestMemory.UserBase, 4);
+        _memory.SetRegion(1, 0, 4, TestMemory.UserBase);
+        _memory.SetRegion(2, 100, 4, TestMemory.UserBase);
+        _memory.Access(1, write: true, out _);
+        _memory.Process.Unmap(TestMemory.UserBase, 4);
         Assert.That(_memory.Machine.Tlb, Is.Empty);
     }
 

@@ -19,7 +19,7 @@ internal sealed class NestedTablesTests
     /// <summary>Frames near the borders of tables of all levels, where mistakes would be.</summary>
     private static readonly Gen<ulong> s_frame = Gen.Select(
         Gen.OneOfConst<ulong>(0, 512, 1UL << 18, (1UL << 18) + 512, 1UL << 27, 3UL << 27, FrameLimit - 1024),
-        Gen.ULong[0, 1023],
+        Gen.OneOf(Gen.ULong[0, 3], Gen.ULong[0, 1023]),
         (start, offset) => start + offset);
 
     private static readonly Gen<(Operation, ulong Frame, ulong Length)> s_operation = Gen.Select(
