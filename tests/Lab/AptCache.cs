@@ -5,7 +5,7 @@ namespace SharpKvm.Lab;
 /// Fetches Debian packages into the build folder and unpacks them there, with a private package list made from the
 /// machine's own sources. The system's packages, lists and caches stay as they are.
 /// </summary>
-internal sealed class AptCache
+public sealed class AptCache
 {
     private readonly string folder;
     private readonly string[] options;
