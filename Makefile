@@ -11,6 +11,9 @@ TEST_PROJECTS := tests/Unit tests/Toolchain tests/InVm
 DOTNET_BUILD := dotnet build --nologo -v quiet -clp:NoSummary -c $(CONFIGURATION)
 TOOL := build/artifacts/bin/sharpkvm/$(shell echo $(CONFIGURATION) | tr A-Z a-z)/sharpkvm
 
+# Modules build quietly; V=1 shows every step.
+MODULE_BUILD = $(MAKE) --no-print-directory $(if $(V),,-s) KDIR=$(KDIR)
+
 # A build that fails is a test that fails.
 BUILD_FOR_TESTS = $(MAKE) --no-print-directory module samples selftests tests || \
 	{ echo "The build failed: nothing was tested."; echo "0 passed, 1 failed"; exit 1; }
@@ -28,10 +31,11 @@ export KDIR
 
 ##@ Build
 module: setup ## build kmod/sharpkvm.ko for KDIR (default: the running kernel, else the newest with headers)
-	@$(MAKE) --no-print-directory -C kmod KDIR=$(KDIR)
+	@echo "Building kmod/sharpkvm.ko for $(KDIR)"
+	@$(MODULE_BUILD) -C kmod
 
 samples: setup ## build the other modules: samples/hello, and the toolchain's test batch
-	@for folder in $(SAMPLES); do $(MAKE) --no-print-directory -C $$folder KDIR=$(KDIR) || exit 1; done
+	@for folder in $(SAMPLES); do $(MODULE_BUILD) -C $$folder || exit 1; done
 
 selftests: setup ## build the programs that test the module from user space
 	@dotnet publish --nologo -v quiet -clp:NoSummary tests/Selftests

@@ -22,7 +22,7 @@ public sealed partial class HelloTests
     [OneTimeSetUp]
     public void Boot()
     {
-        Assert.That(Module, Does.Exist, "the sample is not built: make sample");
+        Assert.That(Module, Does.Exist, "the sample is not built: make samples");
         run = L1Machine.Run(new L1Options
         {
             Name = "hello",
