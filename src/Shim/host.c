@@ -60,22 +60,25 @@ void sk_bitmap_free(u64 address, unsigned int order)
 	__free_pages(pfn_to_page(address >> PAGE_SHIFT), order);
 }
 
-bool sk_user_read(void *destination, unsigned long source, unsigned long bytes)
+/*
+ * Answers are u32, not bool: the core's compiler tests the whole of %eax, of which C's bool defines only the low byte.
+ */
+u32 sk_user_read(void *destination, unsigned long source, unsigned long bytes)
 {
 	return !copy_from_user(destination, (void __user *)source, bytes);
 }
 
-bool sk_user_write(unsigned long destination, const void *source, unsigned long bytes)
+u32 sk_user_write(unsigned long destination, const void *source, unsigned long bytes)
 {
 	return !copy_to_user((void __user *)destination, source, bytes);
 }
 
-bool sk_user_read_u64(unsigned long source, u64 *value)
+u32 sk_user_read_u64(unsigned long source, u64 *value)
 {
 	return !get_user(*value, (u64 __user *)source);
 }
 
-bool sk_user_range(unsigned long start, unsigned long bytes)
+u32 sk_user_range(unsigned long start, unsigned long bytes)
 {
 	return access_ok((void __user *)start, bytes);
 }
@@ -147,7 +150,7 @@ void sk_cpuid(u32 leaf, u32 subleaf, u32 *result)
 	cpuid_count(leaf, subleaf, &result[0], &result[1], &result[2], &result[3]);
 }
 
-bool sk_read_msr(u32 index, u64 *value)
+u32 sk_read_msr(u32 index, u64 *value)
 {
 	return !rdmsrl_safe(index, value);
 }
@@ -170,7 +173,7 @@ void sk_flush_predictors(void)
 	indirect_branch_prediction_barrier();
 }
 
-bool sk_parameter_ignore_msrs(void)
+u32 sk_parameter_ignore_msrs(void)
 {
 	return READ_ONCE(sk_ignore_msrs);
 }
@@ -185,7 +188,7 @@ u32 sk_fpu_size(struct sk_vcpu *vcpu)
 	return max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
 }
 
-bool sk_fpu_to_user(struct sk_vcpu *vcpu, unsigned long destination, u32 size)
+u32 sk_fpu_to_user(struct sk_vcpu *vcpu, unsigned long destination, u32 size)
 {
 	void *buffer = kvzalloc(size, GFP_KERNEL_ACCOUNT);
 	bool done;

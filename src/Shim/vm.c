@@ -260,7 +260,7 @@ u64 sk_invalidation_sequence(struct sk_vm *vm)
 	return sequence;
 }
 
-bool sk_invalidated(struct sk_vm *vm, u64 sequence, unsigned long address)
+u32 sk_invalidated(struct sk_vm *vm, u64 sequence, unsigned long address)
 {
 	lockdep_assert_held(&vm->mmu_lock);
 	if (vm->invalidations_running &&
