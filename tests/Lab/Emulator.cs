@@ -13,21 +13,35 @@ public sealed record Emulator(string Name, string Program, string[] DataFolders,
 
     private static readonly Lazy<Emulator> Chosen = new(Choose);
 
-    /// <summary>The best one this machine can have: from backports, unpacked into the cache, else the installed one.</summary>
+    /// <summary>
+    /// The best one this machine can have: from backports, unpacked into the cache, else the installed one. The
+    /// environment variable <c>LAB_EMULATOR=installed</c> asks for the latter.
+    /// </summary>
     public static Emulator Best => Chosen.Value;
 
     private static Emulator Choose()
     {
+        if (Environment.GetEnvironmentVariable("LAB_EMULATOR") == "installed")
+        {
+            return Installed();
+        }
+
         try
         {
             return FromBackports();
         }
         catch (LabException)
         {
-            string installed = Tool.Find("qemu-system-x86_64")
-                ?? throw new LabException("QEMU is missing: run tools/setup (package qemu-system-x86)");
-            return new Emulator("QEMU as installed", installed, [], ModuleFolder: null, MaximumCpus: 1);
+            return Installed();
         }
+    }
+
+    private static Emulator Installed()
+    {
+        string program = Tool.Find("qemu-system-x86_64")
+            ?? throw new LabException("QEMU is missing: run tools/setup (package qemu-system-x86)");
+        string version = Tool.Require(program, ["--version"]).Split('\n')[0];
+        return new Emulator(version, program, [], ModuleFolder: null, MaximumCpus: version.Contains(" 7.") ? 1 : 2);
     }
 
     private static Emulator FromBackports()
