@@ -93,11 +93,14 @@ int sk_hardware_get(void)
 	}
 	mutex_unlock(&sk_module_lock);
 	cpus_read_unlock();
+	if (!result)
+		preempt_notifier_inc();
 	return result;
 }
 
 void sk_hardware_put(void)
 {
+	preempt_notifier_dec();
 	cpus_read_lock();
 	mutex_lock(&sk_module_lock);
 	if (--vm_count == 0)

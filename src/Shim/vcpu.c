@@ -159,6 +159,13 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	return 0;
 }
 
+/*
+ * xfer_to_guest_mode_handle_work() notes a signal in KVM's own structure. The core notes it where it belongs, so what
+ * is written here by any number of threads is never read.
+ */
+static struct kvm_run signal_run;
+static struct kvm_vcpu signal_vcpu = { .run = &signal_run };
+
 /* Import of the core: signals, rescheduling and task work before an entry. 0 or -EINTR. */
 long sk_vcpu_work(struct sk_vcpu *vcpu)
 {
@@ -167,7 +174,7 @@ long sk_vcpu_work(struct sk_vcpu *vcpu)
 	if (!__xfer_to_guest_mode_work_pending())
 		return 0;
 	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
-	result = xfer_to_guest_mode_handle_work(NULL);
+	result = xfer_to_guest_mode_handle_work(&signal_vcpu);
 	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
 	return result;
 }

@@ -180,10 +180,16 @@ internal ref partial struct Execution<TMachine>
         }
     }
 
-    private bool Move(bool reversed)
+    private bool Move(Op operation)
     {
+        // MOVNTI is the row of its opcode without prefixes; the others are empty.
+        if (operation == Op.Movnti && (_i.OperandPrefix || _i.Repeat != 0))
+        {
+            return Raise(Fault.InvalidOpcode);
+        }
+        int size = _i.OperandSize;
         return LoadSource(out ulong value)
-            && Store(_i.Destination, _i.OperandSize, reversed ? Reverse(value, _i.OperandSize) : value);
+            && Store(_i.Destination, size, operation == Op.Movbe ? Reverse(value, size) : value);
     }
 
     private bool MoveExtended(Op operation)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Host;
 
 namespace SharpKvm.Emulator;
 
@@ -160,7 +161,14 @@ internal ref partial struct Execution<TMachine>
         {
             return false;
         }
-        SetStackPointer(pointer - _i.Immediate);
+        // The new stack pointer must be good for a write.
+        pointer = (pointer - _i.Immediate) & mask;
+        if (!Linear(SegmentName.Ss, pointer, size, true, out ulong linear)
+            || !Check(_machine.Probe(new Gva(linear), size, Rights.Write, out _, ref Result.Fault)))
+        {
+            return false;
+        }
+        SetStackPointer(pointer);
         SetFull(Gpr.Rbp, size, frame);
         return true;
     }

@@ -126,8 +126,8 @@ internal ref partial struct Execution<TMachine>
                 return BitTest(operation);
             case Op.Bsf or Op.Bsr or Op.Popcnt or Op.Crc32:
                 return Count(operation);
-            case Op.Mov or Op.Movbe:
-                return Move(operation == Op.Movbe);
+            case Op.Mov or Op.Movbe or Op.Movnti:
+                return Move(operation);
             case >= Op.MovzxByte and <= Op.Movsxd:
                 return MoveExtended(operation);
             case Op.Xchg or Op.Xadd:

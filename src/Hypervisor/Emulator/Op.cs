@@ -15,7 +15,7 @@ internal enum Op : uint
     Inc, Dec, Not, Neg, Mul, Imul, ImulTwo, ImulThree, Div, Idiv,
     Rol, Ror, Rcl, Rcr, Shl, Shr, Sar, Shld, Shrd,
     Bt, Bts, Btr, Btc, Bsf, Bsr, Popcnt, Crc32,
-    Mov, Movbe, MovzxByte, MovzxWord, MovsxByte, MovsxWord, Movsxd, Xchg, Cmpxchg, Cmpxchg8b, Xadd, Cmov, Set,
+    Mov, Movbe, Movnti, MovzxByte, MovzxWord, MovsxByte, MovsxWord, Movsxd, Xchg, Cmpxchg, Cmpxchg8b, Xadd, Cmov, Set,
     Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence, Salc, Aam, Aad,
     Movs, Cmps, Stos, Lods, Scas, Ins, Outs, In, Out,
     Push, Pop, PushSeg, PopSeg, Pusha, Popa, Pushf, Popf, Enter, Leave,

@@ -152,7 +152,7 @@ internal static class OpcodeMap
         /* B4 */ LoadFar | GE | v | Mem, LoadFar | GE | v | Mem, MovzxByte | GE | v, MovzxWord | GE | v,
         /* B8 */ Popcnt | GE | v, Ud | GE, BitTest | EI | v | Ib, Btc | EG | v | Locks,
         /* BC */ Bsf | GE | v, Bsr | GE | v, MovsxByte | GE | v, MovsxWord | GE | v,
-        /* C0 */ Xadd | EG | b | Locks, Xadd | EG | v | Locks, None, Mov | EG | y | Mem,
+        /* C0 */ Xadd | EG | b | Locks, Xadd | EG | v | Locks, None, Movnti | EG | y | Mem,
         /* C4 */ None, None, None, Wide | E | y,
         /* C8 */ Bswap | R | v, Bswap | R | v, Bswap | R | v, Bswap | R | v,
         /* CC */ Bswap | R | v, Bswap | R | v, Bswap | R | v, Bswap | R | v,

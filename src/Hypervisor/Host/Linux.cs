@@ -25,13 +25,13 @@ internal static unsafe class Shim
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_heap_free")]
     public static extern void HeapFree(nint address);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_read")]
-    public static extern byte UserRead(void* destination, ulong source, nuint bytes);
+    public static extern int UserRead(void* destination, ulong source, nuint bytes);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_write")]
-    public static extern byte UserWrite(ulong destination, void* source, nuint bytes);
+    public static extern int UserWrite(ulong destination, void* source, nuint bytes);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_read_u64")]
-    public static extern byte UserReadUInt64(ulong source, ulong* value);
+    public static extern int UserReadUInt64(ulong source, ulong* value);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_range")]
-    public static extern byte UserRange(ulong start, ulong bytes);
+    public static extern int UserRange(ulong start, ulong bytes);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_exchange")]
     public static extern long UserExchange(ulong address, uint size, ulong expected, ulong replacement);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_look_up_page")]
@@ -43,7 +43,7 @@ internal static unsafe class Shim
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_invalidation_sequence")]
     public static extern ulong InvalidationSequence(nint vm);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_invalidated")]
-    public static extern byte Invalidated(nint vm, ulong sequence, ulong address);
+    public static extern int Invalidated(nint vm, ulong sequence, ulong address);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_flush_tlbs")]
     public static extern void FlushTlbs(nint vm);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
@@ -65,13 +65,13 @@ internal static unsafe class Shim
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_size")]
     public static extern uint FpuSize(nint vcpu);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_to_user")]
-    public static extern byte FpuToUser(nint vcpu, ulong destination, uint size);
+    public static extern int FpuToUser(nint vcpu, ulong destination, uint size);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_from_user")]
     public static extern long FpuFromUser(nint vcpu, ulong source);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_cpuid")]
     public static extern void Cpuid(uint leaf, uint subleaf, CpuidLeaf* result);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_read_msr")]
-    public static extern byte ReadMsr(uint index, ulong* value);
+    public static extern int ReadMsr(uint index, ulong* value);
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_tsc_khz")]
     public static extern uint TscKhz();
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
@@ -79,7 +79,7 @@ internal static unsafe class Shim
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_flush_predictors")]
     public static extern void FlushPredictors();
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_parameter_ignore_msrs")]
-    public static extern byte IgnoreMsrs();
+    public static extern int IgnoreMsrs();
     [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_log_error")]
     public static extern void LogError(byte* text, ulong value);
 }
@@ -121,9 +121,13 @@ internal static unsafe partial class UserMemory
     public static partial bool TryReadUInt64(Hva source, out ulong value)
     {
         ulong read;
-        bool done = Shim.UserReadUInt64(source.Value, &read) != 0;
+        if (Shim.UserReadUInt64(source.Value, &read) == 0)
+        {
+            value = 0;
+            return false;
+        }
         value = read;
-        return done;
+        return true;
     }
 
     public static partial Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement) =>

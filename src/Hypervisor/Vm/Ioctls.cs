@@ -72,9 +72,9 @@ internal static class VmIoctls
                     ? Capabilities.Enable(ref vm, capability.cap, capability.flags, capability.args[0])
                     : Errno.EFAULT;
             case KVM_SET_TSC_KHZ:
-                return VmCpuState.SetTscKhz((uint)argument);
+                return VmCpuState.SetTscKhz(ref vm, (uint)argument);
             case KVM_GET_TSC_KHZ:
-                return HostCpu.TscKhz();
+                return VmCpuState.GetTscKhz(ref vm);
             default:
                 return Errno.ENOTTY;
         }
