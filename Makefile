@@ -9,7 +9,8 @@ CONFIGURATION ?= Debug
 SAMPLES := samples/hello tests/Toolchain/Batch
 TEST_PROJECTS := tests/Unit tests/Toolchain tests/InVm
 DOTNET_BUILD := dotnet build --nologo -v quiet -clp:NoSummary -c $(CONFIGURATION)
-TOOL := build/artifacts/bin/sharpkvm/$(shell echo $(CONFIGURATION) | tr A-Z a-z)/sharpkvm
+PROGRAM = build/artifacts/bin/$(1)/$(shell echo $(CONFIGURATION) | tr A-Z a-z)/$(2)
+TOOL = $(call PROGRAM,sharpkvm,sharpkvm)
 
 # Modules build quietly; V=1 shows every step.
 MODULE_BUILD = $(MAKE) --no-print-directory $(if $(V),,-s) KDIR=$(KDIR)
