@@ -10,7 +10,8 @@
 # Kbuild lists, besides the module's own objects, core.o (the C# core), door.o and trap.o (src/CoreLib/Native).
 # Optional: IMPORTS, a file with the symbols the module may import; KDIR, the kernel's build folder (default: the
 # running kernel's headers, else the newest installed); BUILD, where all output goes; FRAMES, the frame limit in bytes.
-# Targets: all (the module, copied beside the makefile), module (without the copy), core (the assembler source), clean.
+# Targets: all (the module, copied beside the makefile), module (without the copy), core (the assembler source), stage
+# (prints the folder Kbuild works in), clean.
 
 CS_LIB := $(dir $(lastword $(MAKEFILE_LIST)))
 CS_ROOT := $(abspath $(CS_LIB)/../..)
@@ -35,7 +36,7 @@ CS_BUILD := $(CS_DOTNET) build -c release -v q --nologo
 CS_SOURCES := $(shell find $(dir $(abspath $(PROJECT))) $(CS_LIB) -name '*.cs' -o -name '*.csproj' -o -name '*.props')
 CS_TOOL_SOURCES := $(shell find $(CS_ROOT)/tools/ilpatch -name '*.cs' -o -name '*.csproj')
 
-.PHONY: all module core clean
+.PHONY: all module core stage clean
 .DELETE_ON_ERROR:
 SHELL := bash
 
@@ -45,6 +46,9 @@ all: $(CS_STAGE)/.checked
 module: $(CS_STAGE)/.checked
 
 core: $(BUILD)/core.S
+
+stage:
+	@echo $(CS_STAGE)
 
 clean:
 	rm -rf $(BUILD) $(NAME).ko

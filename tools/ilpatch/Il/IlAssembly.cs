@@ -37,8 +37,11 @@ internal sealed class IlAssembly : IDisposable
         }
 
         string name = $"{method.DeclaringType.FullName.Replace('/', '.')}.{method.Name}";
-        return best is null ? new(name, "", 0) : new(name, best.Document.Url, best.StartLine);
+        return best is null ? new(name, "", 0) : new(name, WithoutRoot(best.Document.Url), best.StartLine);
     }
+
+    /// <summary>Paths are mapped to the project's root by the C# compiler and start with "./".</summary>
+    private static string WithoutRoot(string path) => path.StartsWith("./", StringComparison.Ordinal) ? path[2..] : path;
 
     /// <summary>The same input gives the same bytes: the module id is derived from the content.</summary>
     public void Write(string path)

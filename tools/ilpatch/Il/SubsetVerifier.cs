@@ -162,5 +162,5 @@ internal static class SubsetVerifier
 
     private static bool IsFloat(TypeReference type)
         => type.MetadataType is MetadataType.Single or MetadataType.Double
-            || (type is TypeSpecification specification && IsFloat(specification.ElementType));
+            || (type is TypeSpecification { ElementType: { } element } && IsFloat(element));
 }

@@ -61,7 +61,6 @@ internal static class AccessChecks
 
             foreach (UsedMemory memory in Operands(op))
             {
-                RefuseUnusual(method, op, memory);
                 if (IsOwnStack(memory.Base) && memory.Index == Register.None)
                 {
                     continue;
@@ -93,19 +92,6 @@ internal static class AccessChecks
     private static bool IsNullCheck(Op op)
         => op.Instruction is { Mnemonic: Mnemonic.Cmp, Op0Kind: OpKind.Memory, MemoryIndex: Register.None } instruction
             && instruction.Op1Kind == OpKind.Register && instruction.MemoryBase == instruction.Op1Register.GetFullRegister();
-
-    private static void RefuseUnusual(Method method, Op op, UsedMemory memory)
-    {
-        if (memory.Segment is Register.FS or Register.GS)
-        {
-            throw method.Refuse(op, "uses thread-local storage", "Keep it in the vCPU's or the caller's struct.");
-        }
-
-        if (memory.Base == Register.None && memory.Index == Register.None)
-        {
-            throw method.Refuse(op, "accesses a fixed address", "Take the pointer from the host.");
-        }
-    }
 
     private static void Plan(
         Method method, Flow flow, bool[] targets, Op op, Register[] suspects, SortedDictionary<int, List<Op>> planned)

@@ -187,8 +187,6 @@ internal sealed class AssemblyWriter
         {
             case FlowControl.Return:
                 return "CS_RET";
-            case FlowControl.IndirectBranch or FlowControl.IndirectCall:
-                throw new InvalidOperationException(instruction.ToString());
             case FlowControl.ConditionalBranch when op.Trap is not null && instruction.Mnemonic is Mnemonic.Jns
                 && op.Trap.Value.Kind is TrapKind.BadAddress:
                 return $"CS_JUMP_IF_BAD {where}";

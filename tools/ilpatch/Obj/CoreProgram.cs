@@ -21,6 +21,8 @@ internal sealed class CoreProgram
         ("RhpAssignRef", "stores an object reference", "Use structs and 'ref'."),
         ("RhpCheckedAssignRef", "stores an object reference", "Use structs and 'ref'."),
         ("RhpByRefAssignRef", "stores an object reference", "Use structs and 'ref'."),
+        ("JIT_StackProbe", "needs a stack frame of a page or more",
+            "Pass large structs by 'ref' or 'in', or keep them in the VM's memory."),
         ("RhpPInvoke", "calls out through P/Invoke", "Use RuntimeImport with MethodImplOptions.InternalCall."),
         ("RhpReversePInvoke", "is entered through UnmanagedCallersOnly", "Use RuntimeExport."),
     ];
@@ -91,6 +93,7 @@ internal sealed class CoreProgram
         _methods[symbol] = method;
         Decoding.Run(method, SymbolMap, _lines);
         Traps.Run(method);
+        Forms.Run(method);
         Intrinsics.Run(method);
         foreach (Op op in method.Code.Where(op => op.Symbol is not null && !op.IsTrapCall))
         {

@@ -123,12 +123,6 @@ internal static class Frames
             {
                 throw method.Refuse(op, "uses rbp as a general register", "Make the method larger or smaller.");
             }
-
-            if (op.Symbol is { Symbol.Name: "JIT_StackProbe" or "RhpStackProbe" })
-            {
-                throw method.Refuse(op, "needs a stack frame of a page or more",
-                    "Pass large structs by 'ref' or 'in', or keep them in the VM's memory.");
-            }
         }
     }
 }
