@@ -93,8 +93,7 @@ internal static class Alu
             Op.Rol or Op.Ror => Rotate(operation == Op.Rol, value, count % bits, size, ref flags),
             Op.Rcl or Op.Rcr => RotateCarry(operation == Op.Rcl, value, count % (bits + 1), size, ref flags),
             Op.Shl => ShiftLeft(value, count, size, ref flags),
-            Op.Shr => ShiftRight(value, value, count, size, ref flags),
-            _ => ShiftRight(SignExtend(value, size), value, count, size, ref flags),
+            _ => ShiftRight(operation == Op.Sar, value, count, size, ref flags),
         };
     }
 
@@ -105,13 +104,11 @@ internal static class Alu
         return Set(ref flags, result, size, carry, Top(result, size) != carry, false);
     }
 
-    /// <summary>SHR of a zero-extended, SAR of a sign-extended operand.</summary>
-    private static ulong ShiftRight(ulong extended, ulong value, int count, int size, ref ulong flags)
+    private static ulong ShiftRight(bool arithmetic, ulong value, int count, int size, ref ulong flags)
     {
-        bool arithmetic = (long)extended < 0;
-        ulong before = arithmetic ? (ulong)((long)extended >> (count - 1)) : extended >> (count - 1);
+        ulong before = arithmetic ? (ulong)((long)SignExtend(value, size) >> (count - 1)) : value >> (count - 1);
         ulong result = arithmetic ? (ulong)((long)before >> 1) : before >> 1;
-        bool overflow = Top(value, size) && !Top(result, size);
+        bool overflow = !arithmetic && Top(value, size);
         return Set(ref flags, result, size, (before & 1) != 0, overflow, false);
     }
 

@@ -213,8 +213,9 @@ internal ref partial struct Execution<TMachine>
     private bool Exchange(Op operation)
     {
         int size = _i.OperandSize;
-        // NOP is XCHG rAX, rAX by its opcode, but does not clear the upper half; with REX.B it is an exchange.
-        if (_i.Opcode == 0x90 && _i.Map == 0 && (_i.Rex & 1) == 0)
+        // NOP is XCHG rAX, rAX by its opcode, but does not clear the upper half; with REX.B it is an exchange, unless
+        // F3 makes it PAUSE.
+        if (_i.Opcode == 0x90 && _i.Map == 0 && ((_i.Rex & 1) == 0 || _i.Repeat == 0xf3))
         {
             return true;
         }
@@ -254,8 +255,8 @@ internal ref partial struct Execution<TMachine>
         ulong accumulator = GetRegister((int)Gpr.Rax, size);
         Alu.Subtract(accumulator, old, false, size, ref flags);
         bool equal = accumulator == old;
-        // Memory is written in either case.
-        if (!StoreModified(equal ? GetRegister(_i.Reg, size) : old, _i.Locked))
+        // Memory is written in either case, a register only when equal.
+        if ((equal || _i.IsMemory) && !StoreModified(equal ? GetRegister(_i.Reg, size) : old, _i.Locked))
         {
             return false;
         }
