@@ -95,8 +95,9 @@ internal readonly struct PagingPae : IPagingMode
     public static ulong Reserved(in PagingState paging) =>
         GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging) | 0x7ff0_0000_0000_0000;
 
+    // Emulated processors set the accessed flag in pointers, though the manuals reserve its place.
     public static bool IsBadPointer(ulong entry, int shift) =>
-        shift == PointerShift && (entry & (GuestEntry.NoExecute | 0x1e6)) != 0;
+        shift == PointerShift && (entry & (GuestEntry.NoExecute | (0x1e6 & ~GuestEntry.Accessed))) != 0;
 
     public static ulong ReservedInLargePage(in PagingState paging, int shift) => GuestEntry.BelowLargePage(shift);
 

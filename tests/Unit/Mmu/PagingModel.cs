@@ -131,7 +131,7 @@ internal sealed class PagingModel(PagingState state, Func<ulong, ulong?> read, A
         if (_mode == Mode.Legacy)
             return isLeaf && level == 2 && bit <= 21 && bit >= Math.Min(40, width) - 19;
         if (IsPointer(level))
-            return bit is 1 or 2 or 5 or 6 or 7 or 8 || bit >= width;
+            return bit is 1 or 2 or 6 or 7 or 8 || bit >= width;
         if (bit == 63)
             return !Bit(state.Efer, 11);
         if (bit >= 52)
