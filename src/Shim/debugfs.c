@@ -3,6 +3,7 @@
 #include "shim.h"
 
 #include <linux/debugfs.h>
+#include <linux/fs.h>
 #include <linux/sched.h>
 #include <linux/seq_file.h>
 
@@ -71,6 +72,18 @@ static int exits_show(struct seq_file *file, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(exits);
 
+/* Any write makes the core of this VM fail a bounds check: the door is tested by using it. */
+static ssize_t trap_write(struct file *file, const char __user *from, size_t count, loff_t *offset)
+{
+	sk_request_all(file_inode(file)->i_private, SK_REQUEST_TRAP);
+	return count;
+}
+
+static const struct file_operations trap_fops = {
+	.owner = THIS_MODULE,
+	.write = trap_write,
+};
+
 void sk_vm_debugfs(struct sk_vm *vm)
 {
 	static atomic_t serial;
@@ -79,6 +92,7 @@ void sk_vm_debugfs(struct sk_vm *vm)
 	snprintf(name, sizeof(name), "%d-%d", task_pid_nr(current), atomic_inc_return(&serial));
 	vm->debugfs = debugfs_create_dir(name, sk_debugfs_root);
 	debugfs_create_file("exits", 0400, vm->debugfs, vm, &exits_fops);
+	debugfs_create_file("trap", 0200, vm->debugfs, vm, &trap_fops);
 }
 
 void sk_debugfs_init(void)

@@ -54,6 +54,7 @@ struct sk_vcpu_shared {
 #define SK_REQUEST_MIGRATED	0x2u
 #define SK_REQUEST_DEAD		0x8u
 #define SK_REQUEST_SLOTS	0x10u
+#define SK_REQUEST_TRAP		0x20u
 
 /* One line of the exit-trace ring. */
 struct sk_exit_trace {

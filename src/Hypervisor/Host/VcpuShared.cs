@@ -67,6 +67,8 @@ internal enum VcpuRequests : uint
     Migrated = 1 << 1,
     /// <summary>The VM was ended by a trap in the core.</summary>
     Dead = 1 << 3,
+    /// <summary>For tests: fail a bounds check in the core.</summary>
+    Trap = 1 << 5,
     /// <summary>Someone waits for the end of an old memory-slot table.</summary>
     RenewSlots = 1 << 4,
 }

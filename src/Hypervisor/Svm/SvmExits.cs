@@ -106,6 +106,9 @@ internal static class SvmExits
         {
             FaultOutcome.Mapped => VcpuAction.Resume,
             FaultOutcome.Retry => VcpuAction.Retry,
+            // The access was the delivery's own, a stack or a table in device memory: no instruction made it.
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when vmcb.ExitInterrupt.Valid => UserExit.InternalError(
+                ref vcpu, kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV, vmcb.ExitInterrupt.Raw, vmcb.ExitCode),
             FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<SvmVendor>.Run(ref vcpu),
             FaultOutcome.Interrupted => VcpuAction.Retry,
             FaultOutcome.NoMemory => VcpuAction.NoMemory,

@@ -147,6 +147,7 @@ internal readonly struct EventInjection(ulong value)
     public static EventInjection Of(byte vector, uint errorCode) =>
         new(ValidBit | ErrorCodeValid | (ulong)EventType.Exception << 8 | vector | (ulong)errorCode << 32);
 
+    public ulong Raw => _value;
     public bool Valid => (_value & ValidBit) != 0;
     public byte Vector => (byte)_value;
     public EventType Type => (EventType)((_value >> 8) & 7);

@@ -306,7 +306,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         DebugAccess.Done => Access.Done,
         DebugAccess.Undefined => Raise(ref fault, Fault.InvalidOpcode),
         DebugAccess.Protection => RaiseProtection(ref fault),
-        _ => Access.Unsupported,
+        _ => Raise(ref fault, Vector.Debug.Value),
     };
 
     private static Access Raise(ref Fault fault, byte vector)

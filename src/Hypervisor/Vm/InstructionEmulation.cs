@@ -27,7 +27,7 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                     Shadow.MovSs => InterruptShadow.MovSs,
                     _ => InterruptShadow.None,
                 });
-                if (result.SingleStep)
+                if (result.SingleStep || vcpu.Debug.SingleSteps)
                     return SingleStep.Completed<TVendor>(ref vcpu);
                 return result.Halted ? UserExit.Plain(ref vcpu, Abi.Exit.KVM_EXIT_HLT) : VcpuAction.Resume;
             case Outcome.UserSpace:
@@ -39,6 +39,9 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 return VcpuAction.UserSpace;
             case Outcome.Exception:
                 pending.Forget();
+                // The debug-register access that DR7.GD forbids has queued its #DB with its cause already.
+                if (result.Fault.Vector == Vector.Debug.Value)
+                    return VcpuAction.Resume;
                 Exceptions<TVendor>.Queue(ref vcpu, new Vector(result.Fault.Vector), result.Fault.HasErrorCode,
                     result.Fault.ErrorCode, new Gva(result.Fault.Address));
                 return VcpuAction.Resume;

@@ -71,6 +71,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         var requests = (VcpuRequests)Interlocked.Exchange(ref vcpu.Shared.RequestBits, 0);
         if ((requests & VcpuRequests.Dead) != 0)
             return false;
+        if ((requests & VcpuRequests.Trap) != 0)
+            vcpu.Shared.Trace.Value[ExitTrace.Length + (int)vcpu.Id] = default;
         if ((requests & VcpuRequests.RenewSlots) != 0)
             vcpu.Shared.Host.RenewSlots();
         if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)
