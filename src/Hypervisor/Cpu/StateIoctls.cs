@@ -17,6 +17,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 {
     private const uint XsaveRegionSize = 4096;
     private const ushort InitialFcw = 0x37f;
+    private const ulong PdptrReserved = 0x1e6;
 
     private static ReadOnlySpan<byte> GprOrder =>
     [
@@ -92,6 +93,9 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         if (UsesPdptrs(in sregs.common)
             && GuestMemory.TryRead(ref vcpu.Vm, new Gpa(sregs.common.cr3 & 0xffffffe0), out sregs.pdptrs))
             sregs.flags = kvm_sregs2.KVM_SREGS2_FLAGS_PDPTRS_VALID;
+        // Emulated processors set the accessed flag, whose place is reserved here.
+        for (int i = 0; i < 4; i++)
+            sregs.pdptrs[i] &= ~PdptrReserved;
         return Result(UserMemory.TryWrite(argument, sregs));
     }
 

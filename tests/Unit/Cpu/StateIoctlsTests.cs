@@ -153,7 +153,7 @@ public class StateIoctlsTests
         Assert.That(MemorySlots.SetRegion(ref _test.Machine.Vm,
             new kvm_userspace_memory_region { memory_size = 0x10000, userspace_addr = User }), Is.Zero);
         for (ulong i = 0; i < 4; i++)
-            UserMemory.TryWrite(new Hva(User + 0x2020 + 8 * i), 0x1000 * i + 1);
+            UserMemory.TryWrite(new Hva(User + 0x2020 + 8 * i), 0x1000 * i + 0x21);
 
         kvm_sregs2 sregs = _test.Get<kvm_sregs2>(Ioctls.GetSregs2);
         Assert.That(sregs.flags, Is.Zero);
