@@ -18,5 +18,15 @@ static class Registry
         .. EventTests.All,
         .. DebugTests.All,
         .. SignalTests.All,
+        .. ModeTests.All,
+        .. HostStateTests.All,
+        .. LifecycleTests.All,
+    ];
+
+    /// <summary>Programs that tests start by <c>--run-one</c>; they are not in the list.</summary>
+    public static IEnumerable<TestCase> Helpers =>
+    [
+        new("helper/endless", LifecycleTests.RunEndlessly),
+        new("helper/dirty", HostStateTests.RunDirty),
     ];
 }

@@ -62,7 +62,7 @@ static class Runner
 
     static int RunHere(string name)
     {
-        TestCase? test = Registry.All.FirstOrDefault(test => test.Name == name);
+        TestCase? test = Registry.All.Concat(Registry.Helpers).FirstOrDefault(test => test.Name == name);
         if (test == null)
         {
             Console.Error.WriteLine($"selftests: no test is called '{name}'");

@@ -10,6 +10,8 @@ sealed class Guest : IDisposable
     const ulong Cr4Pse = 0x10, Cr4Pae = 0x20, Cr4Osfxsr = 0x200, Cr4Osxmmexcpt = 0x400;
     const ulong EferSce = 1, EferLme = 0x100, EferLma = 0x400, EferNx = 0x800;
 
+    const byte AvailableTss = 9, BusyTss = 11;
+
     readonly Kvm _kvm;
 
     Guest(GuestMode mode)
@@ -67,6 +69,9 @@ sealed class Guest : IDisposable
     {
         KvmSregs sregs = Vcpu.Sregs;
         change(ref sregs);
+        // QEMU's emulated CPU aborts on a busy TSS, which is what each is, when a legacy-mode guest changes its stack.
+        if (HostCpu.IsEmulatedByTcg && !Mode.IsLongMode() && sregs.Tr.Type == BusyTss)
+            sregs.Tr.Type = AvailableTss;
         Vcpu.Sregs = sregs;
     }
 
@@ -229,7 +234,10 @@ sealed class Guest : IDisposable
             }
             sregs.Gdt = new() { Base = GuestLayout.Gdt, Limit = 0x7FF };
             sregs.Idt = new() { Base = GuestLayout.Idt, Limit = 0xFFF };
-            sregs.Tr = new() { Selector = GuestLayout.TssSelector, Base = GuestLayout.Tss, Limit = 0x67, Type = 11, Present = 1 };
+            sregs.Tr = new()
+            {
+                Selector = GuestLayout.TssSelector, Base = GuestLayout.Tss, Limit = 0x67, Type = BusyTss, Present = 1,
+            };
             sregs.Cr0 = Cr0Pe | Cr0Ne | Cr0Et | Cr0Wp;
             sregs.Cr4 = Cr4Osfxsr | Cr4Osxmmexcpt;
             SetSegments(ref sregs);
