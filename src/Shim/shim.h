@@ -102,10 +102,10 @@ struct sk_vcpu {
 	bool in_guest;		/* guarded by the order of in_guest and shared->requests */
 	bool fpu_loaded;
 	bool host_saved;
-	bool tsc_aux_loaded;
 	bool sigset_active;
 	sigset_t sigset;
 	int srcu_index;
+	u64 tsc_aux;		/* what the CPU has while loaded */
 	u64 host_saves;
 	struct fpu_guest fpu;
 	struct kvm_run *run;

@@ -18,6 +18,11 @@
 
 static DEFINE_PER_CPU(struct sk_vcpu *, last_vcpu);
 
+static u64 host_tsc_aux(int cpu)
+{
+	return vdso_encode_cpunode(cpu, cpu_to_node(cpu));
+}
+
 static void load(struct sk_vcpu *vcpu, int cpu)
 {
 	WRITE_ONCE(vcpu->cpu, cpu);
@@ -32,20 +37,21 @@ static void load(struct sk_vcpu *vcpu, int cpu)
 			indirect_branch_prediction_barrier();
 	}
 	vcpu->host_saved = false;
+	vcpu->tsc_aux = host_tsc_aux(cpu);
 }
 
-static u64 host_tsc_aux(int cpu)
+static void set_tsc_aux(struct sk_vcpu *vcpu, u64 value)
 {
-	return vdso_encode_cpunode(cpu, cpu_to_node(cpu));
+	if (vcpu->tsc_aux == value)
+		return;
+	vcpu->tsc_aux = value;
+	wrmsrl(MSR_TSC_AUX, value);
+	vcpu->shared->msr_writes++;
 }
 
 static void unload(struct sk_vcpu *vcpu)
 {
-	if (vcpu->tsc_aux_loaded) {
-		vcpu->tsc_aux_loaded = false;
-		wrmsrl(MSR_TSC_AUX, host_tsc_aux(vcpu->cpu));
-		vcpu->shared->msr_writes++;
-	}
+	set_tsc_aux(vcpu, host_tsc_aux(vcpu->cpu));
 	WRITE_ONCE(vcpu->cpu, -1);
 }
 
@@ -64,7 +70,7 @@ static struct preempt_ops preempt_ops = {
 	.sched_out = sched_out,
 };
 
-/* What the first entry after a load needs; interrupts may be on, preemption is off. */
+/* What an entry needs after a load or a change of TSC_AUX; interrupts may be on, preemption is off. */
 static void prepare(struct sk_vcpu *vcpu, u64 host_vmcb)
 {
 	struct sk_vcpu_shared *shared = vcpu->shared;
@@ -73,13 +79,10 @@ static void prepare(struct sk_vcpu *vcpu, u64 host_vmcb)
 		fpu_swap_kvm_fpstate(&vcpu->fpu, true);
 		vcpu->fpu_loaded = true;
 	}
-	if (static_cpu_has(X86_FEATURE_RDTSCP) || static_cpu_has(X86_FEATURE_RDPID)) {
-		if (shared->tsc_aux != host_tsc_aux(vcpu->cpu)) {
-			wrmsrl(MSR_TSC_AUX, shared->tsc_aux);
-			shared->msr_writes++;
-			vcpu->tsc_aux_loaded = true;
-		}
-	}
+	if (static_cpu_has(X86_FEATURE_RDTSCP) || static_cpu_has(X86_FEATURE_RDPID))
+		set_tsc_aux(vcpu, shared->tsc_aux);
+	if (vcpu->host_saved)
+		return;
 	asm volatile("vmsave %%rax" : : "a"(host_vmcb) : "memory");
 	vcpu->host_saves++;
 	vcpu->host_saved = true;
@@ -102,7 +105,7 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 
 	preempt_disable();
 	host_vmcb = sk_host_vmcb_pa();
-	if (!vcpu->host_saved)
+	if (unlikely(!vcpu->host_saved || vcpu->tsc_aux != shared->tsc_aux))
 		prepare(vcpu, host_vmcb);
 	local_irq_disable();
 	xfer_to_guest_mode_prepare();
