@@ -22,9 +22,16 @@ internal static class ObjectPass
 
         AccessChecks.Run(program.Methods);
         File.WriteAllText(output, new AssemblyWriter(program, names).Write());
+        WriteReport(report, program);
+    }
+
+    private static void WriteReport(string? path, CoreProgram program)
+    {
+        var depth = new StackDepth(program.Methods);
         Report.Write(
-            report, "method\tinstructions\tframe\tsimd\tchecks\telided\tcalls",
-            program.Methods.Select(m => $"{m.Name}\t{m.Code.Count}\t{m.FrameSize}\t{m.SimdRewritten}\t{m.ChecksAdded}\t"
+            path, "method\tinstructions\tframe\tdepth\tsimd\tchecks\telided\tcalls",
+            program.Methods.Select(m => $"{m.Name}\t{m.Code.Count}\t{m.FrameSize}\t"
+                + $"{depth.Of(m)}{(depth.IsRecursive(m) ? "+" : "")}\t{m.SimdRewritten}\t{m.ChecksAdded}\t"
                 + $"{m.ChecksElided}\t{string.Join(' ', m.CallsOut)}"));
     }
 }

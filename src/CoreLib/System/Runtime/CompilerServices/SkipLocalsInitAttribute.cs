@@ -1,5 +1,0 @@
-// SPDX-License-Identifier: GPL-2.0-only
-namespace System.Runtime.CompilerServices;
-
-[AttributeUsage(AttributeTargets.All)]
-public sealed class SkipLocalsInitAttribute : Attribute;
