@@ -34,7 +34,10 @@ public class DecoderTests
         [[], [0x66], [0x67], [0xf2], [0xf3], [0xf0], [0x66, 0x67], [0x64], [0x36, 0x66], [0x66, 0xf2], [0x66, 0xf3]];
 
     private static readonly byte[][] RexSets =
-        [[0x40], [0x48], [0x41], [0x44], [0x42], [0x4f], [0x66, 0x48], [0x67, 0x47], [0x48, 0x66], [0xf3, 0x48], [0x45, 0x65]];
+    [
+        [0x40], [0x48], [0x41], [0x44], [0x42], [0x4f], [0x66, 0x48], [0x67, 0x47], [0x48, 0x66], [0xf3, 0x48],
+        [0x45, 0x65],
+    ];
 
     private static CodeSize Code(int bitness) => (CodeSize)(bitness / 8);
 
@@ -90,7 +93,7 @@ public class DecoderTests
         }, iter: 300_000);
     }
 
-    /// <summary>What differs between the two decoders; null when they agree or this one does not claim the form.</summary>
+    /// <summary>What differs between the two decoders; null when nothing does or the form is not claimed.</summary>
     private static string? Difference(byte[] bytes, int bitness, out Mnemonic mnemonic)
     {
         Decoding decoding = Decoder.Decode(bytes, Code(bitness), out Instruction ours);
@@ -104,7 +107,7 @@ public class DecoderTests
         }
         if (decoding != Decoding.Done)
         {
-            bool integer = theirs.CpuidFeatures().All(feature => !feature.ToString().StartsWith("SSE", StringComparison.Ordinal)
+            bool integer = theirs.CpuidFeatures().All(feature => !feature.ToString().StartsWith("SSE")
                 || theirs.Mnemonic is Mnemonic.Movnti or Mnemonic.Crc32 or Mnemonic.Sfence or Mnemonic.Lfence
                     or Mnemonic.Mfence or Mnemonic.Pause);
             return Claimed.Contains(mnemonic) && integer && !theirs.IsInvalid ? what + ": not decoded" : null;
@@ -218,7 +221,8 @@ public class DecoderTests
     {
         byte[] bytes = [.. Enumerable.Repeat((byte)0x66, 14), 0x8b, 0x03];
         Assert.That(Decoder.Decode(bytes, CodeSize.Bits64, out _), Is.EqualTo(Decoding.Incomplete));
-        Assert.That(Decoder.Decode(bytes[1..], CodeSize.Bits64, out Instruction instruction), Is.EqualTo(Decoding.Done));
+        Decoding decoding = Decoder.Decode(bytes[1..], CodeSize.Bits64, out Instruction instruction);
+        Assert.That(decoding, Is.EqualTo(Decoding.Done));
         Assert.That(instruction.Length, Is.EqualTo(15));
     }
 }

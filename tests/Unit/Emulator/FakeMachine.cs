@@ -39,14 +39,21 @@ internal sealed class FakeState
     public readonly ulong[] Control = new ulong[16];
     public readonly ulong[] Debug = new ulong[8];
 
-    public FakeState(CodeSize code, bool real = false)
+    public FakeState(CodeSize code, bool real = false) => Reset(code, real, 0);
+
+    /// <summary>Everything but memory as after construction.</summary>
+    public void Reset(CodeSize code, bool real, int cpl)
     {
+        Log.Clear();
+        Trace.Clear();
+        (Replay, Retired, Cpl, Cr4, Registers) = (0, 0, cpl, 0, default);
         for (int n = 0; n < 6; n++)
         {
             bool cs = n == (int)SegmentName.Cs;
             Segments[n] = new Segment
             {
                 Selector = (ushort)(real ? 0 : 8 + n * 8),
+                Base = cs && code == CodeSize.Bits16 ? 0x20000u : 0,
                 Limit = code == CodeSize.Bits16 ? 0xffffu : uint.MaxValue,
                 Attributes = (ushort)(Segment.CodeOrData | Segment.PresentBit | (cs ? 0xb : 3)
                     | (code == CodeSize.Bits64 && cs ? Segment.LongBit : 0)
@@ -113,10 +120,11 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
 
     private Access Translate(ulong address, int length, bool write, ref Fault fault)
     {
-        for (ulong page = address >> 12; page <= (address + (ulong)length - 1) >> 12; page++)
+        int pages = (int)(address & 4095) + length > 4096 ? 2 : 1;
+        foreach (ulong page in Enumerable.Range(0, pages).Select(n => (address >> 12) + (ulong)n))
         {
-            bool outside = page << 12 < state.MemoryBase
-                || (page + 1) << 12 > state.MemoryBase + (ulong)state.Memory.Length;
+            bool outside = page < state.MemoryBase >> 12
+                || page >= state.MemoryBase + (ulong)state.Memory.Length >> 12;
             if (outside || state.Faulting.TryGetValue(page, out bool onlyWrites) && (write || !onlyWrites))
             {
                 fault = new Fault

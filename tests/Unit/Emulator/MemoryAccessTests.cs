@@ -89,7 +89,8 @@ public class MemoryAccessTests
         state.Registers[Gpr.Rcx] = 3;
         new byte[] { 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0 }.CopyTo(state.At(0x40000, 12));
         Completed(state, 2);
-        Assert.That(state.Trace, Is.EqualTo(new[] { "w a0000 4 00000001", "w a0004 4 00000002", "w a0008 4 00000003" }));
+        string[] expected = ["w a0000 4 00000001", "w a0004 4 00000002", "w a0008 4 00000003"];
+        Assert.That(state.Trace, Is.EqualTo(expected));
         Assert.That(state.Registers[Gpr.Rcx], Is.Zero);
         Assert.That(state.Registers[Gpr.Rdi], Is.EqualTo(0xa000c));
     }
@@ -138,7 +139,8 @@ public class MemoryAccessTests
         state.Registers[Gpr.Rdi] = 0x40000;
         Emulation result = state.Run();
         Assert.That(result.Outcome, Is.EqualTo(Outcome.Exception));
-        Assert.That((result.Fault.Vector, result.Fault.ErrorCode, result.Fault.Address), Is.EqualTo((14, 2u, 0x40000ul)));
+        Fault fault = result.Fault;
+        Assert.That((fault.Vector, fault.ErrorCode, fault.Address), Is.EqualTo((14, 2u, 0x40000ul)));
         Assert.That(state.Trace, Is.Empty);
     }
 

@@ -70,7 +70,7 @@ internal sealed unsafe partial class NativeCpu : IDisposable
         registers.Rflags = values[16];
     }
 
-    /// <summary>An instruction whose ModRM names RIP + displacement of <paramref name="target"/> in the pages.</summary>
+    /// <summary>An instruction with a RIP-relative operand at <paramref name="target"/>.</summary>
     private static void RipRelative(List<byte> code, byte[] opcode, int target)
     {
         code.AddRange(opcode);

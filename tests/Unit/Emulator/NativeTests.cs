@@ -73,6 +73,9 @@ public class NativeTests
         Assert.That(Covered.Except(executed.Keys), Is.Empty, "never executed");
     }
 
+    private static readonly ulong[] Corners =
+        [0, 1, ulong.MaxValue, 0x80, 0x7fff, 0x80000000, 0x8000000000000000, 31, 64];
+
     private static ulong Value(Random random)
     {
         ulong value = (ulong)random.NextInt64(long.MinValue, long.MaxValue);
@@ -81,7 +84,7 @@ public class NativeTests
             0 => value,
             1 => value >> random.Next(64),
             2 => (ulong)((long)value >> random.Next(64)),
-            _ => new ulong[] { 0, 1, ulong.MaxValue, 0x80, 0x7fff, 0x80000000, 0x8000000000000000, 31, 64 }[random.Next(9)],
+            _ => Corners[random.Next(Corners.Length)],
         };
     }
 
