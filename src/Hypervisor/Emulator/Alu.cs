@@ -84,9 +84,7 @@ internal static class Alu
     {
         count &= size == 8 ? 63 : 31;
         if (count == 0)
-        {
             return value;
-        }
         int bits = size * 8;
         return operation switch
         {
@@ -144,9 +142,7 @@ internal static class Alu
         count &= size == 8 ? 63 : 31;
         int bits = size * 8;
         if (count == 0)
-        {
             return value;
-        }
         // Beyond the width (16 bits only) the result is undefined; the count wraps here.
         count = count > bits ? count - bits : count;
         ulong result = count == bits ? fill
@@ -190,13 +186,9 @@ internal static class Alu
         }
         divisor = negativeDivisor ? (0 - divisor) & mask : divisor;
         if (!DivideUnsigned(high, low, divisor, size, out quotient, out remainder))
-        {
             return false;
-        }
         if (!signed)
-        {
             return true;
-        }
         bool negative = negativeDividend != negativeDivisor;
         ulong limit = (mask >> 1) + (negative ? 1UL : 0);
         bool fits = quotient <= limit;
@@ -211,9 +203,7 @@ internal static class Alu
         quotient = remainder = 0;
         // Also the divisor zero; after this the quotient fits.
         if (high >= divisor)
-        {
             return false;
-        }
         if (size < 8 || high == 0)
         {
             ulong dividend = size < 8 ? high << (size * 8) | low : low;
@@ -247,9 +237,7 @@ internal static class Alu
         result = (ulong)(forward ? trailing : count ? leading : bits - 1 - leading);
         Put(ref flags, Rflags.Zf, count ? result == 0 : zero);
         if (count)
-        {
             Put(ref flags, Rflags.Cf, zero);
-        }
         return count || !zero;
     }
 
@@ -264,9 +252,7 @@ internal static class Alu
     {
         crc = (uint)crc ^ value;
         for (int n = 0; n < size * 8; n++)
-        {
             crc = crc >> 1 ^ ((crc & 1) != 0 ? 0x82f63b78 : 0);
-        }
         return (uint)crc;
     }
 

@@ -49,9 +49,7 @@ internal ref struct Decoder
         i.Opcode = opcode;
         i.Row = OpcodeMap.Row(i.Map, opcode, i.Repeat);
         if (i.Operation == Op.Unknown && (i.Row & Op.Group) == 0)
-        {
             return Decoding.Unknown;
-        }
         bool long64 = code == CodeSize.Bits64;
         i.AddressSize = (byte)(!addressPrefix ? (int)code : code == CodeSize.Bits32 ? 2 : 4);
 
@@ -64,23 +62,17 @@ internal ref struct Decoder
             i.Rm = (byte)((modRm & 7) | (i.Rex & 1) << 3);
             // VEX takes the place of LES and LDS with a register operand.
             if (i.Operation == Op.LoadFar && i.Map == 0 && (long64 || modRm >= 0xc0))
-            {
                 return Decoding.Unknown;
-            }
             if ((i.Row & Op.Group) != 0)
             {
                 Op row = OpcodeMap.Groups[((int)(i.Row & Op.OperationMask) << 3) + (modRm >> 3 & 7)];
                 i.Row = (i.Row & ~(Op.Group | Op.OperationMask)) | row;
                 if (i.Operation == Op.Unknown)
-                {
                     return Decoding.Unknown;
-                }
             }
         }
         else
-        {
             i.Rm = (byte)((opcode & 7) | (i.Rex & 1) << 3);
-        }
         if (long64 ? (i.Row & Op.No64) != 0 : (i.Row & Op.Only64) != 0)
         {
             // 63 is ARPL outside 64-bit code.
@@ -90,9 +82,7 @@ internal ref struct Decoder
         i.OperandSize = OperandSize(i.Row & Op.SizeMask, code, i);
         // Moves to and from control and debug registers take any ModRM.mod for a register.
         if (i.HasModRm && modRm < 0xc0 && i.Operation is < Op.MovFromControl or > Op.MovToDebug)
-        {
             MemoryOperand(modRm, long64, ref i);
-        }
         bool stackBase = i.Base is (sbyte)Gpr.Rsp or (sbyte)Gpr.Rbp;
         i.Segment = overridden >= 0 ? (SegmentName)overridden : stackBase ? SegmentName.Ss : SegmentName.Ds;
         Immediates(ref i);
@@ -131,18 +121,14 @@ internal ref struct Decoder
                     break;
                 default:
                     if (!long64 || (value & 0xf0) != 0x40)
-                    {
                         return value;
-                    }
                     i.Rex = value;
                     continue;
             }
             // REX counts only directly before the opcode.
             i.Rex = 0;
             if (_exhausted)
-            {
                 return 0;
-            }
         }
     }
 
@@ -190,13 +176,9 @@ internal ref struct Decoder
             rm = sib & 7;
         }
         else if (mod == 0 && rm == 5)
-        {
             i.RipRelative = long64;
-        }
         if (mod == 0 && rm == 5)
-        {
             i.Base = Instruction.NoRegister;
-        }
         i.Displacement = mod == 1 ? Signed(1) : mod == 2 || mod == 0 && rm == 5 ? Signed(4) : 0;
     }
 
@@ -226,9 +208,7 @@ internal ref struct Decoder
                 break;
         }
         if (i.Destination == Op.OffsetOperand || i.Source == Op.OffsetOperand)
-        {
             i.Displacement = Next(i.AddressSize);
-        }
     }
 
     private ulong Signed(int size)
@@ -247,9 +227,7 @@ internal ref struct Decoder
         }
         ulong value = 0;
         for (int n = 0; n < size; n++)
-        {
             value |= (ulong)_bytes[_position + n] << (n * 8);
-        }
         _position += size;
         return value;
     }

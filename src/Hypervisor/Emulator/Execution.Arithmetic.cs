@@ -12,9 +12,7 @@ internal ref partial struct Execution<TMachine>
     private bool Finish(ulong result, ulong flags)
     {
         if (!StoreModified(result, _i.Locked))
-        {
             return false;
-        }
         Registers.Rflags = flags;
         return true;
     }
@@ -24,15 +22,11 @@ internal ref partial struct Execution<TMachine>
         bool stores = operation is not (Op.Cmp or Op.Test);
         if (!Load(_i.Destination, _i.OperandSize, out ulong a, stores ? Rights.Write : Rights.None)
             || !LoadSource(out ulong b))
-        {
             return false;
-        }
         ulong flags = Registers.Rflags;
         ulong result = Alu.Binary(operation, a, b, _i.OperandSize, ref flags);
         if (stores)
-        {
             return Finish(result, flags);
-        }
         Registers.Rflags = flags;
         return true;
     }
@@ -40,9 +34,7 @@ internal ref partial struct Execution<TMachine>
     private bool Unary(Op operation)
     {
         if (!LoadDestination(out ulong value))
-        {
             return false;
-        }
         ulong flags = Registers.Rflags;
         int size = _i.OperandSize;
         return Finish(operation switch
@@ -58,34 +50,24 @@ internal ref partial struct Execution<TMachine>
     {
         int size = _i.OperandSize;
         if (!Load(Op.RmOperand, size, out ulong operand))
-        {
             return false;
-        }
         bool signed = operation is Op.Imul or Op.Idiv;
         ulong low = Registers[Gpr.Rax] & Alu.Mask(size);
         ulong high = (size == 1 ? Registers[Gpr.Rax] >> 8 : Registers[Gpr.Rdx]) & Alu.Mask(size);
         if (operation is Op.Mul or Op.Imul)
-        {
             low = Alu.Multiply(low, operand, size, signed, out high, ref Registers.Rflags);
-        }
         else if (!Alu.Divide(high, low, operand, size, signed, out low, out high))
-        {
             return Raise(Fault.DivideError);
-        }
         SetFull(Gpr.Rax, size == 1 ? 2 : size, size == 1 ? high << 8 | low : low);
         if (size > 1)
-        {
             SetFull(Gpr.Rdx, size, high);
-        }
         return true;
     }
 
     private bool Product(Op operation)
     {
         if (!LoadSource(out ulong a))
-        {
             return false;
-        }
         ulong b = operation == Op.ImulThree ? _i.Immediate & Alu.Mask(_i.OperandSize)
             : GetRegister(_i.Reg, _i.OperandSize);
         SetRegister(_i.Reg, _i.OperandSize, Alu.Multiply(a, b, _i.OperandSize, true, out _, ref Registers.Rflags));
@@ -95,9 +77,7 @@ internal ref partial struct Execution<TMachine>
     private bool Shift(Op operation)
     {
         if (!LoadDestination(out ulong value) || !Load(_i.Source, 1, out ulong count))
-        {
             return false;
-        }
         ulong flags = Registers.Rflags;
         return Finish(Alu.Shift(operation, value, (int)count, _i.OperandSize, ref flags), flags);
     }
@@ -105,23 +85,19 @@ internal ref partial struct Execution<TMachine>
     private bool DoubleShift(Op operation)
     {
         if (!LoadDestination(out ulong value))
-        {
             return false;
-        }
         ulong count = (_i.Row & Op.ImmediateMask) != 0 ? _i.Immediate : Registers[Gpr.Rcx];
         ulong flags = Registers.Rflags;
         ulong fill = GetRegister(_i.Reg, _i.OperandSize);
-        ulong result = Alu.DoubleShift(operation == Op.Shld, value, fill, (int)(count & 0xff), _i.OperandSize, ref flags);
-        return Finish(result, flags);
+        bool left = operation == Op.Shld;
+        return Finish(Alu.DoubleShift(left, value, fill, (int)(count & 0xff), _i.OperandSize, ref flags), flags);
     }
 
     private bool BitTest(Op operation)
     {
         int size = _i.OperandSize;
         if (!Load(_i.Source, size, out ulong offset))
-        {
             return false;
-        }
         int bit = (int)offset & (size * 8 - 1);
         if (_i.IsMemory && _i.Source == Op.RegOperand)
         {
@@ -131,9 +107,7 @@ internal ref partial struct Execution<TMachine>
         }
         bool stores = operation != Op.Bt;
         if (!Load(_i.Destination, size, out ulong value, stores ? Rights.Write : Rights.None))
-        {
             return false;
-        }
         ulong mask = 1UL << bit;
         ulong flags = (Registers.Rflags & ~Rflags.Cf) | ((value & mask) != 0 ? Rflags.Cf : 0);
         if (stores)
@@ -154,9 +128,7 @@ internal ref partial struct Execution<TMachine>
     {
         int size = _i.OperandSize;
         if (!LoadSource(out ulong value))
-        {
             return false;
-        }
         switch (operation)
         {
             case Op.Crc32:
@@ -165,17 +137,13 @@ internal ref partial struct Execution<TMachine>
             case Op.Popcnt:
                 // Without F3 this is another instruction (JMPE).
                 if (_i.Repeat != 0xf3)
-                {
                     return Unsupported();
-                }
                 SetRegister(_i.Reg, size, Alu.PopCount(value, ref Registers.Rflags));
                 return true;
             default:
                 if (Alu.Scan(operation == Op.Bsf, _i.Repeat == 0xf3, value, size, ref Registers.Rflags,
                     out ulong result))
-                {
                     SetRegister(_i.Reg, size, result);
-                }
                 return true;
         }
     }
@@ -184,9 +152,7 @@ internal ref partial struct Execution<TMachine>
     {
         // MOVNTI is the row of its opcode without prefixes; the others are empty.
         if (operation == Op.Movnti && (_i.OperandPrefix || _i.Repeat != 0))
-        {
             return Raise(Fault.InvalidOpcode);
-        }
         int size = _i.OperandSize;
         return LoadSource(out ulong value)
             && Store(_i.Destination, size, operation == Op.Movbe ? Reverse(value, size) : value);
@@ -201,9 +167,7 @@ internal ref partial struct Execution<TMachine>
             _ => Math.Min((int)_i.OperandSize, 4),
         };
         if (!Load(_i.Source, from, out ulong value))
-        {
             return false;
-        }
         bool signed = operation >= Op.MovsxByte;
         SetRegister(_i.Reg, _i.OperandSize, signed ? Alu.SignExtend(value, from) : value);
         return true;
@@ -216,22 +180,16 @@ internal ref partial struct Execution<TMachine>
         // NOP is XCHG rAX, rAX by its opcode, but does not clear the upper half; with REX.B it is an exchange, unless
         // F3 makes it PAUSE.
         if (_i.Opcode == 0x90 && _i.Map == 0 && ((_i.Rex & 1) == 0 || _i.Repeat == 0xf3))
-        {
             return true;
-        }
         if (!LoadDestination(out ulong old) || !LoadSource(out ulong value))
-        {
             return false;
-        }
         ulong flags = Registers.Rflags;
         bool exchange = operation == Op.Xchg;
         ulong result = exchange ? value : Alu.Add(old, value, false, size, ref flags);
         if (_i.IsMemory)
         {
             if (!StoreModified(result, exchange || _i.Locked))
-            {
                 return false;
-            }
             SetRegister(_i.Reg, size, old);
         }
         else
@@ -248,22 +206,16 @@ internal ref partial struct Execution<TMachine>
     {
         int size = _i.OperandSize;
         if (!LoadDestination(out ulong old))
-        {
             return false;
-        }
         ulong flags = Registers.Rflags;
         ulong accumulator = GetRegister((int)Gpr.Rax, size);
         Alu.Subtract(accumulator, old, false, size, ref flags);
         bool equal = accumulator == old;
         // Memory is written in either case, a register only when equal.
         if ((equal || _i.IsMemory) && !StoreModified(equal ? GetRegister(_i.Reg, size) : old, _i.Locked))
-        {
             return false;
-        }
         if (!equal)
-        {
             SetFull(Gpr.Rax, size, old);
-        }
         Registers.Rflags = flags;
         return true;
     }
@@ -273,19 +225,13 @@ internal ref partial struct Execution<TMachine>
     {
         int half = _i.OperandSize;
         if (!Locate(half * 2, true))
-        {
             return false;
-        }
         if (half == 8 && (_linear & 15) != 0)
-        {
             return Raise(Fault.GeneralProtection);
-        }
         Pair old = default;
         Span<byte> bytes = MemoryMarshal.AsBytes((Span<ulong>)old);
         if (!Check(_machine.Read(new Gva(_linear), bytes[..(half * 2)], Rights.Write, ref Result.Fault)))
-        {
             return false;
-        }
         ulong low = old[0];
         ulong high = old[1];
         if (half == 4)
@@ -303,9 +249,7 @@ internal ref partial struct Execution<TMachine>
             replacement[1] = newHigh;
         }
         if (!Swap(half * 2, bytes, MemoryMarshal.AsBytes((Span<ulong>)replacement)))
-        {
             return false;
-        }
         if (!equal)
         {
             SetFull(Gpr.Rax, half, low);
@@ -319,14 +263,10 @@ internal ref partial struct Execution<TMachine>
     {
         bool holds = Alu.Condition(_i.Opcode & 15, Registers.Rflags);
         if (operation == Op.Set)
-        {
             return Store(_i.Destination, 1, holds ? 1UL : 0);
-        }
         // CMOVcc reads its source in any case, and with 4 bytes clears the upper half in any case.
         if (!LoadSource(out ulong value))
-        {
             return false;
-        }
         SetRegister(_i.Reg, _i.OperandSize, holds ? value : GetRegister(_i.Reg, _i.OperandSize));
         return true;
     }
@@ -346,9 +286,7 @@ internal ref partial struct Execution<TMachine>
                 return true;
             case Op.Xlat:
                 if (!ReadMemory(_i.Segment, (Registers[Gpr.Rbx] + al) & AddressMask, 1, out ulong entry))
-                {
                     return false;
-                }
                 SetFull(Gpr.Rax, 1, entry);
                 return true;
             case Op.Bswap:
@@ -373,9 +311,7 @@ internal ref partial struct Execution<TMachine>
             case Op.Aam:
                 ulong radix = _i.Immediate & 0xff;
                 if (radix == 0)
-                {
                     return Raise(Fault.DivideError);
-                }
                 SetFull(Gpr.Rax, 2, al / radix << 8 | al % radix);
                 Alu.Logic(al % radix, 1, ref flags);
                 return true;
@@ -394,9 +330,7 @@ internal ref partial struct Execution<TMachine>
     {
         int row = _i.Reg & 7;
         if (_i.Repeat != 0 || (_i.IsMemory ? row == 5 || row == 6 && !_i.OperandPrefix : _i.OperandPrefix))
-        {
             return Unsupported();
-        }
         return !_i.IsMemory || Locate(1, false)
             && Check(_machine.Probe(new Gva(_linear), 1, Rights.None, out _, ref Result.Fault));
     }

@@ -28,9 +28,7 @@ internal ref partial struct Execution<TMachine>
             whole = (whole & ~0xff00UL) | (value & 0xff) << 8;
         }
         else
-        {
             SetFull((Gpr)register, size, value);
-        }
     }
 
     /// <summary>Writes the low part of a register; 4 bytes clear the upper half.</summary>
@@ -45,17 +43,11 @@ internal ref partial struct Execution<TMachine>
     {
         ulong address = _i.Displacement;
         if (_i.RipRelative)
-        {
             address += _next;
-        }
         if (_i.Base != Instruction.NoRegister)
-        {
             address += Registers[(Gpr)_i.Base] + (_i.Base == (sbyte)Gpr.Rsp ? _popped : 0);
-        }
         if (_i.Index != Instruction.NoRegister)
-        {
             address += Registers[(Gpr)_i.Index] << _i.Scale;
-        }
         return address & AddressMask;
     }
 
@@ -75,9 +67,7 @@ internal ref partial struct Execution<TMachine>
             // Data: bit 1 writable. Code: bit 1 readable, never writable.
             bool permitted = segment.IsCode ? !write && (segment.Type & 2) != 0 : !write || (segment.Type & 2) != 0;
             if (!segment.Present || !permitted)
-            {
                 return Fault.GeneralProtection;
-            }
         }
         ulong last = offset + (uint)(size - 1);
         bool expandsDown = segment.IsCodeOrData && !segment.IsCode && (segment.Type & 4) != 0;
@@ -92,9 +82,7 @@ internal ref partial struct Execution<TMachine>
     {
         byte vector = Translate(name, offset, size, write, out linear);
         if (vector != 0)
-        {
             return Raise(vector);
-        }
         bool aligned = (linear & (uint)(size - 1)) == 0 || (size & (size - 1)) != 0;
         bool checks = !aligned && (Registers.Rflags & Rflags.Ac) != 0 && (_machine.Cr0 & AlignmentMask) != 0;
         return !checks || _machine.Cpl != 3 || Raise(Fault.AlignmentCheck);
@@ -133,9 +121,7 @@ internal ref partial struct Execution<TMachine>
     private bool Locate(int size, bool write)
     {
         if (!_hasLinear)
-        {
             _hasLinear = Linear(_i.Segment, EffectiveAddress(), size, write, out _linear);
-        }
         return _hasLinear;
     }
 
@@ -145,9 +131,7 @@ internal ref partial struct Execution<TMachine>
         {
             value = 0;
             if (!Locate(size, rights != Rights.None) || !ReadLinear(_linear, size, rights, out value))
-            {
                 return false;
-            }
             _loaded = value;
             return true;
         }
@@ -172,9 +156,7 @@ internal ref partial struct Execution<TMachine>
     private bool Store(Op operand, int size, ulong value)
     {
         if (IsMemory(operand))
-        {
             return Locate(size, true) && WriteLinear(_linear, size, value);
-        }
         SetRegister(operand == Op.RegOperand ? _i.Reg : operand == Op.AccOperand ? (int)Gpr.Rax : _i.Rm, size, value);
         return true;
     }

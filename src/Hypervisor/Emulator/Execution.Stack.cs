@@ -32,9 +32,7 @@ internal ref partial struct Execution<TMachine>
     {
         ulong pointer = StackPointer;
         if (!PushAt(ref pointer, size, value))
-        {
             return false;
-        }
         SetStackPointer(pointer);
         return true;
     }
@@ -54,18 +52,14 @@ internal ref partial struct Execution<TMachine>
             case Op.PopSeg:
                 if (!PopAt(ref pointer, size, out value)
                     || !LoadSegment((SegmentName)(_i.Opcode >> 3 & 7), (ushort)value))
-                {
                     return false;
-                }
                 SetStackPointer(pointer);
                 return true;
             case Op.Pusha:
                 for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
                 {
                     if (!PushAt(ref pointer, size, Registers[register]))
-                    {
                         return false;
-                    }
                 }
                 SetStackPointer(pointer);
                 return true;
@@ -76,9 +70,7 @@ internal ref partial struct Execution<TMachine>
                     && Push(size, (Registers.Rflags & ~(Rflags.Vm | Rflags.Rf)) | Rflags.Fixed);
             case Op.Popf:
                 if (!FlagsPermitted() || !PopAt(ref pointer, size, out value))
-                {
                     return false;
-                }
                 SetFlags(value, size);
                 SetStackPointer(pointer);
                 return true;
@@ -87,9 +79,7 @@ internal ref partial struct Execution<TMachine>
             default:
                 pointer = Registers[Gpr.Rbp] & Alu.Mask(StackWidth);
                 if (!PopAt(ref pointer, size, out value))
-                {
                     return false;
-                }
                 SetStackPointer(pointer);
                 SetFull(Gpr.Rbp, size, value);
                 return true;
@@ -100,16 +90,12 @@ internal ref partial struct Execution<TMachine>
     {
         ulong pointer = StackPointer;
         if (!PopAt(ref pointer, size, out ulong value))
-        {
             return false;
-        }
         _popped = (uint)size;
         if (_i.IsMemory)
         {
             if (!Store(_i.Destination, size, value))
-            {
                 return false;
-            }
             SetStackPointer(pointer);
             return true;
         }
@@ -124,16 +110,12 @@ internal ref partial struct Execution<TMachine>
         for (int register = (int)Gpr.Rdi; register >= 0; register--)
         {
             if (!PopAt(ref pointer, size, out values[register]))
-            {
                 return false;
-            }
         }
         for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
         {
             if (register != Gpr.Rsp)
-            {
                 SetFull(register, size, values[(int)register]);
-            }
         }
         SetStackPointer(pointer);
         return true;
@@ -145,29 +127,21 @@ internal ref partial struct Execution<TMachine>
         ulong mask = Alu.Mask(StackWidth);
         ulong display = Registers[Gpr.Rbp] & mask;
         if (!PushAt(ref pointer, size, Registers[Gpr.Rbp]))
-        {
             return false;
-        }
         ulong frame = pointer;
         for (int n = 1; n < level; n++)
         {
             display = (display - (uint)size) & mask;
             if (!ReadMemory(SegmentName.Ss, display, size, out ulong outer) || !PushAt(ref pointer, size, outer))
-            {
                 return false;
-            }
         }
         if (level > 0 && !PushAt(ref pointer, size, frame))
-        {
             return false;
-        }
         // The new stack pointer must be good for a write.
         pointer = (pointer - _i.Immediate) & mask;
         if (!Linear(SegmentName.Ss, pointer, size, true, out ulong linear)
             || !Check(_machine.Probe(new Gva(linear), size, Rights.Write, out _, ref Result.Fault)))
-        {
             return false;
-        }
         SetStackPointer(pointer);
         SetFull(Gpr.Rbp, size, frame);
         return true;
@@ -177,9 +151,7 @@ internal ref partial struct Execution<TMachine>
     private bool FlagsPermitted()
     {
         if (!_virtual8086 || (Registers.Rflags & Rflags.Iopl) == Rflags.Iopl)
-        {
             return true;
-        }
         return (_machine.Cr4 & Cr4Vme) != 0 ? Unsupported() : Raise(Fault.GeneralProtection);
     }
 
@@ -201,9 +173,7 @@ internal ref partial struct Execution<TMachine>
     {
         target &= Alu.Mask(_i.OperandSize);
         if (Long64 ? !Canonical(target) : target > _machine.GetSegment(SegmentName.Cs).Limit)
-        {
             return Raise(Fault.GeneralProtection);
-        }
         _next = target;
         return true;
     }
@@ -223,24 +193,18 @@ internal ref partial struct Execution<TMachine>
                 return count != AddressMask || Jump(relative);
             case Op.Loop or Op.Loope or Op.Loopne:
                 if (count != 0 && (operation == Op.Loop || zero == (operation == Op.Loope)) && !Jump(relative))
-                {
                     return false;
-                }
                 SetFull(Gpr.Rcx, _i.AddressSize, count);
                 return true;
             case Op.Jmp or Op.Call:
                 ulong target = relative;
                 if (_i.Destination != Op.ImmOperand && !Load(_i.Destination, size, out target))
-                {
                     return false;
-                }
                 return Jump(target) && (operation == Op.Jmp || Push(size, back));
             case Op.Ret:
                 ulong pointer = StackPointer;
                 if (!PopAt(ref pointer, size, out target) || !Jump(target))
-                {
                     return false;
-                }
                 SetStackPointer(pointer + _i.Immediate);
                 return true;
             default:
@@ -256,9 +220,7 @@ internal ref partial struct Execution<TMachine>
     {
         int size = _i.OperandSize;
         if (_protected && !(_virtual8086 && operation is Op.CallFar or Op.JmpFar or Op.RetFar))
-        {
             return Unsupported();
-        }
         ulong pointer = StackPointer;
         ulong offset = _i.Immediate;
         ulong selector = _i.Immediate2;
@@ -270,33 +232,23 @@ internal ref partial struct Execution<TMachine>
             case Op.RetFar or Op.Iret:
                 if (!PopAt(ref pointer, size, out offset) || !PopAt(ref pointer, size, out selector)
                     || operation == Op.Iret && !PopAt(ref pointer, size, out flags))
-                {
                     return false;
-                }
                 pointer += operation == Op.RetFar ? _i.Immediate : 0;
                 break;
             default:
                 if (_i.IsMemory && !LoadFarPointer(out offset, out selector))
-                {
                     return false;
-                }
                 if (operation == Op.CallFar && (!PushAt(ref pointer, size, _machine.GetSegment(SegmentName.Cs).Selector)
                     || !PushAt(ref pointer, size, _next)))
-                {
                     return false;
-                }
                 break;
         }
         if (!Jump(offset))
-        {
             return false;
-        }
         SetRealSegment(SegmentName.Cs, (ushort)selector);
         SetStackPointer(pointer);
         if (operation == Op.Iret)
-        {
             SetFlags(flags, size);
-        }
         return true;
     }
 
@@ -305,16 +257,12 @@ internal ref partial struct Execution<TMachine>
     {
         DescriptorTable table = _machine.Idtr;
         if (vector * 4 + 3 > table.Limit)
-        {
             return Raise(Fault.GeneralProtection);
-        }
         if (!ReadLinear(table.Base + (uint)(vector * 4), 4, Rights.System, out ulong entry)
             || !PushAt(ref pointer, 2, Registers.Rflags)
             || !PushAt(ref pointer, 2, _machine.GetSegment(SegmentName.Cs).Selector)
             || !PushAt(ref pointer, 2, _next))
-        {
             return false;
-        }
         _next = (ushort)entry;
         SetRealSegment(SegmentName.Cs, (ushort)(entry >> 16));
         SetStackPointer(pointer);

@@ -22,17 +22,13 @@ internal ref partial struct Execution<TMachine>
     private bool Repeat(Op operation)
     {
         if (operation is Op.Ins or Op.Outs && !PortPermitted((ushort)Registers[Gpr.Rdx], _i.OperandSize))
-        {
             return false;
-        }
         bool compares = operation is Op.Cmps or Op.Scas;
         for (int iteration = 1; ; iteration++)
         {
             ulong left = Registers[Gpr.Rcx] & AddressMask;
             if (_i.Repeat != 0 && left == 0)
-            {
                 return true;
-            }
             ulong limit = _i.Repeat != 0 ? left : 1;
             int count = operation switch
             {
@@ -41,20 +37,14 @@ internal ref partial struct Execution<TMachine>
                 _ => StringElement(operation) ? 1 : 0,
             };
             if (count == 0)
-            {
                 return false;
-            }
             if (_i.Repeat == 0)
-            {
                 return true;
-            }
             left -= (uint)count;
             SetFull(Gpr.Rcx, _i.AddressSize, left);
             bool zero = (Registers.Rflags & Rflags.Zf) != 0;
             if (left == 0 || compares && zero != (_i.Repeat == 0xf3))
-            {
                 return true;
-            }
             _machine.Retire();
             bool step = (Registers.Rflags & Rflags.Tf) != 0;
             if (step || iteration >= MaxIterations || _machine.MustYield)
@@ -77,36 +67,22 @@ internal ref partial struct Execution<TMachine>
         if (destination && (!Linear(SegmentName.Es, DestinationOffset, size, stores, out linear)
             || operation == Op.Movs && !Check(_machine.Probe(new Gva(linear), size, Rights.Write, out _,
                 ref Result.Fault))))
-        {
             return false;
-        }
         ulong value = GetRegister((int)Gpr.Rax, size);
         if (reads && !ReadMemory(_i.Segment, SourceOffset, size, out value))
-        {
             return false;
-        }
         ulong other = 0;
         if (destination
             && !(stores ? WriteLinear(linear, size, value) : ReadLinear(linear, size, Rights.None, out other)))
-        {
             return false;
-        }
         if (operation == Op.Lods)
-        {
             SetFull(Gpr.Rax, size, value);
-        }
         else if (!stores)
-        {
             Alu.Subtract(value, other, false, size, ref Registers.Rflags);
-        }
         if (reads)
-        {
             Advance(Gpr.Rsi, size);
-        }
         if (destination)
-        {
             Advance(Gpr.Rdi, size);
-        }
         return true;
     }
 
@@ -118,9 +94,7 @@ internal ref partial struct Execution<TMachine>
     {
         int size = _i.OperandSize;
         if (!Linear(segment, offset, size, write, out linear))
-        {
             return 0;
-        }
         Rights rights = write ? Rights.Write : Rights.None;
         int room = Math.Min(Page.Size - (int)new Gva(linear).Offset, _machine.PortData.Length) / size;
         int count = (int)Math.Min(limit, (uint)Math.Max(room, 1));
@@ -129,9 +103,7 @@ internal ref partial struct Execution<TMachine>
             && Translate(segment, offset, count * size, write, out _) == 0;
         count = whole ? count : 1;
         if (!Check(_machine.Probe(new Gva(linear), count * size, rights, out bool memory, ref Result.Fault)))
-        {
             return 0;
-        }
         return memory ? count : 1;
     }
 
@@ -142,9 +114,7 @@ internal ref partial struct Execution<TMachine>
         if (count == 0 || !Check(_machine.PortRead((ushort)Registers[Gpr.Rdx], size, count, ref Result.Fault))
             || !Check(_machine.Write(new Gva(linear), _machine.PortData[..(count * size)], Rights.None,
                 ref Result.Fault)))
-        {
             return 0;
-        }
         Advance(Gpr.Rdi, count * size);
         return count;
     }
@@ -156,9 +126,7 @@ internal ref partial struct Execution<TMachine>
         if (count == 0 || !Check(_machine.Read(new Gva(linear), _machine.PortData[..(count * size)], Rights.None,
             ref Result.Fault))
             || !Check(_machine.PortWrite((ushort)Registers[Gpr.Rdx], size, count, ref Result.Fault)))
-        {
             return 0;
-        }
         Advance(Gpr.Rsi, count * size);
         return count;
     }
@@ -169,29 +137,21 @@ internal ref partial struct Execution<TMachine>
         bool immediate = (_i.Row & Op.ImmediateMask) != 0;
         ushort port = (ushort)(immediate ? _i.Immediate & 0xff : Registers[Gpr.Rdx]);
         if (!PortPermitted(port, size))
-        {
             return false;
-        }
         Span<byte> data = _machine.PortData;
         ulong value = 0;
         if (operation == Op.In)
         {
             if (!Check(_machine.PortRead(port, size, 1, ref Result.Fault)))
-            {
                 return false;
-            }
             for (int n = 0; n < size; n++)
-            {
                 value |= (ulong)data[n] << (n * 8);
-            }
             SetFull(Gpr.Rax, size, value);
             return true;
         }
         value = Registers[Gpr.Rax];
         for (int n = 0; n < size; n++)
-        {
             data[n] = (byte)(value >> (n * 8));
-        }
         return Check(_machine.PortWrite(port, size, 1, ref Result.Fault));
     }
 
@@ -200,29 +160,19 @@ internal ref partial struct Execution<TMachine>
     {
         int iopl = (int)(Registers.Rflags >> 12 & 3);
         if (!_protected || !_virtual8086 && _machine.Cpl <= iopl)
-        {
             return true;
-        }
         const int bitmapOffset = 0x66;
         Segment tss = _machine.GetSegment(SegmentName.Tr);
         // Available or busy 32-bit (or 64-bit) TSS: types 9 and 11.
         if (!tss.Present || (tss.Type & ~2) != 9 || tss.Limit < bitmapOffset + 1)
-        {
             return Raise(Fault.GeneralProtection);
-        }
         if (!ReadLinear(tss.Base + bitmapOffset, 2, Rights.System, out ulong bitmap))
-        {
             return false;
-        }
         ulong at = bitmap + (uint)(port >> 3);
         if (at + 1 > tss.Limit)
-        {
             return Raise(Fault.GeneralProtection);
-        }
         if (!ReadLinear(tss.Base + at, 2, Rights.System, out ulong bits))
-        {
             return false;
-        }
         return (bits >> (port & 7) & ((1UL << size) - 1)) == 0 || Raise(Fault.GeneralProtection);
     }
 }

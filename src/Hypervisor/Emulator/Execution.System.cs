@@ -44,9 +44,7 @@ internal ref partial struct Execution<TMachine>
             flags |= Rflags.If;
         }
         else
-        {
             flags &= ~Rflags.If;
-        }
         return true;
     }
 
@@ -86,9 +84,7 @@ internal ref partial struct Execution<TMachine>
                 return MoveControl(operation);
             case Op.Rdmsr:
                 if (!Check(_machine.ReadMsr((uint)registers[Gpr.Rcx], out value, ref Result.Fault)))
-                {
                     return false;
-                }
                 SetPair(value);
                 return true;
             case Op.Wrmsr:
@@ -96,22 +92,16 @@ internal ref partial struct Execution<TMachine>
                 return Check(_machine.WriteMsr((uint)registers[Gpr.Rcx], value, ref Result.Fault));
             case Op.Rdtsc:
                 if ((_machine.Cr4 & Cr4Tsd) != 0 && _machine.Cpl != 0)
-                {
                     return Raise(Fault.GeneralProtection);
-                }
                 if (!Check(_machine.ReadTsc(out value, ref Result.Fault)))
-                {
                     return false;
-                }
                 SetPair(value);
                 return true;
             case Op.Cpuid:
                 uint eax = (uint)registers[Gpr.Rax];
                 uint ecx = (uint)registers[Gpr.Rcx];
                 if (!Check(_machine.Cpuid(ref eax, out uint ebx, ref ecx, out uint edx, ref Result.Fault)))
-                {
                     return false;
-                }
                 registers[Gpr.Rax] = eax;
                 registers[Gpr.Rbx] = ebx;
                 registers[Gpr.Rcx] = ecx;
@@ -152,9 +142,7 @@ internal ref partial struct Execution<TMachine>
             return Unsupported();
         }
         if (control ? index is not (0 or 2 or 3 or 4 or 8) : index > 7)
-        {
             return Raise(Fault.InvalidOpcode);
-        }
         if (operation is Op.MovToControl or Op.MovToDebug)
         {
             ulong source = GetRegister(_i.Rm, size);
@@ -163,9 +151,7 @@ internal ref partial struct Execution<TMachine>
         }
         if (!Check(control ? _machine.ReadControl(index, out ulong value, ref Result.Fault)
             : _machine.ReadDebug(index, out value, ref Result.Fault)))
-        {
             return false;
-        }
         SetRegister(_i.Rm, size, value);
         return true;
     }
@@ -182,33 +168,23 @@ internal ref partial struct Execution<TMachine>
         ulong offset = EffectiveAddress();
         if (!Supervisor() || !ReadMemory(_i.Segment, offset, 2, out ulong limit)
             || !ReadMemory(_i.Segment, (offset + 2) & AddressMask, Long64 ? 8 : 4, out ulong address))
-        {
             return false;
-        }
         if (Long64 && !Canonical(address))
-        {
             return Raise(Fault.GeneralProtection);
-        }
         // The 16-bit form loads 24 bits.
         address &= !Long64 && (_code == CodeSize.Bits16) != _i.OperandPrefix ? 0xffffffUL : ulong.MaxValue;
         DescriptorTable table = new() { Base = address, Limit = (ushort)limit };
         if (global)
-        {
             _machine.Gdtr = table;
-        }
         else
-        {
             _machine.Idtr = table;
-        }
         return true;
     }
 
     private bool MoveFromSegment()
     {
         if (_i.Reg > (int)SegmentName.Gs)
-        {
             return Raise(Fault.InvalidOpcode);
-        }
         ulong selector = _machine.GetSegment((SegmentName)_i.Reg).Selector;
         return Store(Op.RmOperand, _i.IsMemory ? 2 : _i.OperandSize, selector);
     }
@@ -219,9 +195,7 @@ internal ref partial struct Execution<TMachine>
         SegmentName name = _i.Map == 0 ? _i.Opcode == 0xc4 ? SegmentName.Es : SegmentName.Ds
             : (SegmentName)(_i.Opcode & 7);
         if (!LoadFarPointer(out ulong offset, out ulong selector) || !LoadSegment(name, (ushort)selector))
-        {
             return false;
-        }
         Result.Shadow = Shadow.None;
         SetRegister(_i.Reg, _i.OperandSize, offset);
         return true;
@@ -254,9 +228,7 @@ internal ref partial struct Execution<TMachine>
         {
             // A null SS is for 64-bit code below CPL 3 only.
             if (stack && (!Long64 || cpl == 3 || rpl != cpl))
-            {
                 return Raise(Fault.GeneralProtection);
-            }
             if (stack)
             {
                 segment.Attributes = (ushort)(Segment.CodeOrData | 3 | cpl << Segment.DplShift | Segment.PresentBit
@@ -265,9 +237,7 @@ internal ref partial struct Execution<TMachine>
             }
         }
         else if (!ReadDescriptor(selector, stack, out segment))
-        {
             return false;
-        }
         segment.Selector = selector;
         _machine.SetSegment(name, segment);
         Result.Shadow = stack ? Shadow.MovSs : Shadow.None;
@@ -287,13 +257,9 @@ internal ref partial struct Execution<TMachine>
         ulong table = useLocal ? local.Base : global.Base;
         uint limit = useLocal ? local.Limit : global.Limit;
         if (useLocal && !local.Present || index + 7 > limit)
-        {
             return Raise(Fault.GeneralProtection, error);
-        }
         if (!ReadLinear(table + index, 8, Rights.System, out ulong descriptor))
-        {
             return false;
-        }
         segment.Attributes = (ushort)((descriptor >> 40 & 0xff) | (descriptor >> 44 & 0xf00));
         segment.Base = (descriptor >> 16 & 0xffffff) | (descriptor >> 32 & 0xff000000);
         uint pages = (uint)((descriptor & 0xffff) | (descriptor >> 32 & 0xf0000));
@@ -308,13 +274,9 @@ internal ref partial struct Execution<TMachine>
             ? !segment.IsCode && writable && rpl == cpl && segment.Dpl == cpl
             : (!segment.IsCode || writable) && (conforming || segment.Dpl >= Math.Max(rpl, cpl)));
         if (!permitted)
-        {
             return Raise(Fault.GeneralProtection, error);
-        }
         if (!segment.Present)
-        {
             return Raise(stack ? Fault.StackSegment : Fault.SegmentNotPresent, error);
-        }
         if ((descriptor & accessed) == 0)
         {
             ulong marked = descriptor | accessed;

@@ -45,9 +45,7 @@ internal ref partial struct Execution<TMachine>
         _code = cs.Long && (_machine.Efer & LongModeActive) != 0 ? CodeSize.Bits64
             : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
         if (!Fetch(cs) || !Legal() || !Execute())
-        {
             return;
-        }
         Registers.Rip = _next;
         Registers.Rflags &= ~Rflags.Rf;
         // A debug trap after a load of SS waits for the end of the next instruction.
@@ -62,9 +60,7 @@ internal ref partial struct Execution<TMachine>
         ulong limit = Long64 ? ulong.MaxValue : cs.Limit;
         rip = Long64 ? rip : (uint)rip;
         if (rip > limit || Long64 && !Canonical(rip))
-        {
             return Raise(Fault.GeneralProtection);
-        }
         ulong within = limit - rip;
         int allowed = within < InstructionBytes.Limit - 1 ? (int)within + 1 : InstructionBytes.Limit;
         ulong linear = Long64 ? rip : (uint)(cs.Base + rip);
@@ -77,9 +73,7 @@ internal ref partial struct Execution<TMachine>
             Span<byte> bytes = Result.Bytes;
             if (!Check(_machine.Fetch(new Gva(Long64 ? from : (uint)from), bytes[Result.ByteCount..end],
                 ref Result.Fault)))
-            {
                 return false;
-            }
             Result.ByteCount = (byte)end;
             decoding = Decoder.Decode(bytes[..end], _code, out _i);
         }
@@ -99,9 +93,7 @@ internal ref partial struct Execution<TMachine>
         bool lockable = (_i.Row & Op.Locks) != 0 && _i.IsMemory && _i.Destination == Op.RmOperand;
         bool controlEight = _i.Operation is Op.MovFromControl or Op.MovToControl;
         if (_i.Locked && !lockable && !controlEight || (_i.Row & Op.Mem) != 0 && !_i.IsMemory)
-        {
             return Raise(Fault.InvalidOpcode);
-        }
         return (_i.Row & Op.Cpl0) == 0 || _machine.Cpl == 0 || Raise(Fault.GeneralProtection);
     }
 

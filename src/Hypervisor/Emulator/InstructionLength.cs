@@ -15,13 +15,9 @@ internal static class InstructionLength
         {
             uint found = bytes[0];
             for (int n = 1; n < length; n++)
-            {
                 found = found << 8 | bytes[n];
-            }
             if (found == opcode)
-            {
                 return length;
-            }
         }
         return Decode(bytes, code);
     }

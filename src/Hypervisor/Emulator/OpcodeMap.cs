@@ -169,13 +169,9 @@ internal static class OpcodeMap
                 return opcode < TwoByte.Length ? TwoByte[opcode] : opcode == 0xff ? Ud | GE : None;
             default:
                 if ((opcode & 0xfe) != 0xf0 || repeat == 0xf3)
-                {
                     return None;
-                }
                 if (repeat == 0xf2)
-                {
                     return Crc32 | GE | ((opcode & 1) == 0 ? b : v);
-                }
                 return Movbe | v | Mem | (opcode == 0xf0 ? GE : EG);
         }
     }
