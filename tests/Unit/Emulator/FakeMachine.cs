@@ -108,6 +108,10 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
     public DescriptorTable Idtr { get => state.Idtr; set => state.Idtr = value; }
     public Segment GetSegment(SegmentName name) => state.Segments[(int)name];
     public void SetSegment(SegmentName name, in Segment segment) => state.Segments[(int)name] = segment;
+    public void Decoded(bool oneMemoryOperand)
+    {
+    }
+
     public bool MustYield => state.Yield;
     public Span<byte> PortData => state.Port;
 
