@@ -31,8 +31,9 @@ CS_IL := $(BUILD)/il
 CS_ASSEMBLY := $(basename $(notdir $(PROJECT)))
 CS_DLL := $(CS_ROOT)/build/artifacts/bin/$(CS_ASSEMBLY)/release/$(CS_ASSEMBLY).dll
 CS_ILPATCH := $(CS_ROOT)/build/artifacts/bin/ilpatch/release/ilpatch.dll
-CS_DOTNET := DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 MSBUILDDISABLENODEREUSE=1 dotnet
-CS_BUILD := $(CS_DOTNET) build -c release -v q --nologo
+CS_DOTNET := env DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 MSBUILDDISABLENODEREUSE=1 dotnet
+# One at a time: two makes may want the same tool.
+CS_BUILD := flock $(CS_ROOT)/build $(CS_DOTNET) build -c release -v q --nologo
 CS_SOURCES := $(shell find $(dir $(abspath $(PROJECT))) $(CS_LIB) -name '*.cs' -o -name '*.csproj' -o -name '*.props')
 CS_TOOL_SOURCES := $(shell find $(CS_ROOT)/tools/ilpatch -name '*.cs' -o -name '*.csproj')
 
@@ -53,11 +54,14 @@ stage:
 clean:
 	rm -rf $(BUILD) $(NAME).ko
 
-$(CS_ILPATCH): $(CS_TOOL_SOURCES)
+$(CS_ROOT)/build:
+	@mkdir -p $@
+
+$(CS_ILPATCH): $(CS_TOOL_SOURCES) | $(CS_ROOT)/build
 	$(CS_BUILD) $(CS_ROOT)/tools/ilpatch/ilpatch.csproj
 	@touch $@
 
-$(CS_DLL): $(CS_SOURCES)
+$(CS_DLL): $(CS_SOURCES) | $(CS_ROOT)/build
 	$(CS_BUILD) $(PROJECT)
 	@touch $@
 

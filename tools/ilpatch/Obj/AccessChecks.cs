@@ -12,10 +12,6 @@ internal static class AccessChecks
 {
     private static readonly InstructionInfoFactory Factory = new();
 
-    /// <summary>Whether the operation divides or accesses memory other than a fixed place of its own frame.</summary>
-    public static bool CanFault(Op op)
-        => IsDivision(op) || Operands(op).Any(memory => !IsOwnStack(memory.Base) || memory.Index != Register.None);
-
     public static void Run(IReadOnlyList<Method> methods)
     {
         var facts = new PointerFacts(methods);

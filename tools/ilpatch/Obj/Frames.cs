@@ -5,7 +5,7 @@ namespace IlPatch.Obj;
 
 /// <summary>
 /// Gives each method the frame that objtool, the unwinder and the landing of a trap understand:
-/// <c>push rbp; mov rbp, rsp</c> first. A leaf that cannot trap may go without.
+/// <c>push rbp; mov rbp, rsp</c> first.
 /// </summary>
 internal static class Frames
 {
@@ -39,14 +39,13 @@ internal static class Frames
         {
             NormalizePrologue(method, at, size + (8 * pushes));
         }
-        else if (!CanStayFrameless(method))
+        else
         {
             AddFrame(method, size + (8 * pushes));
-            hasFrame = true;
         }
 
-        RefuseOtherUses(method, hasFrame);
-        method.FrameSize = (hasFrame ? 8 : 0) + (8 * pushes) + size;
+        RefuseOtherUses(method);
+        method.FrameSize = 8 + (8 * pushes) + size;
     }
 
     public static void CheckSize(Method method, int limit)
@@ -88,11 +87,6 @@ internal static class Frames
         method.Renumber();
     }
 
-    private static bool CanStayFrameless(Method method)
-        => method.Code.TrueForAll(op => op.Trap is null && op.Fault is null && op.Symbol is null
-            && op.Instruction.FlowControl is not FlowControl.Call && !AccessChecks.CanFault(op)
-            && (Effects.Changes(op) & Place.Of(Register.RBP)) == 0);
-
     private static void AddFrame(Method method, int below)
     {
         var frame = Instruction.Create(Code.Mov_r64_rm64, Register.RBP, Register.RSP);
@@ -114,9 +108,9 @@ internal static class Frames
         method.Renumber();
     }
 
-    private static void RefuseOtherUses(Method method, bool hasFrame)
+    private static void RefuseOtherUses(Method method)
     {
-        foreach (Op op in method.Code.Skip(hasFrame ? 2 : 0))
+        foreach (Op op in method.Code.Skip(2))
         {
             bool isEpilogue = op.Instruction.Code == Code.Pop_r64 || op.Instruction.Mnemonic is Mnemonic.Leave;
             if (!isEpilogue && (Effects.Changes(op) & Place.Of(Register.RBP)) != 0)

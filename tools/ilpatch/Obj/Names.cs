@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Text;
+using System.Text.RegularExpressions;
 using Mono.Cecil;
 
 namespace IlPatch.Obj;
 
 /// <summary>From the compiler's mangled symbols back to C# names, and to short unique assembler symbols.</summary>
-internal sealed class Names
+internal sealed partial class Names
 {
     private const int LongestSymbol = 120;
 
@@ -35,18 +36,33 @@ internal sealed class Names
             string arguments = "";
             if (type.EndsWith('>') && type.IndexOf('<') is var open and > 0)
             {
-                arguments = type[open..].Replace(_prefix, "");
+                arguments = ShortArguments(type[open..]);
                 type = type[..open];
             }
 
             if (_types.TryGetValue(type, out string? name))
             {
-                return $"{name}{arguments}.{mangled[(at + 2)..].Replace(_prefix, "")}";
+                string method = mangled[(at + 2)..];
+                int bracket = method.IndexOf('<');
+                return bracket < 0
+                    ? $"{name}{arguments}.{method}"
+                    : $"{name}{arguments}.{method[..bracket]}{ShortArguments(method[bracket..])}";
             }
         }
 
         return mangled.Replace(_prefix, "");
     }
+
+    /// <summary>Type arguments without their namespaces.</summary>
+    private string ShortArguments(string arguments)
+        => Word().Replace(arguments, match =>
+        {
+            string word = match.Value.StartsWith(_prefix, StringComparison.Ordinal) ? match.Value : _prefix + match.Value;
+            return _types.TryGetValue(word, out string? name) ? name[(name.LastIndexOf('.') + 1)..] : match.Value;
+        });
+
+    [GeneratedRegex(@"\w+")]
+    private static partial Regex Word();
 
     /// <summary>A symbol of letters, digits, dots and underscores, unique in the output.</summary>
     public string Symbol(string readable)
@@ -61,7 +77,7 @@ internal sealed class Names
             }
         }
 
-        string symbol = text.ToString().TrimEnd('_');
+        string symbol = text.Replace("_.", ".").ToString().TrimEnd('_');
         symbol = symbol.Length > LongestSymbol ? symbol[..LongestSymbol] : symbol;
         int seen = _used[symbol] = _used.GetValueOrDefault(symbol) + 1;
         return seen == 1 ? symbol : $"{symbol}.{seen}";

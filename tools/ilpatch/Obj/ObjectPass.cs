@@ -20,6 +20,7 @@ internal static class ObjectPass
             Frames.CheckSize(method, frameLimit);
         }
 
+        FrameTrim.Run(program.Methods);
         AccessChecks.Run(program.Methods);
         File.WriteAllText(output, new AssemblyWriter(program, names).Write());
         WriteReport(report, program);
