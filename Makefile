@@ -67,7 +67,7 @@ bench: module ## compare with stock KVM: instructions per exit
 ##@ Other
 install: ## install the module for the running kernel (as root)
 	@test -e kmod/sharpkvm.ko || { echo "kmod/sharpkvm.ko is missing: run 'make' first" >&2; exit 1; }
-	$(MAKE) -C $(KDIR) M=$(CURDIR)/kmod modules_install
+	$(MAKE) -C $(KDIR) M="$$($(MAKE) --no-print-directory -s -C kmod KDIR=$(KDIR) stage)" modules_install
 	depmod -a
 
 clean: ## remove everything that was built or downloaded
