@@ -66,14 +66,13 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     private const ulong DebugCtlIgnored = 0x3f;
     private const ulong McCtlOptional = 1 << 10 | 1;
 
-    /// <summary>RDMSR; false is #GP(0).</summary>
-    public static bool TryRead(ref Vcpu vcpu, uint index, out ulong value) =>
-        TryGet(ref vcpu, index, host: false, out value) || Parameters.IgnoreMsrs();
+    /// <summary>RDMSR and KVM_GET_MSRS; false is #GP(0), or the end of the ioctl's list.</summary>
+    public static bool TryRead(ref Vcpu vcpu, uint index, out ulong value, bool host = false) =>
+        TryGet(ref vcpu, index, host, out value) || Parameters.IgnoreMsrs();
 
-    /// <summary>WRMSR; false is #GP(0).</summary>
-    public static bool TryWrite(ref Vcpu vcpu, uint index, ulong value) =>
-        TrySet(ref vcpu, index, value, host: false)
-        || !TryGet(ref vcpu, index, host: false, out _) && Parameters.IgnoreMsrs();
+    /// <summary>WRMSR and KVM_SET_MSRS. Only unknown MSRs are ignored, not values that an MSR cannot take.</summary>
+    public static bool TryWrite(ref Vcpu vcpu, uint index, ulong value, bool host = false) =>
+        TrySet(ref vcpu, index, value, host) || Parameters.IgnoreMsrs() && !TryGet(ref vcpu, index, host, out _);
 
     public static bool TryGet(ref Vcpu vcpu, uint index, bool host, out ulong value)
     {

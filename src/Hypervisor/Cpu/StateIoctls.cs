@@ -270,8 +270,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         for (; done < entries.Length; done++)
         {
             ref kvm_msr_entry entry = ref entries.Span[done];
-            if (!(write ? Msrs<TVendor>.TrySet(ref vcpu, entry.index, entry.data, host: true)
-                : Msrs<TVendor>.TryGet(ref vcpu, entry.index, host: true, out entry.data)))
+            if (!(write ? Msrs<TVendor>.TryWrite(ref vcpu, entry.index, entry.data, host: true)
+                : Msrs<TVendor>.TryRead(ref vcpu, entry.index, out entry.data, host: true)))
                 break;
         }
         return error != 0 ? error : MsrLists.WriteEntries(argument, entries, done, write: !write);

@@ -263,6 +263,8 @@ public class MsrTests
         _test.Host.Cpu.IgnoreMsrs = true;
         Assert.That((Read(0xdeadbeef), Guest(0xdeadbeef, 1)), Is.EqualTo((0ul, true)));
         Assert.That(Guest(Msr.Pat, 2), Is.False, "a bad value is not an unknown MSR");
+        PutMsrs(Entry(0xdead, 5), Entry(Msr.Pat, 2));
+        Assert.That((_test.Call(Ioctls.GetMsrs), Value(0), _test.Call(Ioctls.SetMsrs)), Is.EqualTo((2, 0ul, 2)));
     }
 
     /// <summary>A VMM writes the paravirtual MSRs at reset, whether the guest has them or not.</summary>
