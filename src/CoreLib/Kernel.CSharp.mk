@@ -83,9 +83,12 @@ $(CS_STAGE)/.gathered: $(SOURCES) $(wildcard $(CS_LIB)/Native/*) $(BUILD)/core.S
 	@for file in $^; do cmp -s $$file $(CS_STAGE)/$$(basename $$file) || cp $$file $(CS_STAGE)/; done
 	@touch $@
 
-# Without type information (BTF): it depends on which tools and kernel images the machine has.
+# Without type information (BTF), which depends on the tools and kernel images that the machine has, and without the
+# clone's place in the output.
+CS_MAP := -ffile-prefix-map=$(CS_STAGE)=. -ffile-prefix-map=$(CS_STAGE)/=
+CS_MAP_ASSEMBLER := $(CS_MAP) -Wa,--debug-prefix-map=$(CS_STAGE)=.
 $(CS_STAGE)/.built: $(CS_STAGE)/.gathered
-	+$(MAKE) -C $(KDIR) M=$(CS_STAGE) CONFIG_DEBUG_INFO_BTF_MODULES= modules 2>&1 | tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
+	+$(MAKE) -C $(KDIR) M=$(CS_STAGE) CONFIG_DEBUG_INFO_BTF_MODULES= KCFLAGS="$(CS_MAP)" KAFLAGS="$(CS_MAP_ASSEMBLER)" modules 2>&1 | tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
 	@! grep -E 'objtool:|WARNING: modpost' $(CS_STAGE)/kbuild.log || { echo "Warnings count as errors here."; exit 1; }
 	@touch $@
 

@@ -8,6 +8,7 @@
 #include "cskernel-asm.h"
 
 #ifdef __KERNEL__
+#include <asm/page_types.h>
 #include <asm/unwind_hints.h>
 #include <linux/version.h>
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
@@ -66,10 +67,19 @@ cs_trap:
 	CS_UNWIND_UNKNOWN
 	leaq .Ldoor_return(%rip), %rdx
 .Lnext_frame:
+#ifdef __KERNEL__
+	/* Off this stack there is no door: somebody called C# without it, which is a bug of the C side. */
+	movq %rbp, %rcx
+	xorq %rsp, %rcx
+	cmpq $THREAD_SIZE, %rcx
+	jae .Lno_door
+#endif
 	cmpq %rdx, 8(%rbp)
 	je .Lfound
 	movq (%rbp), %rbp
 	jmp .Lnext_frame
+.Lno_door:
+	ud2
 .Lfound:
 	leaq 8(%rbp), %rsp
 	movq (%rbp), %rbp
