@@ -112,6 +112,19 @@ public class StateIoctlsTests
         }
     }
 
+    /// <summary>Whatever the bytes, an ioctl ends with an errno or a count, never with a trap in the core.</summary>
+    [Test]
+    public void RandomArgumentsNeverTrap() => Gen.Select(Gen.Int[0, s_all.Length - 1], Gen.UInt[0, 40],
+        Gen.Byte.Array[1024], Gen.Bool).Sample((which, count, bytes, small) =>
+        {
+            if (small)
+                MemoryMarshal.Write(bytes, count);
+            Assert.That(UserMemory.Write(new Hva(TestVcpu.Argument), bytes), Is.True);
+            Assert.That(_test.Call(s_all[which].Ioctl), Is.GreaterThan(-134), s_all[which].Name);
+            Exceptions<FakeVendor>.TakePending(ref _test.Vcpu, out _);
+            _test.Vcpu.Cpuid.Query((uint)bytes[0] << 24 | bytes[1], bytes[2], out _);
+        }, iter: 20_000, threads: 1);
+
     [Test]
     public void RegistersComeBack() => Gen.ULong.Array[18].Sample(values =>
     {
