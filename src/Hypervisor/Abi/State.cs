@@ -379,13 +379,6 @@ internal struct kvm_tpr_access_ctl
     public uint_8 reserved;
 }
 
-/// <summary>KVM_SET_VAPIC_ADDR.</summary>
-[StructLayout(LayoutKind.Sequential)]
-internal struct kvm_vapic_addr
-{
-    public ulong vapic_addr;
-}
-
 /// <summary>KVM_X86_SET_MCE.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct kvm_x86_mce

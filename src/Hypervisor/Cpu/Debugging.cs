@@ -40,7 +40,6 @@ internal struct DebugState
     /// <summary>KVM_GUESTDBG_* in force; 0 without ENABLE.</summary>
     public uint Control;
 
-    public readonly bool Active => Control != 0;
     public readonly bool SingleSteps => (Control & kvm_guest_debug.KVM_GUESTDBG_SINGLESTEP) != 0;
     public readonly bool SoftwareBreakpoints => (Control & kvm_guest_debug.KVM_GUESTDBG_USE_SW_BP) != 0;
     public readonly bool HardwareBreakpoints => (Control & kvm_guest_debug.KVM_GUESTDBG_USE_HW_BP) != 0;

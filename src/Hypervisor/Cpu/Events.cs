@@ -92,9 +92,6 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
     public static void QueueError(ref Vcpu vcpu, Vector vector, uint errorCode) =>
         Raise(ref vcpu, new() { Vector = vector, HasErrorCode = true, ErrorCode = errorCode });
 
-    public static void QueuePageFault(ref Vcpu vcpu, uint errorCode, Gva address) =>
-        Queue(ref vcpu, Vector.PageFault, true, errorCode, address);
-
     /// <param name="dr6Bits">The bits of DR6 that tell the cause.</param>
     public static void QueueDebug(ref Vcpu vcpu, ulong dr6Bits) =>
         Raise(ref vcpu, new() { Vector = Vector.Debug, HasPayload = true, Payload = dr6Bits });

@@ -6,11 +6,9 @@ internal readonly struct Vector(byte value)
 {
     public readonly byte Value = value;
 
-    public static Vector DivideError => new(0);
     public static Vector Debug => new(1);
     public static Vector Nmi => new(2);
     public static Vector Breakpoint => new(3);
-    public static Vector Overflow => new(4);
     public static Vector InvalidOpcode => new(6);
     public static Vector DoubleFault => new(8);
     public static Vector GeneralProtection => new(13);

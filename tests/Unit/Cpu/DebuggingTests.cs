@@ -89,8 +89,8 @@ public class DebuggingTests
         Assert.That(_test.Block.Dr7, Is.EqualTo(0x404));
         Assert.That(_test.Get<kvm_debugregs>(Ioctls.GetDebugRegs).dr7, Is.EqualTo(0x402));
         Assert.That(_test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Hardware }), Is.Zero);
-        Assert.That((_test.Vcpu.Debug.Active, _test.Vcpu.Shared.Dr0, _test.Block.Dr7),
-            Is.EqualTo((false, 0x1111ul, 0x402ul)));
+        Assert.That((_test.Vcpu.Debug.Control, _test.Vcpu.Shared.Dr0, _test.Block.Dr7),
+            Is.EqualTo((0u, 0x1111ul, 0x402ul)));
     }
 
     [Test]
@@ -122,7 +122,7 @@ public class DebuggingTests
             Assert.That(_test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Enable | flag }),
                 Is.EqualTo(Errno.EINVAL));
         }
-        Assert.That(_test.Vcpu.Debug.Active, Is.False);
+        Assert.That(_test.Vcpu.Debug.Control, Is.Zero);
     }
 
     [Test]

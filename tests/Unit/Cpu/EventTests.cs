@@ -68,7 +68,7 @@ public class EventTests
     [Test]
     public void APageFaultWritesCr2WhenItIsDelivered()
     {
-        Queue.QueuePageFault(ref _test.Vcpu, 2, new Gva(0xdead000));
+        Queue.Queue(ref _test.Vcpu, Vector.PageFault, true, 2, new Gva(0xdead000));
         Assert.That(_test.Block.Cr2, Is.Zero);
         Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
         Assert.That((_test.Block.Cr2, taken.Vector.Value, taken.ErrorCode), Is.EqualTo((0xdead000ul, (byte)14, 2u)));
@@ -171,7 +171,7 @@ public class EventTests
     [Test]
     public void WithoutPayloadsAPendingExceptionCountsAsInjected()
     {
-        Queue.QueuePageFault(ref _test.Vcpu, 4, new Gva(0x5000));
+        Queue.Queue(ref _test.Vcpu, Vector.PageFault, true, 4, new Gva(0x5000));
         kvm_vcpu_events events = _test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents);
         Assert.That((events.exception.injected, events.exception.nr, events.exception.error_code,
             events.exception_has_payload),

@@ -33,7 +33,6 @@ public class StateLayoutTests
             Size<kvm_translation>(24);
             Size<kvm_interrupt>(4);
             Size<kvm_tpr_access_ctl>(40);
-            Size<kvm_vapic_addr>(8);
             Size<kvm_x86_mce>(64);
         });
     }
