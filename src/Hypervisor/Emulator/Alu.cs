@@ -247,38 +247,12 @@ internal static class Alu
         return (ulong)BitOperations.PopCount(value);
     }
 
-    /// <summary>One step of CRC32C (polynomial 11EDC6F41h, reflected).</summary>
-    public static ulong Crc32(ulong crc, ulong value, int size)
-    {
-        crc = (uint)crc ^ value;
-        for (int n = 0; n < size * 8; n++)
-            crc = crc >> 1 ^ ((crc & 1) != 0 ? 0x82f63b78 : 0);
-        return (uint)crc;
-    }
-
     /// <summary>Condition 0-15 of Jcc, SETcc and CMOVcc (SDM vol. 1, appendix B).</summary>
     public static bool Condition(int code, ulong flags)
     {
-        bool Is(ulong bits) => (flags & bits) != 0;
-        bool less = Is(Rflags.Sf) != Is(Rflags.Of);
-        bool holds = (code >> 1 & 7) switch
-        {
-            0 => Is(Rflags.Of),
-            1 => Is(Rflags.Cf),
-            2 => Is(Rflags.Zf),
-            3 => Is(Rflags.Cf | Rflags.Zf),
-            4 => Is(Rflags.Sf),
-            5 => Is(Rflags.Pf),
-            6 => less,
-            _ => less || Is(Rflags.Zf),
-        };
-        return holds != ((code & 1) != 0);
+        ReadOnlySpan<ulong> tested =
+            [Rflags.Of, Rflags.Cf, Rflags.Zf, Rflags.Cf | Rflags.Zf, Rflags.Sf, Rflags.Pf, 0, Rflags.Zf];
+        bool less = code >= 12 && (flags & Rflags.Sf) == 0 != ((flags & Rflags.Of) == 0);
+        return (less || (flags & tested[code >> 1 & 7]) != 0) != ((code & 1) != 0);
     }
-}
-
-/// <summary>Two quadwords in memory order.</summary>
-[System.Runtime.CompilerServices.InlineArray(2)]
-internal struct Pair
-{
-    private ulong _low;
 }

@@ -104,21 +104,11 @@ internal ref struct Decoder
                     // ES, CS, SS and DS overrides mean nothing in 64-bit code.
                     overridden = long64 ? overridden : value >> 3 & 3;
                     break;
-                case 0x64 or 0x65:
-                    overridden = value & 7;
-                    break;
-                case 0x66:
-                    i.OperandPrefix = true;
-                    break;
-                case 0x67:
-                    addressPrefix = true;
-                    break;
-                case 0xf0:
-                    i.Locked = true;
-                    break;
-                case 0xf2 or 0xf3:
-                    i.Repeat = value;
-                    break;
+                case 0x64 or 0x65: overridden = value & 7; break;
+                case 0x66: i.OperandPrefix = true; break;
+                case 0x67: addressPrefix = true; break;
+                case 0xf0: i.Locked = true; break;
+                case 0xf2 or 0xf3: i.Repeat = value; break;
                 default:
                     if (!long64 || (value & 0xf0) != 0x40)
                         return value;
@@ -186,18 +176,10 @@ internal ref struct Decoder
     {
         switch (i.Row & Op.ImmediateMask)
         {
-            case Op.Ib:
-                i.Immediate = Signed(1);
-                break;
-            case Op.Iz:
-                i.Immediate = Signed(Math.Min((int)i.OperandSize, 4));
-                break;
-            case Op.Iv:
-                i.Immediate = Signed(i.OperandSize);
-                break;
-            case Op.Iw:
-                i.Immediate = Next(2);
-                break;
+            case Op.Ib: i.Immediate = Signed(1); break;
+            case Op.Iz: i.Immediate = Signed(Math.Min((int)i.OperandSize, 4)); break;
+            case Op.Iv: i.Immediate = Signed(i.OperandSize); break;
+            case Op.Iw: i.Immediate = Next(2); break;
             case Op.Iwb:
                 i.Immediate = Next(2);
                 i.Immediate2 = (ushort)Next(1);

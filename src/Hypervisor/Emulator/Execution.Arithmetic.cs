@@ -110,42 +110,30 @@ internal ref partial struct Execution<TMachine>
             return false;
         ulong mask = 1UL << bit;
         ulong flags = (Registers.Rflags & ~Rflags.Cf) | ((value & mask) != 0 ? Rflags.Cf : 0);
+        ulong result = operation == Op.Bts ? value | mask : operation == Op.Btr ? value & ~mask : value ^ mask;
         if (stores)
-        {
-            return Finish(operation switch
-            {
-                Op.Bts => value | mask,
-                Op.Btr => value & ~mask,
-                _ => value ^ mask,
-            }, flags);
-        }
+            return Finish(result, flags);
         Registers.Rflags = flags;
         return true;
     }
 
-    /// <summary>BSF, BSR, TZCNT, LZCNT, POPCNT and CRC32. TZCNT and LZCNT are taken to exist in the host.</summary>
+    /// <summary>BSF, BSR, TZCNT, LZCNT and POPCNT. TZCNT and LZCNT are taken to exist in the host.</summary>
     private bool Count(Op operation)
     {
         int size = _i.OperandSize;
+        bool repeat = _i.Repeat == 0xf3;
+        ulong result;
         if (!LoadSource(out ulong value))
             return false;
-        switch (operation)
-        {
-            case Op.Crc32:
-                SetRegister(_i.Reg, (_i.Rex & 8) != 0 ? 8 : 4, Alu.Crc32(Registers[(Gpr)_i.Reg], value, size));
-                return true;
-            case Op.Popcnt:
-                // Without F3 this is another instruction (JMPE).
-                if (_i.Repeat != 0xf3)
-                    return Unsupported();
-                SetRegister(_i.Reg, size, Alu.PopCount(value, ref Registers.Rflags));
-                return true;
-            default:
-                if (Alu.Scan(operation == Op.Bsf, _i.Repeat == 0xf3, value, size, ref Registers.Rflags,
-                    out ulong result))
-                    SetRegister(_i.Reg, size, result);
-                return true;
-        }
+        // Without F3, POPCNT's opcode is another instruction (JMPE).
+        if (operation == Op.Popcnt && !repeat)
+            return Unsupported();
+        if (operation == Op.Popcnt)
+            result = Alu.PopCount(value, ref Registers.Rflags);
+        else if (!Alu.Scan(operation == Op.Bsf, repeat, value, size, ref Registers.Rflags, out result))
+            return true;
+        SetRegister(_i.Reg, size, result);
+        return true;
     }
 
     private bool Move(Op operation)
@@ -228,7 +216,7 @@ internal ref partial struct Execution<TMachine>
             return false;
         if (half == 8 && (_linear & 15) != 0)
             return Raise(Fault.GeneralProtection);
-        Pair old = default;
+        Words old = default;
         Span<byte> bytes = MemoryMarshal.AsBytes((Span<ulong>)old);
         if (!Check(_machine.Read(new Gva(_linear), bytes[..(half * 2)], Rights.Write, ref Result.Fault)))
             return false;
@@ -240,7 +228,7 @@ internal ref partial struct Execution<TMachine>
             low = (uint)low;
         }
         bool equal = low == (Registers[Gpr.Rax] & Alu.Mask(half)) && high == (Registers[Gpr.Rdx] & Alu.Mask(half));
-        Pair replacement = old;
+        Words replacement = old;
         if (equal)
         {
             ulong newLow = Registers[Gpr.Rbx];
@@ -281,9 +269,7 @@ internal ref partial struct Execution<TMachine>
         ulong ah = rax >> 8 & 0xff;
         switch (operation)
         {
-            case Op.Lea:
-                SetRegister(_i.Reg, size, EffectiveAddress());
-                return true;
+            case Op.Lea: SetRegister(_i.Reg, size, EffectiveAddress()); return true;
             case Op.Xlat:
                 if (!ReadMemory(_i.Segment, (Registers[Gpr.Rbx] + al) & AddressMask, 1, out ulong entry))
                     return false;
@@ -299,15 +285,9 @@ internal ref partial struct Execution<TMachine>
             case Op.Cwd:
                 SetFull(Gpr.Rdx, size, (ulong)((long)Alu.SignExtend(rax & Alu.Mask(size), size) >> 63));
                 return true;
-            case Op.Lahf:
-                SetFull(Gpr.Rax, 2, ((flags & inAh) | Rflags.Fixed) << 8 | al);
-                return true;
-            case Op.Sahf:
-                flags = (flags & ~inAh) | (ah & inAh);
-                return true;
-            case Op.Salc:
-                SetFull(Gpr.Rax, 1, (flags & Rflags.Cf) != 0 ? 0xffUL : 0);
-                return true;
+            case Op.Lahf: SetFull(Gpr.Rax, 2, ((flags & inAh) | Rflags.Fixed) << 8 | al); return true;
+            case Op.Sahf: flags = (flags & ~inAh) | (ah & inAh); return true;
+            case Op.Salc: SetFull(Gpr.Rax, 1, (flags & Rflags.Cf) != 0 ? 0xffUL : 0); return true;
             case Op.Aam:
                 ulong radix = _i.Immediate & 0xff;
                 if (radix == 0)
@@ -318,10 +298,8 @@ internal ref partial struct Execution<TMachine>
             case Op.Aad:
                 SetFull(Gpr.Rax, 2, Alu.Logic(al + ah * (_i.Immediate & 0xff), 1, ref flags));
                 return true;
-            case Op.Fence:
-                return Fence();
-            default:
-                return true;
+            case Op.Fence: return Fence();
+            default: return true;
         }
     }
 

@@ -13,12 +13,10 @@ internal ref partial struct Execution<TMachine>
 
     private readonly bool HighByte(int register) => _i.Rex == 0 && register is >= 4 and < 8;
 
-    private ulong GetRegister(int register, int size)
-    {
-        return size == 1 && HighByte(register)
+    private ulong GetRegister(int register, int size) =>
+        size == 1 && HighByte(register)
             ? Registers[(Gpr)(register - 4)] >> 8 & 0xff
             : Registers[(Gpr)register] & Alu.Mask(size);
-    }
 
     private void SetRegister(int register, int size, ulong value)
     {
@@ -97,11 +95,9 @@ internal ref partial struct Execution<TMachine>
         return done;
     }
 
-    private bool WriteLinear(ulong linear, int size, ulong value)
-    {
-        return Check(_machine.Write(new Gva(linear), MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..size],
+    private bool WriteLinear(ulong linear, int size, ulong value) =>
+        Check(_machine.Write(new Gva(linear), MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..size],
             Rights.None, ref Result.Fault));
-    }
 
     private bool ReadMemory(SegmentName segment, ulong offset, int size, out ulong value)
     {
@@ -110,10 +106,8 @@ internal ref partial struct Execution<TMachine>
             && ReadLinear(linear, size, Rights.None, out value);
     }
 
-    private bool WriteMemory(SegmentName segment, ulong offset, int size, ulong value)
-    {
-        return Linear(segment, offset, size, true, out ulong linear) && WriteLinear(linear, size, value);
-    }
+    private bool WriteMemory(SegmentName segment, ulong offset, int size, ulong value) =>
+        Linear(segment, offset, size, true, out ulong linear) && WriteLinear(linear, size, value);
 
     private bool IsMemory(Op operand) => operand == Op.OffsetOperand || operand == Op.RmOperand && _i.IsMemory;
 
@@ -162,20 +156,16 @@ internal ref partial struct Execution<TMachine>
     }
 
     /// <summary>Stores the result of a read-modify-write; atomically under LOCK.</summary>
-    private bool StoreModified(ulong value, bool locked)
-    {
-        return locked && _i.IsMemory
+    private bool StoreModified(ulong value, bool locked) =>
+        locked && _i.IsMemory
             ? Swap(_i.OperandSize, MemoryMarshal.AsBytes(new Span<ulong>(ref _loaded)),
                 MemoryMarshal.AsBytes(new Span<ulong>(ref value)))
             : Store(_i.Destination, _i.OperandSize, value);
-    }
 
     /// <summary>Replaces what was loaded. When another CPU came between, the instruction is run again later.</summary>
-    private bool Swap(int size, scoped ReadOnlySpan<byte> expected, scoped ReadOnlySpan<byte> replacement)
-    {
-        return Check(_machine.CompareExchange(new Gva(_linear), expected[..size], replacement[..size],
+    private bool Swap(int size, scoped ReadOnlySpan<byte> expected, scoped ReadOnlySpan<byte> replacement) =>
+        Check(_machine.CompareExchange(new Gva(_linear), expected[..size], replacement[..size],
             out bool exchanged, ref Result.Fault)) && exchanged;
-    }
 
     private static ulong Reverse(ulong value, int size) =>
         BinaryPrimitives.ReverseEndianness(value) >> (64 - size * 8);

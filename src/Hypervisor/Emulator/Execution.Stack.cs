@@ -43,17 +43,17 @@ internal ref partial struct Execution<TMachine>
         ulong pointer = StackPointer;
         switch (operation)
         {
-            case Op.Push:
-                return Load(_i.Destination, size, out ulong value) && Push(size, value);
-            case Op.Pop:
-                return Pop(size);
+            case Op.Push: return Load(_i.Destination, size, out ulong value) && Push(size, value);
+            case Op.Pop: return Pop(size);
             case Op.PushSeg:
                 return Push(size, _machine.GetSegment((SegmentName)(_i.Opcode >> 3 & 7)).Selector);
             case Op.PopSeg:
+                // POP SS changes the width of the next stack access, not of its own.
+                int width = StackWidth;
                 if (!PopAt(ref pointer, size, out value)
                     || !LoadSegment((SegmentName)(_i.Opcode >> 3 & 7), (ushort)value))
                     return false;
-                SetStackPointer(pointer);
+                SetFull(Gpr.Rsp, width, pointer);
                 return true;
             case Op.Pusha:
                 for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
@@ -63,8 +63,7 @@ internal ref partial struct Execution<TMachine>
                 }
                 SetStackPointer(pointer);
                 return true;
-            case Op.Popa:
-                return PopAll(size, pointer);
+            case Op.Popa: return PopAll(size, pointer);
             case Op.Pushf:
                 return FlagsPermitted()
                     && Push(size, (Registers.Rflags & ~(Rflags.Vm | Rflags.Rf)) | Rflags.Fixed);
@@ -74,8 +73,7 @@ internal ref partial struct Execution<TMachine>
                 SetFlags(value, size);
                 SetStackPointer(pointer);
                 return true;
-            case Op.Enter:
-                return Enter(size, pointer);
+            case Op.Enter: return Enter(size, pointer);
             default:
                 pointer = Registers[Gpr.Rbp] & Alu.Mask(StackWidth);
                 if (!PopAt(ref pointer, size, out value))
@@ -92,21 +90,16 @@ internal ref partial struct Execution<TMachine>
         if (!PopAt(ref pointer, size, out ulong value))
             return false;
         _popped = (uint)size;
-        if (_i.IsMemory)
-        {
-            if (!Store(_i.Destination, size, value))
-                return false;
-            SetStackPointer(pointer);
-            return true;
-        }
-        // POP RSP: the value stays.
+        if (_i.IsMemory && !Store(_i.Destination, size, value))
+            return false;
+        // Before a register is written: of POP RSP the value stays.
         SetStackPointer(pointer);
-        return Store(_i.Destination, size, value);
+        return _i.IsMemory || Store(_i.Destination, size, value);
     }
 
     private bool PopAll(int size, ulong pointer)
     {
-        Eight values = default;
+        Words values = default;
         for (int register = (int)Gpr.Rdi; register >= 0; register--)
         {
             if (!PopAt(ref pointer, size, out values[register]))
@@ -187,10 +180,8 @@ internal ref partial struct Execution<TMachine>
         bool zero = (Registers.Rflags & Rflags.Zf) != 0;
         switch (operation)
         {
-            case Op.Jcc:
-                return !Alu.Condition(_i.Opcode & 15, Registers.Rflags) || Jump(relative);
-            case Op.Jcxz:
-                return count != AddressMask || Jump(relative);
+            case Op.Jcc: return !Alu.Condition(_i.Opcode & 15, Registers.Rflags) || Jump(relative);
+            case Op.Jcxz: return count != AddressMask || Jump(relative);
             case Op.Loop or Op.Loope or Op.Loopne:
                 if (count != 0 && (operation == Op.Loop || zero == (operation == Op.Loope)) && !Jump(relative))
                     return false;
@@ -207,8 +198,7 @@ internal ref partial struct Execution<TMachine>
                     return false;
                 SetStackPointer(pointer + _i.Immediate);
                 return true;
-            default:
-                return FarBranch(operation);
+            default: return FarBranch(operation);
         }
     }
 
@@ -279,11 +269,4 @@ internal ref partial struct Execution<TMachine>
         return ReadMemory(_i.Segment, offset, _i.OperandSize, out offset)
             && ReadMemory(_i.Segment, at, 2, out selector);
     }
-}
-
-/// <summary>The values of PUSHA and POPA.</summary>
-[System.Runtime.CompilerServices.InlineArray(8)]
-internal struct Eight
-{
-    private ulong _first;
 }

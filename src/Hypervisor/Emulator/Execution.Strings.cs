@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.InteropServices;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 
@@ -138,21 +139,18 @@ internal ref partial struct Execution<TMachine>
         ushort port = (ushort)(immediate ? _i.Immediate & 0xff : Registers[Gpr.Rdx]);
         if (!PortPermitted(port, size))
             return false;
-        Span<byte> data = _machine.PortData;
-        ulong value = 0;
-        if (operation == Op.In)
+        ulong value = Registers[Gpr.Rax];
+        Span<byte> bytes = MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..size];
+        if (operation == Op.Out)
         {
-            if (!Check(_machine.PortRead(port, size, 1, ref Result.Fault)))
-                return false;
-            for (int n = 0; n < size; n++)
-                value |= (ulong)data[n] << (n * 8);
-            SetFull(Gpr.Rax, size, value);
-            return true;
+            bytes.CopyTo(_machine.PortData);
+            return Check(_machine.PortWrite(port, size, 1, ref Result.Fault));
         }
-        value = Registers[Gpr.Rax];
-        for (int n = 0; n < size; n++)
-            data[n] = (byte)(value >> (n * 8));
-        return Check(_machine.PortWrite(port, size, 1, ref Result.Fault));
+        if (!Check(_machine.PortRead(port, size, 1, ref Result.Fault)))
+            return false;
+        _machine.PortData[..size].CopyTo(bytes);
+        SetFull(Gpr.Rax, size, value);
+        return true;
     }
 
     /// <summary>IOPL, then the I/O permission bitmap in the TSS (SDM vol. 1, 19.5.2).</summary>

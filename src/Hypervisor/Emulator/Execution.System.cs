@@ -12,24 +12,12 @@ internal ref partial struct Execution<TMachine>
         ref ulong flags = ref Registers.Rflags;
         switch (operation)
         {
-            case Op.Clc:
-                flags &= ~Rflags.Cf;
-                return true;
-            case Op.Stc:
-                flags |= Rflags.Cf;
-                return true;
-            case Op.Cmc:
-                flags ^= Rflags.Cf;
-                return true;
-            case Op.Cld:
-                flags &= ~Rflags.Df;
-                return true;
-            case Op.Std:
-                flags |= Rflags.Df;
-                return true;
-            case Op.Hlt:
-                Result.Halted = true;
-                return true;
+            case Op.Clc: flags &= ~Rflags.Cf; return true;
+            case Op.Stc: flags |= Rflags.Cf; return true;
+            case Op.Cmc: flags ^= Rflags.Cf; return true;
+            case Op.Cld: flags &= ~Rflags.Df; return true;
+            case Op.Std: flags |= Rflags.Df; return true;
+            case Op.Hlt: Result.Halted = true; return true;
         }
         // CLI and STI. The virtual interrupt flag of VME and PVI is not emulated.
         if (_protected && _machine.Cpl > (int)(flags >> 12 & 3))
@@ -38,13 +26,8 @@ internal ref partial struct Execution<TMachine>
             return (_machine.Cr4 & virtualFlag) != 0 && _machine.Cpl == 3
                 ? Unsupported() : Raise(Fault.GeneralProtection);
         }
-        if (operation == Op.Sti)
-        {
-            Result.Shadow = (flags & Rflags.If) == 0 ? Shadow.Sti : Shadow.None;
-            flags |= Rflags.If;
-        }
-        else
-            flags &= ~Rflags.If;
+        Result.Shadow = operation == Op.Sti && (flags & Rflags.If) == 0 ? Shadow.Sti : Shadow.None;
+        flags = operation == Op.Sti ? flags | Rflags.If : flags & ~Rflags.If;
         return true;
     }
 
@@ -54,49 +37,40 @@ internal ref partial struct Execution<TMachine>
         ulong value;
         switch (operation)
         {
-            case Op.MovFromSeg:
-                return MoveFromSegment();
+            case Op.MovFromSeg: return MoveFromSegment();
             case Op.MovToSeg:
                 return _i.Reg == (int)SegmentName.Cs || _i.Reg > (int)SegmentName.Gs ? Raise(Fault.InvalidOpcode)
                     : Load(Op.RmOperand, 2, out value) && LoadSegment((SegmentName)_i.Reg, (ushort)value);
-            case Op.LoadFar:
-                return LoadFarSegment();
+            case Op.LoadFar: return LoadFarSegment();
             case Op.Sgdt or Op.Sidt or Op.Lgdt or Op.Lidt or Op.Invlpg when !_i.IsMemory:
                 return Unsupported();
-            case Op.Sgdt or Op.Sidt:
-                return StoreTable(operation == Op.Sgdt ? _machine.Gdtr : _machine.Idtr);
-            case Op.Lgdt or Op.Lidt:
-                return LoadTable(operation == Op.Lgdt);
+            case Op.Sgdt or Op.Sidt: return StoreTable(operation == Op.Sgdt ? _machine.Gdtr : _machine.Idtr);
+            case Op.Lgdt or Op.Lidt: return LoadTable(operation == Op.Lgdt);
             case Op.Smsw:
                 return UserMayLook() && Store(Op.RmOperand, _i.IsMemory ? 2 : _i.OperandSize, _machine.Cr0);
             case Op.Lmsw:
                 // Sets PE, MP, EM, TS; cannot clear PE (SDM vol. 2, LMSW).
                 return Supervisor() && Load(Op.RmOperand, 2, out value) && Check(_machine.WriteControl(0,
                     (_machine.Cr0 & ~14UL) | (value & 15), ref Result.Fault));
-            case Op.Clts:
-                return Check(_machine.WriteControl(0, _machine.Cr0 & ~8UL, ref Result.Fault));
+            case Op.Clts: return Check(_machine.WriteControl(0, _machine.Cr0 & ~8UL, ref Result.Fault));
             case Op.Invlpg:
                 // A non-canonical address is not an error here.
                 return Supervisor() && Check(_machine.InvalidatePage(new Gva(InvalidatedAddress()), ref Result.Fault));
-            case Op.Wbinvd:
-                return true;
-            case >= Op.MovFromControl and <= Op.MovToDebug:
-                return MoveControl(operation);
-            case Op.Rdmsr:
-                if (!Check(_machine.ReadMsr((uint)registers[Gpr.Rcx], out value, ref Result.Fault)))
+            case Op.Wbinvd: return true;
+            case >= Op.MovFromControl and <= Op.MovToDebug: return MoveControl(operation);
+            case Op.Rdmsr or Op.Rdtsc:
+                if (operation == Op.Rdtsc && (_machine.Cr4 & Cr4Tsd) != 0 && !Supervisor())
                     return false;
-                SetPair(value);
+                if (!Check(operation == Op.Rdmsr
+                    ? _machine.ReadMsr((uint)registers[Gpr.Rcx], out value, ref Result.Fault)
+                    : _machine.ReadTsc(out value, ref Result.Fault)))
+                    return false;
+                registers[Gpr.Rax] = (uint)value;
+                registers[Gpr.Rdx] = value >> 32;
                 return true;
             case Op.Wrmsr:
                 value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
                 return Check(_machine.WriteMsr((uint)registers[Gpr.Rcx], value, ref Result.Fault));
-            case Op.Rdtsc:
-                if ((_machine.Cr4 & Cr4Tsd) != 0 && _machine.Cpl != 0)
-                    return Raise(Fault.GeneralProtection);
-                if (!Check(_machine.ReadTsc(out value, ref Result.Fault)))
-                    return false;
-                SetPair(value);
-                return true;
             case Op.Cpuid:
                 uint eax = (uint)registers[Gpr.Rax];
                 uint ecx = (uint)registers[Gpr.Rcx];
@@ -107,16 +81,8 @@ internal ref partial struct Execution<TMachine>
                 registers[Gpr.Rcx] = ecx;
                 registers[Gpr.Rdx] = edx;
                 return true;
-            default:
-                return Unsupported();
+            default: return Unsupported();
         }
-    }
-
-    /// <summary>EDX:EAX, clearing the upper halves.</summary>
-    private void SetPair(ulong value)
-    {
-        Registers[Gpr.Rax] = (uint)value;
-        Registers[Gpr.Rdx] = value >> 32;
     }
 
     private bool Supervisor() => _machine.Cpl == 0 || Raise(Fault.GeneralProtection);
@@ -136,11 +102,9 @@ internal ref partial struct Execution<TMachine>
         int size = _i.OperandSize;
         int index = _i.Reg;
         bool control = operation is Op.MovFromControl or Op.MovToControl;
+        // With LOCK, AMD's other name of CR8: not emulated.
         if (_i.Locked)
-        {
-            // AMD's other name of CR8, not emulated.
             return Unsupported();
-        }
         if (control ? index is not (0 or 2 or 3 or 4 or 8) : index > 7)
             return Raise(Fault.InvalidOpcode);
         if (operation is Op.MovToControl or Op.MovToDebug)
@@ -196,7 +160,6 @@ internal ref partial struct Execution<TMachine>
             : (SegmentName)(_i.Opcode & 7);
         if (!LoadFarPointer(out ulong offset, out ulong selector) || !LoadSegment(name, (ushort)selector))
             return false;
-        Result.Shadow = Shadow.None;
         SetRegister(_i.Reg, _i.OperandSize, offset);
         return true;
     }
@@ -215,10 +178,10 @@ internal ref partial struct Execution<TMachine>
     private bool LoadSegment(SegmentName name, ushort selector)
     {
         bool stack = name == SegmentName.Ss;
+        Result.Shadow = stack && _i.Operation != Op.LoadFar ? Shadow.MovSs : Shadow.None;
         if (!_protected || _virtual8086)
         {
             SetRealSegment(name, selector);
-            Result.Shadow = stack ? Shadow.MovSs : Shadow.None;
             return true;
         }
         int rpl = selector & 3;
@@ -240,14 +203,12 @@ internal ref partial struct Execution<TMachine>
             return false;
         segment.Selector = selector;
         _machine.SetSegment(name, segment);
-        Result.Shadow = stack ? Shadow.MovSs : Shadow.None;
         return true;
     }
 
     /// <summary>Reads and checks the descriptor of a data or stack segment, and marks it accessed.</summary>
     private bool ReadDescriptor(ushort selector, bool stack, out Segment segment)
     {
-        const ulong accessed = 1UL << 40;
         segment = default;
         uint error = selector & 0xfffcu;
         uint index = selector & 0xfff8u;
@@ -277,18 +238,11 @@ internal ref partial struct Execution<TMachine>
             return Raise(Fault.GeneralProtection, error);
         if (!segment.Present)
             return Raise(stack ? Fault.StackSegment : Fault.SegmentNotPresent, error);
-        if ((descriptor & accessed) == 0)
-        {
-            ulong marked = descriptor | accessed;
-            segment.Attributes |= 1;
-            return MarkAccessed(table + index + 5, (byte)(marked >> 40));
-        }
-        return true;
-    }
-
-    private bool MarkAccessed(ulong linear, byte access)
-    {
-        return Check(_machine.Write(new Gva(linear), new ReadOnlySpan<byte>(ref access), Rights.System,
+        if ((segment.Attributes & 1) != 0)
+            return true;
+        segment.Attributes |= 1;
+        byte access = (byte)segment.Attributes;
+        return Check(_machine.Write(new Gva(table + index + 5), new ReadOnlySpan<byte>(ref access), Rights.System,
             ref Result.Fault));
     }
 }

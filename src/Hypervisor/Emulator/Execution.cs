@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Diagnostics.CodeAnalysis;
+using System.Runtime.CompilerServices;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 
 namespace SharpKvm.Emulator;
+
+/// <summary>Values that come from memory together, in its order: POPA's eight, CMPXCHG16B's two.</summary>
+[InlineArray(8)]
+internal struct Words
+{
+    private ulong _first;
+}
 
 /// <summary>
 /// One instruction on its way. Each instruction's method returns true when it is complete; false means that
@@ -102,48 +109,27 @@ internal ref partial struct Execution<TMachine>
         Op operation = _i.Operation;
         switch (operation)
         {
-            case >= Op.Add and <= Op.Test:
-                return Binary(operation);
-            case >= Op.Inc and <= Op.Neg:
-                return Unary(operation);
-            case Op.Mul or Op.Imul or Op.Div or Op.Idiv:
-                return WideArithmetic(operation);
-            case Op.ImulTwo or Op.ImulThree:
-                return Product(operation);
-            case >= Op.Rol and <= Op.Sar:
-                return Shift(operation);
-            case Op.Shld or Op.Shrd:
-                return DoubleShift(operation);
-            case >= Op.Bt and <= Op.Btc:
-                return BitTest(operation);
-            case Op.Bsf or Op.Bsr or Op.Popcnt or Op.Crc32:
-                return Count(operation);
-            case Op.Mov or Op.Movbe or Op.Movnti:
-                return Move(operation);
-            case >= Op.MovzxByte and <= Op.Movsxd:
-                return MoveExtended(operation);
-            case Op.Xchg or Op.Xadd:
-                return Exchange(operation);
-            case Op.Cmpxchg:
-                return CompareExchange();
-            case Op.Cmpxchg8b:
-                return CompareExchangeWide();
-            case Op.Cmov or Op.Set:
-                return Conditional(operation);
-            case >= Op.Lea and <= Op.Aad:
-                return Miscellaneous(operation);
-            case >= Op.Movs and <= Op.Outs:
-                return Repeat(operation);
-            case Op.In or Op.Out:
-                return Port(operation);
-            case >= Op.Push and <= Op.Leave:
-                return Stack(operation);
-            case >= Op.Call and <= Op.Int3:
-                return Branch(operation);
-            case >= Op.Clc and <= Op.Hlt:
-                return Flags(operation);
-            default:
-                return System(operation);
+            case >= Op.Add and <= Op.Test: return Binary(operation);
+            case >= Op.Inc and <= Op.Neg: return Unary(operation);
+            case Op.Mul or Op.Imul or Op.Div or Op.Idiv: return WideArithmetic(operation);
+            case Op.ImulTwo or Op.ImulThree: return Product(operation);
+            case >= Op.Rol and <= Op.Sar: return Shift(operation);
+            case Op.Shld or Op.Shrd: return DoubleShift(operation);
+            case >= Op.Bt and <= Op.Btc: return BitTest(operation);
+            case Op.Bsf or Op.Bsr or Op.Popcnt: return Count(operation);
+            case Op.Mov or Op.Movbe or Op.Movnti: return Move(operation);
+            case >= Op.MovzxByte and <= Op.Movsxd: return MoveExtended(operation);
+            case Op.Xchg or Op.Xadd: return Exchange(operation);
+            case Op.Cmpxchg: return CompareExchange();
+            case Op.Cmpxchg8b: return CompareExchangeWide();
+            case Op.Cmov or Op.Set: return Conditional(operation);
+            case >= Op.Lea and <= Op.Aad: return Miscellaneous(operation);
+            case >= Op.Movs and <= Op.Outs: return Repeat(operation);
+            case Op.In or Op.Out: return Port(operation);
+            case >= Op.Push and <= Op.Leave: return Stack(operation);
+            case >= Op.Call and <= Op.Int3: return Branch(operation);
+            case >= Op.Clc and <= Op.Hlt: return Flags(operation);
+            default: return System(operation);
         }
     }
 

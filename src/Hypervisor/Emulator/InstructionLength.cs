@@ -23,8 +23,6 @@ internal static class InstructionLength
     }
 
     /// <summary>Length of the instruction at the start of <paramref name="bytes"/>; 0 when it cannot be told.</summary>
-    public static int Decode(ReadOnlySpan<byte> bytes, CodeSize code)
-    {
-        return Decoder.Decode(bytes, code, out Instruction instruction) == Decoding.Done ? instruction.Length : 0;
-    }
+    public static int Decode(ReadOnlySpan<byte> bytes, CodeSize code) =>
+        Decoder.Decode(bytes, code, out Instruction instruction) == Decoding.Done ? instruction.Length : 0;
 }

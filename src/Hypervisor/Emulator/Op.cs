@@ -14,7 +14,7 @@ internal enum Op : uint
     Add, Or, Adc, Sbb, And, Sub, Xor, Cmp, Test,
     Inc, Dec, Not, Neg, Mul, Imul, ImulTwo, ImulThree, Div, Idiv,
     Rol, Ror, Rcl, Rcr, Shl, Shr, Sar, Shld, Shrd,
-    Bt, Bts, Btr, Btc, Bsf, Bsr, Popcnt, Crc32,
+    Bt, Bts, Btr, Btc, Bsf, Bsr, Popcnt,
     Mov, Movbe, Movnti, MovzxByte, MovzxWord, MovsxByte, MovsxWord, Movsxd, Xchg, Cmpxchg, Cmpxchg8b, Xadd, Cmov, Set,
     Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence, Salc, Aam, Aad,
     Movs, Cmps, Stos, Lods, Scas, Ins, Outs, In, Out,

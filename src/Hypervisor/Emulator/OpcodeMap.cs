@@ -3,7 +3,7 @@ using static SharpKvm.Emulator.Op;
 
 namespace SharpKvm.Emulator;
 
-/// <summary>The opcode maps (SDM vol. 2, appendix A), four opcodes a line.</summary>
+/// <summary>The opcode maps (SDM vol. 2, appendix A), each line begins with its first opcode.</summary>
 internal static class OpcodeMap
 {
     private const Op None = Unknown;
@@ -48,14 +48,11 @@ internal static class OpcodeMap
         /* 34 */ Xor | AI | b | Ib, Xor | AI | v | Iz, None, None,
         /* 38 */ Cmp | EG | b, Cmp | EG | v, Cmp | GE | b, Cmp | GE | v,
         /* 3C */ Cmp | AI | b | Ib, Cmp | AI | v | Iz, None, None,
-        /* 40 */ Inc | R | v, Inc | R | v, Inc | R | v, Inc | R | v,
-        /* 44 */ Inc | R | v, Inc | R | v, Inc | R | v, Inc | R | v,
-        /* 48 */ Dec | R | v, Dec | R | v, Dec | R | v, Dec | R | v,
-        /* 4C */ Dec | R | v, Dec | R | v, Dec | R | v, Dec | R | v,
+        /* 40 */ Inc | R | v, Inc | R | v, Inc | R | v, Inc | R | v, Inc | R | v, Inc | R | v, Inc | R | v, Inc | R | v,
+        /* 48 */ Dec | R | v, Dec | R | v, Dec | R | v, Dec | R | v, Dec | R | v, Dec | R | v, Dec | R | v, Dec | R | v,
         /* 50 */ Push | R | s, Push | R | s, Push | R | s, Push | R | s,
         /* 54 */ Push | R | s, Push | R | s, Push | R | s, Push | R | s,
-        /* 58 */ Pop | R | s, Pop | R | s, Pop | R | s, Pop | R | s,
-        /* 5C */ Pop | R | s, Pop | R | s, Pop | R | s, Pop | R | s,
+        /* 58 */ Pop | R | s, Pop | R | s, Pop | R | s, Pop | R | s, Pop | R | s, Pop | R | s, Pop | R | s, Pop | R | s,
         /* 60 */ Pusha | v | No64, Popa | v | No64, None, Movsxd | GE | v | Only64,
         /* 64 */ None, None, None, None,
         /* 68 */ Push | I | s | Iz, ImulThree | GE | v | Iz, Push | I | s | Ib, ImulThree | GE | v | Ib,
@@ -88,8 +85,7 @@ internal static class OpcodeMap
         /* CC */ Int3 | v, Int | v | Ib, None, Iret | v,
         /* D0 */ Shift | E1 | b, Shift | E1 | v, Shift | EC | b, Shift | EC | v,
         /* D4 */ Aam | Ib | No64, Aad | Ib | No64, Salc | No64, Xlat,
-        /* D8 */ None, None, None, None,
-        /* DC */ None, None, None, None,
+        /* D8 */ None, None, None, None, None, None, None, None,
         /* E0 */ Loopne | I | f | Ib, Loope | I | f | Ib, Loop | I | f | Ib, Jcxz | I | f | Ib,
         /* E4 */ In | b | Ib, In | z | Ib, Out | b | Ib, Out | z | Ib,
         /* E8 */ Call | I | f | Iz, Jmp | I | f | Iz, JmpFar | v | Ap | No64, Jmp | I | f | Ib,
@@ -107,43 +103,27 @@ internal static class OpcodeMap
         /* 04 */ Ud, None, Clts | Cpl0, None,
         /* 08 */ Wbinvd | Cpl0, Wbinvd | Cpl0, Ud, Ud,
         /* 0C */ Ud, Nop | E | b, None, None,
-        /* 10 */ None, None, None, None,
-        /* 14 */ None, None, None, None,
+        /* 10 */ None, None, None, None, None, None, None, None,
         /* 18 */ Nop | E | b, Nop | E | v, None, None,
         /* 1C */ Nop | E | b, Nop | E | v, Nop | E | v, Nop | E | v,
         /* 20 */ MovFromControl | EG | n | Cpl0, MovFromDebug | EG | n | Cpl0,
         /* 22 */ MovToControl | GE | n | Cpl0, MovToDebug | GE | n | Cpl0,
-        /* 24 */ None, None, None, None,
-        /* 28 */ None, None, None, None,
-        /* 2C */ None, None, None, None,
+        /* 24 */ None, None, None, None, None, None, None, None, None, None, None, None,
         /* 30 */ Wrmsr | Cpl0, Rdtsc, Rdmsr | Cpl0, None,
-        /* 34 */ None, None, None, None,
-        /* 38 */ None, None, None, None,
-        /* 3C */ None, None, None, None,
+        /* 34 */ None, None, None, None, None, None, None, None, None, None, None, None,
         /* 40 */ Cmov | GE | v, Cmov | GE | v, Cmov | GE | v, Cmov | GE | v,
         /* 44 */ Cmov | GE | v, Cmov | GE | v, Cmov | GE | v, Cmov | GE | v,
         /* 48 */ Cmov | GE | v, Cmov | GE | v, Cmov | GE | v, Cmov | GE | v,
         /* 4C */ Cmov | GE | v, Cmov | GE | v, Cmov | GE | v, Cmov | GE | v,
-        /* 50 */ None, None, None, None,
-        /* 54 */ None, None, None, None,
-        /* 58 */ None, None, None, None,
-        /* 5C */ None, None, None, None,
-        /* 60 */ None, None, None, None,
-        /* 64 */ None, None, None, None,
-        /* 68 */ None, None, None, None,
-        /* 6C */ None, None, None, None,
-        /* 70 */ None, None, None, None,
-        /* 74 */ None, None, None, None,
-        /* 78 */ None, None, None, None,
-        /* 7C */ None, None, None, None,
+        /* 50 */ None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+        /* 60 */ None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+        /* 70 */ None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
         /* 80 */ Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz,
         /* 84 */ Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz,
         /* 88 */ Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz,
         /* 8C */ Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz,
-        /* 90 */ Set | E | b, Set | E | b, Set | E | b, Set | E | b,
-        /* 94 */ Set | E | b, Set | E | b, Set | E | b, Set | E | b,
-        /* 98 */ Set | E | b, Set | E | b, Set | E | b, Set | E | b,
-        /* 9C */ Set | E | b, Set | E | b, Set | E | b, Set | E | b,
+        /* 90 */ Set | E | b, Set | E | b, Set | E | b, Set | E | b, Set | E | b, Set | E | b, Set | E | b, Set | E | b,
+        /* 98 */ Set | E | b, Set | E | b, Set | E | b, Set | E | b, Set | E | b, Set | E | b, Set | E | b, Set | E | b,
         /* A0 */ PushSeg | s, PopSeg | s, Cpuid, Bt | EG | v,
         /* A4 */ Shld | EG | v | Ib, Shld | EG | v, None, None,
         /* A8 */ PushSeg | s, PopSeg | s, None, Bts | EG | v | Locks,
@@ -163,16 +143,12 @@ internal static class OpcodeMap
     {
         switch (map)
         {
-            case 0:
-                return OneByte[opcode];
-            case 1:
-                return opcode < TwoByte.Length ? TwoByte[opcode] : opcode == 0xff ? Ud | GE : None;
+            case 0: return OneByte[opcode];
+            case 1: return opcode < TwoByte.Length ? TwoByte[opcode] : opcode == 0xff ? Ud | GE : None;
             default:
-                if ((opcode & 0xfe) != 0xf0 || repeat == 0xf3)
-                    return None;
-                if (repeat == 0xf2)
-                    return Crc32 | GE | ((opcode & 1) == 0 ? b : v);
-                return Movbe | v | Mem | (opcode == 0xf0 ? GE : EG);
+                // With F2 it is CRC32.
+                bool moves = (opcode & 0xfe) == 0xf0 && repeat == 0;
+                return moves ? Movbe | v | Mem | (opcode == 0xf0 ? GE : EG) : None;
         }
     }
 }
