@@ -51,7 +51,10 @@ internal ref partial struct Execution<TMachine>
         _virtual8086 = _protected && (flags & Rflags.Vm) != 0;
         _code = cs.Long && (_machine.Efer & LongModeActive) != 0 ? CodeSize.Bits64
             : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
-        if (!Fetch(cs) || !Legal() || !Execute())
+        if (!Fetch(cs))
+            return;
+        _machine.Decoded(_i.IsMemory && _i.Operation < Op.Lea);
+        if (!Legal() || !Execute())
             return;
         Registers.Rip = _next;
         Registers.Rflags &= ~Rflags.Rf;

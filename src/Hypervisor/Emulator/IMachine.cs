@@ -70,6 +70,9 @@ internal interface IMachine
     /// <summary>The instruction, or one batch of a REP instruction, is complete: forget its replay log.</summary>
     void Retire();
 
+    /// <summary>After decoding: whether the instruction accesses memory through its ModRM operand only.</summary>
+    void Decoded(bool oneMemoryOperand);
+
     /// <summary>Instruction bytes, checked for execution; at most 15, never across a page.</summary>
     Access Fetch(Gva address, scoped Span<byte> bytes, ref Fault fault);
 

@@ -100,8 +100,9 @@ internal static class SvmExits
     private static VcpuAction NestedPageFault(ref Vcpu vcpu, ref Vmcb vmcb)
     {
         const ulong Write = 2;
-        FaultOutcome outcome = NestedFault.Handle<Npt>(ref vcpu.Vm, new Gpa(vmcb.ExitInfo2),
-            (vmcb.ExitInfo1 & Write) != 0);
+        var address = new Gpa(vmcb.ExitInfo2);
+        bool write = (vmcb.ExitInfo1 & Write) != 0;
+        FaultOutcome outcome = NestedFault.Handle<Npt>(ref vcpu.Vm, address, write);
         return outcome switch
         {
             FaultOutcome.Mapped => VcpuAction.Resume,
@@ -109,7 +110,8 @@ internal static class SvmExits
             // The access was the delivery's own, a stack or a table in device memory: no instruction made it.
             FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when vmcb.ExitInterrupt.Valid => UserExit.InternalError(
                 ref vcpu, kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV, vmcb.ExitInterrupt.Raw, vmcb.ExitCode),
-            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<SvmVendor>.Run(ref vcpu),
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<SvmVendor>.RunAfterFault(ref vcpu,
+                address, write),
             FaultOutcome.Interrupted => VcpuAction.Retry,
             FaultOutcome.NoMemory => VcpuAction.NoMemory,
             _ => VcpuAction.Fault,

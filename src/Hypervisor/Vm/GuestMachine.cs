@@ -57,24 +57,16 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public Segment GetSegment(SegmentName name) => TVendor.GetSegment(ref _vcpu, name);
     public void SetSegment(SegmentName name, in Segment segment) => TVendor.SetSegment(ref _vcpu, name, in segment);
 
-    public bool MustYield => _vcpu.Shared.Requests != VcpuRequests.None;
+    public bool MustYield => _vcpu.Shared.RequestBits != 0 || !_vcpu.Pending.Writes.IsEmpty;
 
     public void Retire() => _vcpu.Pending.Log.Clear();
 
+    public void Decoded(bool oneMemoryOperand) => _vcpu.Pending.Hint.Usable = oneMemoryOperand;
+
     public Access Fetch(Gva address, Span<byte> bytes, ref Fault fault)
     {
-        ref ReplayLog log = ref _vcpu.Pending.Log;
-        ReadOnlySpan<byte> kept = log.Bytes;
-        if (log.Count != 0)
-        {
-            // Run again: the same bytes as the first time, wherever the fetch is cut.
-            int offset = (int)(address.Value - _vcpu.Pending.Rip);
-            if (offset >= 0 && offset + bytes.Length <= log.ByteCount)
-            {
-                kept.Slice(offset, bytes.Length).CopyTo(bytes);
-                return Access.Done;
-            }
-        }
+        if (_vcpu.Pending.Log.TryFetch(address, bytes))
+            return Access.Done;
         if (!TryTranslate(address, PageAccess.Fetch, Rights.None, out Gpa physical, ref fault))
             return Access.Fault;
         return GuestMemory.Read(ref _vcpu.Vm, physical, bytes) == MemoryAccess.Done ? Access.Done : Access.Unsupported;
@@ -86,7 +78,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         while (data.Length > 0)
         {
             int count = Math.Min(data.Length, Page.Size - (int)address.Offset);
-            if (!TryTranslate(address, kind, rights, out Gpa physical, ref fault))
+            if (!TryTranslateData(address, kind, count, rights, out Gpa physical, ref fault))
                 return Access.Fault;
             MemoryAccess memory = GuestMemory.Read(ref _vcpu.Vm, physical, data[..count]);
             Access access = memory switch
@@ -106,7 +98,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public Access Write(Gva address, ReadOnlySpan<byte> data, Rights rights, ref Fault fault)
     {
         int first = Math.Min(data.Length, Page.Size - (int)address.Offset);
-        if (!TryTranslate(address, PageAccess.Write, rights, out Gpa low, ref fault))
+        if (!TryTranslateData(address, PageAccess.Write, first, rights, out Gpa low, ref fault))
             return Access.Fault;
         Gpa high = default;
         if (first < data.Length && !TryTranslate(address + (ulong)first, PageAccess.Write, rights, out high, ref fault))
@@ -222,6 +214,14 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return Access.Done;
     }
 
+    private bool TryTranslateData(Gva address, PageAccess kind, int length, Rights rights, out Gpa physical,
+        ref Fault fault)
+    {
+        ref FaultHint hint = ref _vcpu.Pending.Hint;
+        physical = hint.Address;
+        return hint.Covers(address, kind, length) || TryTranslate(address, kind, rights, out physical, ref fault);
+    }
+
     private bool TryTranslate(Gva address, PageAccess kind, Rights rights, out Gpa physical, ref Fault fault)
     {
         if ((rights & Rights.System) != 0)
@@ -252,7 +252,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
             int count = Math.Min(MmioUnit, data.Length - offset);
             ulong address = physical.Value + (ulong)offset;
             if (!_vcpu.Pending.Log.TryReplay(ReplayKind.MmioRead, address, (uint)count, out ulong value))
-                return Ask(ReplayKind.MmioRead, address, (uint)count, 0);
+                return AskMmio(address, (uint)count);
             MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..count].CopyTo(data[offset..]);
         }
         return Access.Done;
@@ -264,11 +264,10 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         {
             int count = Math.Min(MmioUnit, data.Length - offset);
             ulong address = physical.Value + (ulong)offset;
-            if (_vcpu.Pending.Log.TryReplay(ReplayKind.MmioWrite, address, (uint)count, out _))
-                continue;
             ulong value = 0;
             data.Slice(offset, count).CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref value)));
-            return Ask(ReplayKind.MmioWrite, address, (uint)count, value);
+            if (!_vcpu.Pending.Writes.TryAdd(address, (uint)count, value))
+                return Access.Unsupported;
         }
         return Access.Done;
     }
@@ -284,11 +283,12 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return Access.UserSpace;
     }
 
-    private Access Ask(ReplayKind kind, ulong address, uint length, ulong value)
+    /// <summary>No supported instruction reads device memory after it has written to it.</summary>
+    private Access AskMmio(ulong address, uint length)
     {
-        if (!TryAppend(kind, address, length))
+        if (!_vcpu.Pending.Writes.IsEmpty || !TryAppend(ReplayKind.MmioRead, address, length))
             return Access.Unsupported;
-        UserExit.Mmio(ref _vcpu, kind == ReplayKind.MmioWrite, address, length, value);
+        UserExit.Mmio(ref _vcpu, write: false, address, length, 0);
         return Access.UserSpace;
     }
 

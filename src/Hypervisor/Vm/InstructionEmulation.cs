@@ -8,32 +8,42 @@ namespace SharpKvm.Vm;
 /// <summary>Runs the emulator for the instruction at RIP and turns its result into what the run loop does.</summary>
 internal static class InstructionEmulation<TVendor> where TVendor : struct, IVendor
 {
+    /// <summary>The instruction whose access to <paramref name="address"/> has no memory behind it.</summary>
+    public static VcpuAction RunAfterFault(ref Vcpu vcpu, Gpa address, bool write)
+    {
+        vcpu.Pending.Hint = new FaultHint { Address = address, Write = write, Valid = true };
+        return Run(ref vcpu);
+    }
+
     public static VcpuAction Run(ref Vcpu vcpu)
     {
         ref PendingIo pending = ref vcpu.Pending;
-        if (pending.Kind != PendingKind.Instruction)
-            pending.Log.Clear();
-        ulong rip = vcpu.Registers.Rip;
-        pending.Rip = rip;
         var machine = new GuestMachine<TVendor>(ref vcpu);
         Emulation result = Emulator.Emulator.Run(ref machine);
         switch (result.Outcome)
         {
             case Outcome.Done:
-                pending.Forget();
+                bool steps = vcpu.Debug.SingleSteps || result.SingleStep;
                 TVendor.SetInterruptShadow(ref vcpu, result.Shadow switch
                 {
                     Shadow.Sti => InterruptShadow.Sti,
                     Shadow.MovSs => InterruptShadow.MovSs,
                     _ => InterruptShadow.None,
                 });
-                if (result.SingleStep || vcpu.Debug.SingleSteps)
+                pending.Log.Clear();
+                pending.Hint = default;
+                pending.Writes.ThenStep = steps;
+                if (!pending.Writes.IsEmpty)
+                    return Post(ref vcpu);
+                pending.Kind = PendingKind.None;
+                if (steps)
                     return SingleStep.Completed<TVendor>(ref vcpu);
                 return result.Halted ? UserExit.Plain(ref vcpu, Abi.Exit.KVM_EXIT_HLT) : VcpuAction.Resume;
             case Outcome.UserSpace:
                 pending.Kind = PendingKind.Instruction;
                 // A REP instruction may have finished some iterations: what waits is at the RIP of now.
                 pending.Rip = vcpu.Registers.Rip;
+                pending.Log.Start = new Gva(SingleStep.LinearRip<TVendor>(ref vcpu));
                 pending.Log.Bytes = result.Bytes;
                 pending.Log.ByteCount = result.ByteCount;
                 return VcpuAction.UserSpace;
@@ -49,6 +59,22 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 pending.Forget();
                 return UserExit.EmulationFailure(ref vcpu, ((ReadOnlySpan<byte>)result.Bytes)[..result.ByteCount]);
         }
+    }
+
+    /// <summary>Shows user space the next write; without one, the instruction is over.</summary>
+    public static VcpuAction Post(ref Vcpu vcpu)
+    {
+        ref PendingIo pending = ref vcpu.Pending;
+        if (!pending.Writes.IsEmpty)
+        {
+            pending.Kind = PendingKind.Writes;
+            PostedWrite write = pending.Writes.Take();
+            UserExit.Mmio(ref vcpu, write: true, write.Address, write.Length, write.Data);
+            return VcpuAction.UserSpace;
+        }
+        bool steps = pending.Writes.ThenStep;
+        pending.Forget();
+        return steps ? SingleStep.Completed<TVendor>(ref vcpu) : VcpuAction.Resume;
     }
 }
 

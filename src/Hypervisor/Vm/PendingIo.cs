@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime.CompilerServices;
 using SharpKvm.Emulator;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
 
 namespace SharpKvm.Vm;
 
@@ -12,6 +14,8 @@ internal enum PendingKind : byte
     Port,
     /// <summary>An emulated instruction: it runs again, with the log's answers.</summary>
     Instruction,
+    /// <summary>Writes of an emulated instruction that is complete itself: they leave one after the other.</summary>
+    Writes,
 }
 
 /// <summary>
@@ -27,12 +31,80 @@ internal struct PendingIo
     public bool IsInput;
     public byte Size;
     public ReplayLog Log;
+    public PostedWrites Writes;
+    public FaultHint Hint;
 
     public void Forget()
     {
         Kind = PendingKind.None;
         Log.Clear();
+        Writes.Clear();
+        Hint = default;
     }
+}
+
+/// <summary>
+/// Where the nested page fault was whose instruction is emulated: hardware has translated and checked that access.
+/// </summary>
+internal struct FaultHint
+{
+    public Gpa Address;
+    public bool Valid;
+    /// <summary>The access was a write, so that writing was checked too.</summary>
+    public bool Write;
+    /// <summary>The emulated instruction has one memory operand only, which must be it.</summary>
+    public bool Usable;
+
+    /// <summary>Whether an access is the one that faulted: the only one, with the same offset within the page.</summary>
+    public readonly bool Covers(Gva address, PageAccess kind, int length) => Usable && Valid
+        && (address.Value ^ Address.Value) % Page.Size == 0 && (int)address.Offset + length <= Page.Size
+        && (Write || kind == PageAccess.Read);
+}
+
+/// <summary>A write to device memory that user space has yet to see.</summary>
+internal struct PostedWrite
+{
+    public ulong Address;
+    public ulong Data;
+    public uint Length;
+}
+
+/// <summary>The writes to device memory of one instruction, in order. Dropped when the instruction ends in a fault.</summary>
+internal struct PostedWrites
+{
+    /// <summary>More than any supported instruction makes (PUSHA: 16 halves; ENTER is bounded by the emulator).</summary>
+    private const int Capacity = 40;
+
+    [InlineArray(Capacity)]
+    private struct Entries
+    {
+        private PostedWrite _first;
+    }
+
+    private Entries _entries;
+    private int _count;
+    private int _next;
+    /// <summary>A debugger in user space gets its step when all are out.</summary>
+    public bool ThenStep;
+
+    public readonly bool IsEmpty => _next == _count;
+
+    public void Clear()
+    {
+        _count = 0;
+        _next = 0;
+        ThenStep = false;
+    }
+
+    public bool TryAdd(ulong address, uint length, ulong data)
+    {
+        if (_count == Capacity)
+            return false;
+        _entries[_count++] = new PostedWrite { Address = address, Length = length, Data = data };
+        return true;
+    }
+
+    public PostedWrite Take() => _entries[_next++];
 }
 
 /// <summary>One access of an emulated instruction that user space served or is serving.</summary>
@@ -47,7 +119,7 @@ internal struct ReplayEntry
 
 internal enum ReplayKind : byte
 {
-    MmioRead, MmioWrite, PortRead, PortWrite,
+    MmioRead, PortRead, PortWrite,
 }
 
 /// <summary>
@@ -57,8 +129,8 @@ internal enum ReplayKind : byte
 /// </summary>
 internal struct ReplayLog
 {
-    /// <summary>More than any supported instruction makes (PUSHA: 16 halves; ENTER is bounded by the emulator).</summary>
-    private const int Capacity = 40;
+    /// <summary>More reads than any supported instruction makes (POPA: 16 halves).</summary>
+    private const int Capacity = 20;
 
     [InlineArray(Capacity)]
     private struct Entries
@@ -71,6 +143,8 @@ internal struct ReplayLog
     public int Position;
     /// <summary>The last entry was handed to user space and not yet answered.</summary>
     public bool Waiting;
+    /// <summary>Linear address of the first of <see cref="Bytes"/>.</summary>
+    public Gva Start;
     public InstructionBytes Bytes;
     public byte ByteCount;
 
@@ -80,6 +154,16 @@ internal struct ReplayLog
         Position = 0;
         Waiting = false;
         ByteCount = 0;
+    }
+
+    /// <summary>The bytes that were executed, for a fetch of the instruction that runs again.</summary>
+    public readonly bool TryFetch(Gva address, Span<byte> bytes)
+    {
+        ulong offset = address.Value - Start.Value;
+        if (Count == 0 || offset + (ulong)bytes.Length > ByteCount)
+            return false;
+        ((ReadOnlySpan<byte>)Bytes).Slice((int)offset, bytes.Length).CopyTo(bytes);
+        return true;
     }
 
     public readonly bool IsFull => Count == Capacity;

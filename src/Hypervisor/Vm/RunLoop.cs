@@ -84,6 +84,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
     private static VcpuAction FinishPending(ref Vcpu vcpu)
     {
         ref PendingIo pending = ref vcpu.Pending;
+        if (pending.Kind == PendingKind.Writes)
+            return InstructionEmulation<TVendor>.Post(ref vcpu);
         if (pending.Rip != vcpu.Registers.Rip)
         {
             pending.Forget();
