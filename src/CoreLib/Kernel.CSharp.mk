@@ -34,7 +34,8 @@ CS_ILPATCH := $(CS_ROOT)/build/artifacts/bin/ilpatch/release/ilpatch.dll
 CS_DOTNET := env DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 MSBUILDDISABLENODEREUSE=1 dotnet
 # One at a time: two makes may want the same tool.
 CS_BUILD := flock $(CS_ROOT)/build $(CS_DOTNET) build -c release -v q --nologo
-CS_SOURCES := $(shell find $(dir $(abspath $(PROJECT))) $(CS_LIB) -name '*.cs' -o -name '*.csproj' -o -name '*.props')
+CS_SOURCES := $(shell find $(dir $(abspath $(PROJECT))) $(CS_LIB) \
+	-name '*.cs' -o -name '*.csproj' -o -name '*.props')
 CS_TOOL_SOURCES := $(shell find $(CS_ROOT)/tools/ilpatch -name '*.cs' -o -name '*.csproj')
 
 .PHONY: all module core stage clean
@@ -88,7 +89,8 @@ $(CS_STAGE)/.gathered: $(SOURCES) $(wildcard $(CS_LIB)/Native/*) $(BUILD)/core.S
 CS_MAP := -ffile-prefix-map=$(CS_STAGE)=. -ffile-prefix-map=$(CS_STAGE)/=
 CS_MAP_ASSEMBLER := $(CS_MAP) -Wa,--debug-prefix-map=$(CS_STAGE)=.
 $(CS_STAGE)/.built: $(CS_STAGE)/.gathered
-	+$(MAKE) -C $(KDIR) M=$(CS_STAGE) CONFIG_DEBUG_INFO_BTF_MODULES= KCFLAGS="$(CS_MAP)" KAFLAGS="$(CS_MAP_ASSEMBLER)" modules 2>&1 | tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
+	+$(MAKE) -C $(KDIR) M=$(CS_STAGE) CONFIG_DEBUG_INFO_BTF_MODULES= \
+		KCFLAGS="$(CS_MAP)" KAFLAGS="$(CS_MAP_ASSEMBLER)" modules 2>&1 | tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
 	@! grep -E 'objtool:|WARNING: modpost' $(CS_STAGE)/kbuild.log || { echo "Warnings count as errors here."; exit 1; }
 	@touch $@
 

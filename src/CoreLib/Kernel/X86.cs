@@ -4,7 +4,7 @@ using System.Runtime.CompilerServices;
 
 namespace Kernel;
 
-/// <summary>Single instructions. The object pass puts each in place of its call; there is no function behind them.</summary>
+/// <summary>Single instructions. The object pass puts each in place of its call; no function is behind it.</summary>
 public static unsafe class X86
 {
     /// <summary>RDMSR. A fault in it is a trap of this line.</summary>

@@ -64,11 +64,14 @@ public readonly struct Int128 : IEquatable<Int128>, IComparable<Int128>
 
     public static Int128 operator --(Int128 value) => value - One;
 
-    public static Int128 operator &(Int128 left, Int128 right) => new(left._upper & right._upper, left._lower & right._lower);
+    public static Int128 operator &(Int128 left, Int128 right)
+        => new(left._upper & right._upper, left._lower & right._lower);
 
-    public static Int128 operator |(Int128 left, Int128 right) => new(left._upper | right._upper, left._lower | right._lower);
+    public static Int128 operator |(Int128 left, Int128 right)
+        => new(left._upper | right._upper, left._lower | right._lower);
 
-    public static Int128 operator ^(Int128 left, Int128 right) => new(left._upper ^ right._upper, left._lower ^ right._lower);
+    public static Int128 operator ^(Int128 left, Int128 right)
+        => new(left._upper ^ right._upper, left._lower ^ right._lower);
 
     public static Int128 operator ~(Int128 value) => new(~value._upper, ~value._lower);
 
@@ -85,13 +88,15 @@ public readonly struct Int128 : IEquatable<Int128>, IComparable<Int128>
         int shift = shiftAmount & 127;
         ulong sign = (ulong)((long)value._upper >> 63);
         return shift == 0 ? value
-            : shift < 64 ? new((ulong)((long)value._upper >> shift), (value._lower >> shift) | (value._upper << (64 - shift)))
+            : shift < 64
+                ? new((ulong)((long)value._upper >> shift), (value._lower >> shift) | (value._upper << (64 - shift)))
             : new(sign, (ulong)((long)value._upper >> (shift - 64)));
     }
 
     public static Int128 operator >>>(Int128 value, int shiftAmount) => (Int128)((UInt128)value >> shiftAmount);
 
-    public static bool operator ==(Int128 left, Int128 right) => left._lower == right._lower && left._upper == right._upper;
+    public static bool operator ==(Int128 left, Int128 right)
+        => left._lower == right._lower && left._upper == right._upper;
 
     public static bool operator !=(Int128 left, Int128 right) => !(left == right);
 

@@ -85,11 +85,14 @@ public readonly struct UInt128 : IEquatable<UInt128>, IComparable<UInt128>
 
     public static UInt128 operator --(UInt128 value) => value - One;
 
-    public static UInt128 operator &(UInt128 left, UInt128 right) => new(left._upper & right._upper, left._lower & right._lower);
+    public static UInt128 operator &(UInt128 left, UInt128 right)
+        => new(left._upper & right._upper, left._lower & right._lower);
 
-    public static UInt128 operator |(UInt128 left, UInt128 right) => new(left._upper | right._upper, left._lower | right._lower);
+    public static UInt128 operator |(UInt128 left, UInt128 right)
+        => new(left._upper | right._upper, left._lower | right._lower);
 
-    public static UInt128 operator ^(UInt128 left, UInt128 right) => new(left._upper ^ right._upper, left._lower ^ right._lower);
+    public static UInt128 operator ^(UInt128 left, UInt128 right)
+        => new(left._upper ^ right._upper, left._lower ^ right._lower);
 
     public static UInt128 operator ~(UInt128 value) => new(~value._upper, ~value._lower);
 
@@ -111,7 +114,8 @@ public readonly struct UInt128 : IEquatable<UInt128>, IComparable<UInt128>
 
     public static UInt128 operator >>>(UInt128 value, int shiftAmount) => value >> shiftAmount;
 
-    public static bool operator ==(UInt128 left, UInt128 right) => left._lower == right._lower && left._upper == right._upper;
+    public static bool operator ==(UInt128 left, UInt128 right)
+        => left._lower == right._lower && left._upper == right._upper;
 
     public static bool operator !=(UInt128 left, UInt128 right) => !(left == right);
 

@@ -86,6 +86,29 @@ internal static unsafe class Failing
         return below + a + (b * c) + d;
     }
 
+    /// <summary>C says nothing of the upper bits of a small result.</summary>
+    [RuntimeExport("trap_small")]
+    private static long Small(long value)
+        => SmallBool(value) ? 1 : SmallByte(value) + ((long)SmallShort(value) << 16) + (ViaTail(value) << 40);
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static long ViaTail(long value) => Tail(value) ? 1 : 0;
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static bool Tail(long value) => SmallBool(value);
+
+    [MethodImpl(MethodImplOptions.InternalCall)]
+    [RuntimeImport("*", "traps_small")]
+    private static extern bool SmallBool(long value);
+
+    [MethodImpl(MethodImplOptions.InternalCall)]
+    [RuntimeImport("*", "traps_small")]
+    private static extern byte SmallByte(long value);
+
+    [MethodImpl(MethodImplOptions.InternalCall)]
+    [RuntimeImport("*", "traps_small_short")]
+    private static extern short SmallShort(long value);
+
     /// <summary>Calls back into C, which enters again; the inner trap must not end the outer call.</summary>
     [RuntimeExport("trap_nested")]
     private static long Nested(long value)

@@ -16,11 +16,14 @@ struct cs_site {
 extern const struct cs_site cs_sites[];
 
 #define METHODS(M) M(read) M(write) M(field) M(indexed) M(atomic) M(struct) M(move) M(clear) M(index) M(slice) \
-	M(overflow) M(divide) M(xgetbv) M(switch) M(deep) M(nested)
+	M(overflow) M(divide) M(xgetbv) M(switch) M(deep) M(nested) \
+	M(small)
 #define DECLARE(name) extern void trap_##name(void);
 METHODS(DECLARE)
 
 long traps_enter_again(long value);
+u64 traps_small(long value);
+u64 traps_small_short(long value);
 
 static u64 word[4] = { 1, 2, 3, 4 };
 static unsigned int passed, failed;
@@ -48,6 +51,17 @@ long traps_enter_again(long value)
 	struct cs_result result = cs_enter(trap_divide, 100, value, 0, 0);
 
 	return result.site ? -1000 : result.value;
+}
+
+/* What a C function that returns bool may leave in rax: only al counts. */
+u64 traps_small(long value)
+{
+	return 0xdeadbeef12345600 | (u8)value;
+}
+
+u64 traps_small_short(long value)
+{
+	return 0xdeadbeef1234fffe;
 }
 
 static void addresses(long bad)
@@ -99,6 +113,8 @@ static int __init traps_init(void)
 	EXPECT(switch, 2, 0, 0, STATE, 0);
 	EXPECT(nested, 4, 0, 0, NONE, 26);
 	EXPECT(nested, 0, 0, 0, NONE, -999);
+	EXPECT(small, 0, 0, 0, NONE, -0x20000);
+	EXPECT(small, 1, 0, 0, NONE, 1);
 	for (i = 0; i < 20000; i++)
 		EXPECT(deep, i % 30, i % 2 ? 0 : 0x8000000000000000, 0, ADDRESS, 0);
 

@@ -29,15 +29,17 @@ internal sealed class CoreProgram
 
     private readonly ElfObject _elf;
     private readonly Names _names;
+    private readonly ImportResults _importResults;
     private readonly LineTable _lines;
     private readonly Dictionary<ElfSymbol, Method> _methods = [];
     private readonly Dictionary<ElfSymbol, DataBlock> _data = [];
     private readonly Queue<(ElfSymbol Symbol, Method? User, Op? At)> _pending = new();
 
-    public CoreProgram(ElfObject elf, Names names)
+    public CoreProgram(ElfObject elf, Names names, ImportResults importResults)
     {
         _elf = elf;
         _names = names;
+        _importResults = importResults;
         SymbolMap = new SymbolMap(elf);
         ElfSection code = elf.Find("__managedcode")
             ?? throw new ViolationException(new("object", "", 0), "has no section __managedcode",
@@ -95,6 +97,7 @@ internal sealed class CoreProgram
         Traps.Run(method);
         Forms.Run(method);
         Intrinsics.Run(method);
+        _importResults.Run(method);
         foreach (Op op in method.Code.Where(op => op.Symbol is not null && !op.IsTrapCall))
         {
             _pending.Enqueue((op.Symbol!.Value.Symbol, method, op));

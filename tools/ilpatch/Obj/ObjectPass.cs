@@ -11,7 +11,7 @@ internal static class ObjectPass
     {
         File.Delete(output);
         var names = new Names(assemblyPath);
-        var program = new CoreProgram(ElfObject.Read(objectPath), names);
+        var program = new CoreProgram(ElfObject.Read(objectPath), names, new ImportResults(assemblyPath));
         program.Load();
         foreach (Method method in program.Methods)
         {

@@ -5,7 +5,7 @@ namespace IlPatch.Obj;
 
 /// <summary>
 /// Makes each call to a throwing helper a trap. The compiler shares the call of its own checks within a method; each
-/// branch to it becomes a trap of the branch's own line. What nothing reaches afterwards is dropped.
+/// branch to it becomes a trap of the branch's own line. What nothing reaches afterwards is dropped, padding too.
 /// </summary>
 internal static class Traps
 {
@@ -94,6 +94,6 @@ internal static class Traps
         }
 
         method.Code = [.. method.Code.Where((op, index) => isReached[index])];
-        method.Renumber();
+        method.Rewrite(op => op.Instruction.Mnemonic is Mnemonic.Nop ? [] : null);
     }
 }

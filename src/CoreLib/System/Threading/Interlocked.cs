@@ -57,56 +57,31 @@ public static class Interlocked
         }
     }
 
-    [Intrinsic]
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static uint CompareExchange(ref uint location1, uint value, uint comparand)
-        => CompareExchange(ref location1, value, comparand);
-
-    [Intrinsic]
-    public static uint Exchange(ref uint location1, uint value) => Exchange(ref location1, value);
-
-    [Intrinsic]
-    private static uint ExchangeAdd(ref uint location1, uint value) => ExchangeAdd(ref location1, value);
+        => (uint)CompareExchange(ref Unsafe.As<uint, int>(ref location1), (int)value, (int)comparand);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static uint Add(ref uint location1, uint value) => ExchangeAdd(ref location1, value) + value;
+    public static uint Exchange(ref uint location1, uint value)
+        => (uint)Exchange(ref Unsafe.As<uint, int>(ref location1), (int)value);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static uint Increment(ref uint location) => Add(ref location, 1);
+    public static uint Add(ref uint location1, uint value)
+        => (uint)Add(ref Unsafe.As<uint, int>(ref location1), (int)value);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static uint Decrement(ref uint location) => Add(ref location, uint.MaxValue);
+    public static uint Increment(ref uint location) => (uint)Increment(ref Unsafe.As<uint, int>(ref location));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static uint Decrement(ref uint location) => (uint)Decrement(ref Unsafe.As<uint, int>(ref location));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static uint And(ref uint location1, uint value)
-    {
-        uint current = location1;
-        while (true)
-        {
-            uint seen = CompareExchange(ref location1, current & value, current);
-            if (seen == current)
-            {
-                return seen;
-            }
-
-            current = seen;
-        }
-    }
+        => (uint)And(ref Unsafe.As<uint, int>(ref location1), (int)value);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static uint Or(ref uint location1, uint value)
-    {
-        uint current = location1;
-        while (true)
-        {
-            uint seen = CompareExchange(ref location1, current | value, current);
-            if (seen == current)
-            {
-                return seen;
-            }
-
-            current = seen;
-        }
-    }
+        => (uint)Or(ref Unsafe.As<uint, int>(ref location1), (int)value);
 
     [Intrinsic]
     public static long CompareExchange(ref long location1, long value, long comparand)
@@ -159,56 +134,31 @@ public static class Interlocked
         }
     }
 
-    [Intrinsic]
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong CompareExchange(ref ulong location1, ulong value, ulong comparand)
-        => CompareExchange(ref location1, value, comparand);
-
-    [Intrinsic]
-    public static ulong Exchange(ref ulong location1, ulong value) => Exchange(ref location1, value);
-
-    [Intrinsic]
-    private static ulong ExchangeAdd(ref ulong location1, ulong value) => ExchangeAdd(ref location1, value);
+        => (ulong)CompareExchange(ref Unsafe.As<ulong, long>(ref location1), (long)value, (long)comparand);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Add(ref ulong location1, ulong value) => ExchangeAdd(ref location1, value) + value;
+    public static ulong Exchange(ref ulong location1, ulong value)
+        => (ulong)Exchange(ref Unsafe.As<ulong, long>(ref location1), (long)value);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Increment(ref ulong location) => Add(ref location, 1);
+    public static ulong Add(ref ulong location1, ulong value)
+        => (ulong)Add(ref Unsafe.As<ulong, long>(ref location1), (long)value);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Decrement(ref ulong location) => Add(ref location, ulong.MaxValue);
+    public static ulong Increment(ref ulong location) => (ulong)Increment(ref Unsafe.As<ulong, long>(ref location));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong Decrement(ref ulong location) => (ulong)Decrement(ref Unsafe.As<ulong, long>(ref location));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong And(ref ulong location1, ulong value)
-    {
-        ulong current = location1;
-        while (true)
-        {
-            ulong seen = CompareExchange(ref location1, current & value, current);
-            if (seen == current)
-            {
-                return seen;
-            }
-
-            current = seen;
-        }
-    }
+        => (ulong)And(ref Unsafe.As<ulong, long>(ref location1), (long)value);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong Or(ref ulong location1, ulong value)
-    {
-        ulong current = location1;
-        while (true)
-        {
-            ulong seen = CompareExchange(ref location1, current | value, current);
-            if (seen == current)
-            {
-                return seen;
-            }
-
-            current = seen;
-        }
-    }
+        => (ulong)Or(ref Unsafe.As<ulong, long>(ref location1), (long)value);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static long Read(ref readonly long location) => Volatile.Read(in location);

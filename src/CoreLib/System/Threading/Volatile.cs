@@ -7,116 +7,98 @@ namespace System.Threading;
 public static class Volatile
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static bool Read(ref readonly bool location) => Unsafe.As<bool, VolatileBoolean>(ref Unsafe.AsRef(in location)).Value;
+    public static bool Read(ref readonly bool location) => As<bool, BooleanCell>(in location).Value;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref bool location, bool value) => Unsafe.As<bool, VolatileBoolean>(ref location).Value = value;
+    public static void Write(ref bool location, bool value) => As<bool, BooleanCell>(in location).Value = value;
 
-    private struct VolatileBoolean
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static byte Read(ref readonly byte location) => As<byte, ByteCell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref byte location, byte value) => As<byte, ByteCell>(in location).Value = value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static sbyte Read(ref readonly sbyte location) => (sbyte)As<sbyte, ByteCell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref sbyte location, sbyte value) => As<sbyte, ByteCell>(in location).Value = (byte)value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ushort Read(ref readonly ushort location) => As<ushort, UInt16Cell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref ushort location, ushort value) => As<ushort, UInt16Cell>(in location).Value = value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static short Read(ref readonly short location) => (short)As<short, UInt16Cell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref short location, short value) => As<short, UInt16Cell>(in location).Value = (ushort)value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static uint Read(ref readonly uint location) => As<uint, UInt32Cell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref uint location, uint value) => As<uint, UInt32Cell>(in location).Value = value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static int Read(ref readonly int location) => (int)As<int, UInt32Cell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref int location, int value) => As<int, UInt32Cell>(in location).Value = (uint)value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static nuint Read(ref readonly nuint location) => As<nuint, UIntPtrCell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref nuint location, nuint value) => As<nuint, UIntPtrCell>(in location).Value = value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static nint Read(ref readonly nint location) => (nint)As<nint, UIntPtrCell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref nint location, nint value) => As<nint, UIntPtrCell>(in location).Value = (nuint)value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong Read(ref readonly ulong location) => (ulong)As<ulong, UIntPtrCell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref ulong location, ulong value) => As<ulong, UIntPtrCell>(in location).Value = (nuint)value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static long Read(ref readonly long location) => (long)As<long, UIntPtrCell>(in location).Value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ref long location, long value) => As<long, UIntPtrCell>(in location).Value = (nuint)value;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static ref TCell As<T, TCell>(scoped ref readonly T location)
+        where T : struct
+        where TCell : struct
+        => ref Unsafe.As<T, TCell>(ref Unsafe.AsRef(in location));
+
+    private struct BooleanCell
     {
         public volatile bool Value;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static sbyte Read(ref readonly sbyte location) => Unsafe.As<sbyte, VolatileSByte>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref sbyte location, sbyte value) => Unsafe.As<sbyte, VolatileSByte>(ref location).Value = value;
-
-    private struct VolatileSByte
-    {
-        public volatile sbyte Value;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static byte Read(ref readonly byte location) => Unsafe.As<byte, VolatileByte>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref byte location, byte value) => Unsafe.As<byte, VolatileByte>(ref location).Value = value;
-
-    private struct VolatileByte
+    private struct ByteCell
     {
         public volatile byte Value;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static short Read(ref readonly short location) => Unsafe.As<short, VolatileInt16>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref short location, short value) => Unsafe.As<short, VolatileInt16>(ref location).Value = value;
-
-    private struct VolatileInt16
-    {
-        public volatile short Value;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ushort Read(ref readonly ushort location) => Unsafe.As<ushort, VolatileUInt16>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref ushort location, ushort value) => Unsafe.As<ushort, VolatileUInt16>(ref location).Value = value;
-
-    private struct VolatileUInt16
+    private struct UInt16Cell
     {
         public volatile ushort Value;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static int Read(ref readonly int location) => Unsafe.As<int, VolatileInt32>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref int location, int value) => Unsafe.As<int, VolatileInt32>(ref location).Value = value;
-
-    private struct VolatileInt32
-    {
-        public volatile int Value;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static uint Read(ref readonly uint location) => Unsafe.As<uint, VolatileUInt32>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref uint location, uint value) => Unsafe.As<uint, VolatileUInt32>(ref location).Value = value;
-
-    private struct VolatileUInt32
+    private struct UInt32Cell
     {
         public volatile uint Value;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static long Read(ref readonly long location)
-        => (long)Unsafe.As<long, VolatileIntPtr>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref long location, long value)
-        => Unsafe.As<long, VolatileIntPtr>(ref location).Value = (nint)value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Read(ref readonly ulong location)
-        => (ulong)Unsafe.As<ulong, VolatileIntPtr>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref ulong location, ulong value)
-        => Unsafe.As<ulong, VolatileIntPtr>(ref location).Value = (nint)value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static nint Read(ref readonly nint location) => Unsafe.As<nint, VolatileIntPtr>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref nint location, nint value) => Unsafe.As<nint, VolatileIntPtr>(ref location).Value = value;
-
-    private struct VolatileIntPtr
-    {
-        public volatile nint Value;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static nuint Read(ref readonly nuint location) => Unsafe.As<nuint, VolatileUIntPtr>(ref Unsafe.AsRef(in location)).Value;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref nuint location, nuint value) => Unsafe.As<nuint, VolatileUIntPtr>(ref location).Value = value;
-
-    private struct VolatileUIntPtr
+    private struct UIntPtrCell
     {
         public volatile nuint Value;
     }
