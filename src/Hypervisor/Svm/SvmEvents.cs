@@ -46,6 +46,9 @@ internal static class SvmEvents
                 vcpu.Svm.StepsOverIret = true;
             }
         }
+        // Delivery pushes RFLAGS: without the TF that is not the guest's.
+        if (vmcb.Inject.Valid)
+            vcpu.Svm.StepsOverIret = false;
         if (vcpu.Run.request_interrupt_window != 0)
             OpenInterruptWindow(ref vmcb);
     }
