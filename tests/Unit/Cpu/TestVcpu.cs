@@ -110,7 +110,7 @@ internal sealed class TestVcpu : IDisposable
         };
 
     /// <summary>Every feature bit is set, so that only the masks of the core decide.</summary>
-    private static void FillCpuid(SimulatedCpu cpu)
+    internal static void FillCpuid(SimulatedCpu cpu)
     {
         Leaf(0, 0, 0x10, 0x68747541, 0x444d4163, 0x69746e65);
         Leaf(1, 0, 0x00800f12, 0x05080800, ~0u, ~0u);

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
+using Iced.Intel;
+using NUnit.Framework;
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Svm;
+using SharpKvm.Tests.Cpu;
+using SharpKvm.Tests.Host;
+using SharpKvm.Tests.Mmu;
+using SharpKvm.Vm;
+using Vector = SharpKvm.Cpu.Vector;
+
+namespace SharpKvm.Tests.Svm;
+
+/// <summary>
+/// A vCPU of an SVM host, with 64 KiB of memory at guest address 0, in flat 32-bit protected mode without paging, at
+/// <see cref="Code"/>. Its processor plays a script.
+/// </summary>
+internal sealed class SvmGuest : IDisposable
+{
+    public const ulong Code = 0x1000;
+    /// <summary>Where nothing is: an access there is MMIO.</summary>
+    public const ulong Device = 0xd000_0000;
+    public const ulong MemoryPages = 16;
+    private const ulong Tables = 0x8000;
+    private const ushort FlatCode = 0xc9b, FlatData = 0xc93, Code64 = 0xa9b;
+
+    private readonly nint _block;
+    private readonly TestMemory _memory;
+
+    public SvmGuest(bool nextRip = true, uint id = 0)
+    {
+        Host = SvmHost(nextRip);
+        Assert.That(SvmHardware.Probe(), Is.EqualTo(Errno.Ok));
+        Host.Process.Map(TestVcpu.Argument, TestVcpu.ArgumentPages);
+        SimulatedVm machine = new(Host);
+        Assert.That(VmMemory.Init(ref machine.Vm, 48), Is.EqualTo(Errno.Ok));
+        _memory = new TestMemory(Host, machine);
+        _memory.AddMemory(0, 0, MemoryPages);
+
+        _block = Host.AllocateBlock((nuint)Unsafe.SizeOf<Vcpu>());
+        Vcpu.Shared.Host = new HostVcpu((nint)id + 1);
+        Vcpu.Shared.Run = new(Host.AllocateBlock(Page.Size));
+        Vcpu.Shared.Port = new(Host.AllocateBlock(Page.Size));
+        Vcpu.Shared.Trace = new(Host.AllocateBlock((nuint)Unsafe.SizeOf<ExitTrace>()));
+        Vcpu.VmRef = machine.Ref;
+        Vcpu.Id = id;
+        Assert.That(SvmVendor.CreateVcpu(ref Vcpu), Is.EqualTo(Errno.Ok));
+        Assert.That(Reset<SvmVendor>.PowerOn(ref Vcpu), Is.EqualTo(Errno.Ok));
+        Put(new kvm_cpuid2 { nent = CpuidTable.MaxEntries });
+        Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.Ok));
+        Assert.That(Ioctl(Abi.Ioctl.KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
+        EnterFlatMode();
+
+        Processor = new ScriptedProcessor(Host.Thread);
+        Host.Thread.Guest = _ => Processor.Enter(ref Vmcb, ref Vcpu.Registers);
+    }
+
+    public SimulatedHost Host { get; }
+    public ScriptedProcessor Processor { get; }
+    public List<Vmcb> Entries => Processor.Entries;
+    public ref Vcpu Vcpu => ref new KernelRef<Vcpu>(_block).Value;
+    public ref SharpKvm.Vm.Vm Vm => ref _memory.Vm;
+    public ref Vmcb Vmcb => ref SvmVendor.Control(ref Vcpu);
+    public ref GuestRegisters Registers => ref Vcpu.Registers;
+    public ref kvm_run RunPage => ref Vcpu.Run;
+    public Span<byte> Port => Vcpu.Shared.Port.Value;
+
+    /// <summary>A host whose CPU is an AMD EPYC.</summary>
+    public static SimulatedHost SvmHost(bool nextRip = true)
+    {
+        const uint NextRip = 1 << 3;
+        SimulatedHost host = new();
+        TestVcpu.FillCpuid(host.Cpu);
+        if (!nextRip)
+        {
+            host.Cpu.Cpuid[(0x8000000a, 0)] = host.Cpu.Cpuid[(0x8000000a, 0)] with
+            {
+                Edx = host.Cpu.Cpuid[(0x8000000a, 0)].Edx & ~NextRip,
+            };
+        }
+        host.Cpu.Msrs[Msr.Efer] = Efer.Sce | Efer.Lme | Efer.Lma | Efer.Nxe;
+        host.Cpu.Msrs[Msr.VmCr] = 0;
+        return host;
+    }
+
+    /// <summary>Assembles code at RIP.</summary>
+    public void Assemble(Action<Assembler> code)
+    {
+        bool wide = (SvmVendor.GetEfer(ref Vcpu) & Efer.Lma) != 0;
+        Assembler assembler = new(wide ? 64 : 32);
+        code(assembler);
+        using MemoryStream stream = new();
+        assembler.Assemble(new StreamCodeWriter(stream), Registers.Rip);
+        Write(Registers.Rip, stream.ToArray());
+    }
+
+    public void Write(ulong address, ReadOnlySpan<byte> bytes) =>
+        Assert.That(GuestMemory.Write(ref Vm, new Gpa(address), bytes), Is.EqualTo(MemoryAccess.Done));
+
+    public T Read<T>(ulong address) where T : unmanaged
+    {
+        Assert.That(GuestMemory.TryRead(ref Vm, new Gpa(address), out T value), Is.True);
+        return value;
+    }
+
+    /// <summary>KVM_RUN with these turns ahead of the guest.</summary>
+    public int Run(params ReadOnlySpan<Turn> turns)
+    {
+        Processor.Add(turns);
+        return RunLoop<SvmVendor>.Run(ref Vcpu);
+    }
+
+    /// <summary>KVM_RUN that must leave for user space with this reason.</summary>
+    public void RunTo(Exit reason, params ReadOnlySpan<Turn> turns)
+    {
+        Assert.That(Run(turns), Is.Zero, "KVM_RUN");
+        Assert.That(RunPage.exit_reason, Is.EqualTo(reason));
+    }
+
+    /// <summary>KVM_RUN until the script is over: nothing in it is user space's business.</summary>
+    public void RunThrough(params ReadOnlySpan<Turn> turns)
+    {
+        int result = Run(turns);
+        Assert.That(result, Is.EqualTo(Errno.EINTR), $"KVM_RUN; exit reason {RunPage.exit_reason}");
+    }
+
+    public long Ioctl(uint command, ulong argument = 0) =>
+        VcpuIoctls<SvmVendor>.Dispatch(ref Vcpu, command, argument);
+
+    public long Ioctl<T>(uint command, in T value) where T : unmanaged
+    {
+        Put(in value);
+        return Ioctl(command, TestVcpu.Argument);
+    }
+
+    public T Get<T>(uint command) where T : unmanaged
+    {
+        Assert.That(Ioctl(command, TestVcpu.Argument), Is.Zero);
+        Assert.That(UserMemory.TryRead(new Hva(TestVcpu.Argument), out T value), Is.True);
+        return value;
+    }
+
+    public void Interrupt(byte vector) =>
+        Assert.That(Ioctl(Abi.Ioctl.KVM_INTERRUPT, new kvm_interrupt { irq = vector }), Is.Zero);
+
+    public void Nmi() => Assert.That(Ioctl(Abi.Ioctl.KVM_NMI), Is.Zero);
+
+    /// <summary>KVM_SET_GUEST_DEBUG.</summary>
+    public void Debug(uint control) =>
+        Assert.That(Ioctl(Abi.Ioctl.KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = control }), Is.Zero);
+
+    /// <summary>Puts 64-bit mode with an identity map of the first 4 GiB below the guest.</summary>
+    public void EnterLongMode()
+    {
+        const ulong Entry = 7, Large = 0x87, TablePage = Page.Size;
+        Put(Tables, (Tables + TablePage) | Entry);
+        for (ulong gib = 0; gib < 4; gib++)
+        {
+            Put(Tables + TablePage + 8 * gib, (Tables + (2 + gib) * TablePage) | Entry);
+            for (ulong page = 0; page < 512; page++)
+                Put(Tables + (2 + gib) * TablePage + 8 * page, gib << 30 | page << 21 | Large);
+        }
+        SvmVendor.SetCr4(ref Vcpu, Cr4.Pae);
+        SvmVendor.SetCr3(ref Vcpu, Tables);
+        SvmVendor.SetEfer(ref Vcpu, Efer.Lme | Efer.Lma | Efer.Sce);
+        SvmVendor.SetCr0(ref Vcpu, Cr0.Pe | Cr0.Et | Cr0.Pg);
+        SvmVendor.SetSegment(ref Vcpu, SegmentName.Cs, new() { Selector = 8, Attributes = Code64, Limit = uint.MaxValue });
+
+        void Put(ulong address, ulong value) => Write(address, BitConverter.GetBytes(value));
+    }
+
+    public void Dispose()
+    {
+        SvmVendor.DestroyVcpu(ref Vcpu);
+        Vcpu.Cpuid.Free();
+        Host.FreeBlock(Vcpu.Shared.Run.Address);
+        Host.FreeBlock(Vcpu.Shared.Port.Address);
+        Host.FreeBlock(Vcpu.Shared.Trace.Address);
+        Host.FreeBlock(_block);
+        SvmHardware.Release();
+        _memory.Destroy();
+        Host.Dispose();
+    }
+
+    private void EnterFlatMode()
+    {
+        SvmVendor.SetCr0(ref Vcpu, Cr0.Pe | Cr0.Et);
+        SvmVendor.SetSegment(ref Vcpu, SegmentName.Cs, new() { Selector = 8, Attributes = FlatCode, Limit = uint.MaxValue });
+        foreach (SegmentName name in (SegmentName[])[SegmentName.Es, SegmentName.Ss, SegmentName.Ds])
+            SvmVendor.SetSegment(ref Vcpu, name, new() { Selector = 16, Attributes = FlatData, Limit = uint.MaxValue });
+        Registers.Rip = Code;
+        Registers[Gpr.Rsp] = 0x7000;
+        Registers[Gpr.Rdx] = 0;
+    }
+
+    private static void Put<T>(in T value) where T : unmanaged =>
+        Assert.That(UserMemory.TryWrite(new Hva(TestVcpu.Argument), value), Is.True);
+}
