@@ -15,5 +15,16 @@
 #endif
 .endm
 
+#else
+
+#include <linux/cpuhotplug.h>
+
+/* The hotplug state that Linux's own KVM takes when it is loaded. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+#define SK_KVM_HOTPLUG_STATE CPUHP_AP_KVM_ONLINE
+#else
+#define SK_KVM_HOTPLUG_STATE CPUHP_AP_KVM_STARTING
+#endif
+
 #endif
 #endif

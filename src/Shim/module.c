@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Loading, the character device, and virtualization per CPU: hotplug, suspend, reboot. */
+#include "compat.h"
 #include "shim.h"
 
 #include <linux/cpu.h>
@@ -219,6 +220,25 @@ static int allocate_cpu_pages(void)
 
 static int hotplug_state;
 
+/*
+ * KVM's own hotplug state, held for as long as we are here, and without callbacks: kvm_init() asks for it early and
+ * backs out cleanly. The device's number alone comes too late: on 6.1 a kvm_init() that fails there leaves its
+ * syscore_ops behind in the kernel's list.
+ */
+static int claim_kvm(void)
+{
+	int result = cpuhp_setup_state_nocalls(SK_KVM_HOTPLUG_STATE, "x86/sharpkvm:claim", NULL, NULL);
+
+	if (result)
+		pr_err("another KVM module is loaded; unload it first (%d)\n", result);
+	return result;
+}
+
+static void release_kvm(void)
+{
+	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
+}
+
 static int __init sk_init(void)
 {
 	struct cs_result probe = sk_door4(sk_core_shared_size, 0, 0, 0, 0);
@@ -235,9 +255,12 @@ static int __init sk_init(void)
 	result = probe.value;
 	if (result)
 		return result;
-	result = allocate_cpu_pages();
+	result = claim_kvm();
 	if (result)
 		goto release_core;
+	result = allocate_cpu_pages();
+	if (result)
+		goto release_claim;
 	sk_debugfs_init();
 	result = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);
 	if (result < 0)
@@ -263,6 +286,8 @@ unregister:
 free_pages:
 	debugfs_remove_recursive(sk_debugfs_root);
 	free_cpu_pages();
+release_claim:
+	release_kvm();
 release_core:
 	sk_door4(sk_core_release, 0, 0, 0, 0);
 	return result;
@@ -276,6 +301,7 @@ static void __exit sk_exit(void)
 	cpuhp_remove_state(hotplug_state);
 	debugfs_remove_recursive(sk_debugfs_root);
 	free_cpu_pages();
+	release_kvm();
 	sk_door4(sk_core_release, 0, 0, 0, 0);
 }
 
