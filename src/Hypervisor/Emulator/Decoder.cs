@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
 using SharpKvm.Cpu;
 
 namespace SharpKvm.Emulator;
@@ -90,6 +91,7 @@ internal ref struct Decoder
         return i.Operation == Op.Ud ? Decoding.Invalid : Decoding.Done;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private byte Prefixes(CodeSize code, ref Instruction i, out bool addressPrefix, out int overridden)
     {
         bool long64 = code == CodeSize.Bits64;
@@ -122,6 +124,7 @@ internal ref struct Decoder
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static byte OperandSize(Op kind, CodeSize code, in Instruction i)
     {
         bool long64 = code == CodeSize.Bits64;
@@ -140,6 +143,7 @@ internal ref struct Decoder
         });
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void MemoryOperand(byte modRm, bool long64, ref Instruction i)
     {
         i.IsMemory = true;
@@ -172,6 +176,7 @@ internal ref struct Decoder
         i.Displacement = mod == 1 ? Signed(1) : mod == 2 || mod == 0 && rm == 5 ? Signed(4) : 0;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void Immediates(ref Instruction i)
     {
         switch (i.Row & Op.ImmediateMask)
@@ -200,6 +205,7 @@ internal ref struct Decoder
     }
 
     /// <summary>The next little-endian value; 0 and a note when the bytes end before it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ulong Next(int size)
     {
         if (_exhausted || _bytes.Length - _position < size)

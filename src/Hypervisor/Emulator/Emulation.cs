@@ -15,7 +15,7 @@ internal enum Outcome : byte
     UserSpace,
     /// <summary>Raise <see cref="Emulation.Fault"/>; RIP still points at the instruction.</summary>
     Exception,
-    /// <summary>Not done, nothing changed: KVM_INTERNAL_ERROR_EMULATION with <see cref="Emulation.Bytes"/>.</summary>
+    /// <summary>Not done, nothing changed: KVM_INTERNAL_ERROR_EMULATION with the bytes that were fetched.</summary>
     Unsupported,
 }
 
@@ -45,7 +45,4 @@ internal struct Emulation
     /// <summary>HLT completed: the vCPU sleeps.</summary>
     public bool Halted;
     public Fault Fault;
-    /// <summary>The instruction bytes that were read, <see cref="ByteCount"/> of them.</summary>
-    public InstructionBytes Bytes;
-    public byte ByteCount;
 }

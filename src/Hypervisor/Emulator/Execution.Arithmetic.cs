@@ -102,8 +102,7 @@ internal ref partial struct Execution<TMachine>
         if (_i.IsMemory && _i.Source == Op.RegOperand)
         {
             // A register's offset reaches beyond the operand: a bit string (SDM vol. 1, 3.7.5 and vol. 2, BT).
-            long element = (long)(Alu.SignExtend(offset, size) - (uint)bit) >> 3;
-            _i.Displacement += (ulong)element;
+            _beyond = (ulong)((long)(Alu.SignExtend(offset, size) - (uint)bit) >> 3);
         }
         bool stores = operation != Op.Bt;
         if (!Load(_i.Destination, size, out ulong value, stores ? Rights.Write : Rights.None))

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using SharpKvm.Cpu;
@@ -13,6 +14,7 @@ internal ref partial struct Execution<TMachine>
 
     private readonly bool HighByte(int register) => _i.Rex == 0 && register is >= 4 and < 8;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ulong GetRegister(int register, int size) =>
         size == 1 && HighByte(register)
             ? Registers[(Gpr)(register - 4)] >> 8 & 0xff
@@ -30,6 +32,7 @@ internal ref partial struct Execution<TMachine>
     }
 
     /// <summary>Writes the low part of a register; 4 bytes clear the upper half.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void SetFull(Gpr register, int size, ulong value)
     {
         ref ulong whole = ref Registers[register];
@@ -37,19 +40,21 @@ internal ref partial struct Execution<TMachine>
         whole = (size == 4 ? 0 : whole & ~mask) | (value & mask);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ulong EffectiveAddress()
     {
-        ulong address = _i.Displacement;
+        ulong address = _i.Displacement + _beyond;
         if (_i.RipRelative)
             address += _next;
         if (_i.Base != Instruction.NoRegister)
-            address += Registers[(Gpr)_i.Base] + (_i.Base == (sbyte)Gpr.Rsp ? _popped : 0);
+            address += Registers[(Gpr)_i.Base];
         if (_i.Index != Instruction.NoRegister)
             address += Registers[(Gpr)_i.Index] << _i.Scale;
         return address & AddressMask;
     }
 
     /// <summary>Segmentation without raising: the fault's vector, or 0 and the linear address.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private byte Translate(SegmentName name, ulong offset, int size, bool write, out ulong linear)
     {
         byte vector = name == SegmentName.Ss ? Fault.StackSegment : Fault.GeneralProtection;
@@ -86,6 +91,7 @@ internal ref partial struct Execution<TMachine>
         return !checks || _machine.Cpl != 3 || Raise(Fault.AlignmentCheck);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool ReadLinear(ulong linear, int size, Rights rights, out ulong value)
     {
         ulong buffer = 0;
@@ -95,6 +101,7 @@ internal ref partial struct Execution<TMachine>
         return done;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool WriteLinear(ulong linear, int size, ulong value) =>
         Check(_machine.Write(new Gva(linear), MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..size],
             Rights.None, ref Result.Fault));

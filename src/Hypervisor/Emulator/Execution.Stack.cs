@@ -89,7 +89,8 @@ internal ref partial struct Execution<TMachine>
         ulong pointer = StackPointer;
         if (!PopAt(ref pointer, size, out ulong value))
             return false;
-        _popped = (uint)size;
+        // An address based on RSP counts from after the increment (SDM vol. 2, POP).
+        _beyond = _i.Base == (sbyte)Gpr.Rsp ? (uint)size : 0u;
         if (_i.IsMemory && !Store(_i.Destination, size, value))
             return false;
         // Before a register is written: of POP RSP the value stays.

@@ -24,7 +24,8 @@ internal ref partial struct Execution<TMachine>
     private const ulong Cr4Vme = 1 << 0, Cr4Pvi = 1 << 1, Cr4Tsd = 1 << 2, Cr4Umip = 1 << 11, Cr4La57 = 1 << 12;
 
     private TMachine _machine;
-    private Instruction _i;
+    private readonly ref FetchedInstruction _fetched;
+    private readonly ref Instruction _i;
     private CodeSize _code;
     private bool _protected;
     private bool _virtual8086;
@@ -34,25 +35,31 @@ internal ref partial struct Execution<TMachine>
     private ulong _linear;
     private ulong _loaded;
     private bool _hasLinear;
-    /// <summary>POP computes an address based on RSP after its increment (SDM vol. 2, POP).</summary>
-    private ulong _popped;
+    /// <summary>Added to the memory operand's address: a bit string's element, the increment of RSP by POP.</summary>
+    private ulong _beyond;
     public Emulation Result;
 
-    public Execution(TMachine machine) => _machine = machine;
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Execution(TMachine machine)
+    {
+        _machine = machine;
+        _fetched = ref machine.Fetched;
+        _i = ref _fetched.Decoded;
+    }
 
     private readonly bool Long64 => _code == CodeSize.Bits64;
     private ref GuestRegisters Registers => ref _machine.Registers;
 
     public void Run()
     {
-        Segment cs = _machine.GetSegment(SegmentName.Cs);
         ulong flags = Registers.Rflags;
         _protected = (_machine.Cr0 & ProtectionEnable) != 0;
         _virtual8086 = _protected && (flags & Rflags.Vm) != 0;
-        _code = cs.Long && (_machine.Efer & LongModeActive) != 0 ? CodeSize.Bits64
-            : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
-        if (!Fetch(cs))
+        if (!_machine.Resumes && !Fetch())
             return;
+        _code = _fetched.Code;
+        _next = Registers.Rip + _i.Length;
+        _next = Long64 ? _next : (uint)_next;
         _machine.Decoded(_i.IsMemory && _i.Operation < Op.Lea);
         if (!Legal() || !Execute())
             return;
@@ -64,11 +71,17 @@ internal ref partial struct Execution<TMachine>
     }
 
     /// <summary>Reads and decodes. Goes into the next page only when the instruction does.</summary>
-    private bool Fetch(in Segment cs)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool Fetch()
     {
+        Segment cs = _machine.GetSegment(SegmentName.Cs);
+        _code = cs.Long && (_machine.Efer & LongModeActive) != 0 ? CodeSize.Bits64
+            : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
+        _fetched.Code = _code;
         ulong rip = Registers.Rip;
         ulong limit = Long64 ? ulong.MaxValue : cs.Limit;
         rip = Long64 ? rip : (uint)rip;
+        _fetched.ByteCount = 0;
         if (rip > limit || Long64 && !Canonical(rip))
             return Raise(Fault.GeneralProtection);
         ulong within = limit - rip;
@@ -77,14 +90,15 @@ internal ref partial struct Execution<TMachine>
         int inPage = Math.Min(allowed, Page.Size - (int)new Gva(linear).Offset);
 
         Decoding decoding = Decoding.Incomplete;
-        for (int end = inPage; decoding == Decoding.Incomplete && Result.ByteCount < allowed; end = allowed)
+        int start = 0;
+        for (int end = inPage; decoding == Decoding.Incomplete && start < allowed; end = allowed)
         {
-            ulong from = linear + Result.ByteCount;
-            Span<byte> bytes = Result.Bytes;
-            if (!Check(_machine.Fetch(new Gva(Long64 ? from : (uint)from), bytes[Result.ByteCount..end],
-                ref Result.Fault)))
+            ulong from = linear + (uint)start;
+            Span<byte> bytes = _fetched.Bytes;
+            if (!Check(_machine.Fetch(new Gva(Long64 ? from : (uint)from), bytes[start..end], ref Result.Fault)))
                 return false;
-            Result.ByteCount = (byte)end;
+            start = end;
+            _fetched.ByteCount = (byte)end;
             decoding = Decoder.Decode(bytes[..end], _code, out _i);
         }
         if (decoding != Decoding.Done)
@@ -92,12 +106,11 @@ internal ref partial struct Execution<TMachine>
             return decoding == Decoding.Unknown ? Unsupported()
                 : Raise(decoding == Decoding.Invalid ? Fault.InvalidOpcode : Fault.GeneralProtection);
         }
-        _next = rip + _i.Length;
-        _next = Long64 ? _next : (uint)_next;
         return true;
     }
 
     /// <summary>Conditions that the opcode row states.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool Legal()
     {
         bool lockable = (_i.Row & Op.Locks) != 0 && _i.IsMemory && _i.Destination == Op.RmOperand;
@@ -107,6 +120,7 @@ internal ref partial struct Execution<TMachine>
         return (_i.Row & Op.Cpl0) == 0 || _machine.Cpl == 0 || Raise(Fault.GeneralProtection);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool Execute()
     {
         Op operation = _i.Operation;
@@ -152,16 +166,15 @@ internal ref partial struct Execution<TMachine>
     }
 
     /// <summary>True when the access is done; else the instruction ends as the access did.</summary>
-    private bool Check(Access access)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool Check(Access access) => access == Access.Done || Stop(access);
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool Stop(Access access)
     {
-        Result.Outcome = access switch
-        {
-            Access.Done => Outcome.Done,
-            Access.Fault => Outcome.Exception,
-            Access.UserSpace => Outcome.UserSpace,
-            _ => Outcome.Unsupported,
-        };
-        return access == Access.Done;
+        Result.Outcome = access == Access.Fault ? Outcome.Exception
+            : access == Access.UserSpace ? Outcome.UserSpace : Outcome.Unsupported;
+        return false;
     }
 
     private bool Canonical(ulong address)

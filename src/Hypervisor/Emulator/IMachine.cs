@@ -49,8 +49,8 @@ internal struct Fault
 /// behind references), so that all calls are direct.
 /// <para>Replay: between two calls of <see cref="Retire"/> the emulator makes a deterministic sequence of accesses.
 /// After <see cref="Access.UserSpace"/> the sequence starts again from the top; the machine answers those MMIO and port
-/// accesses that user space has already served from its log (checking address, size and direction), and gives the
-/// instruction bytes that it gave before. RAM accesses are simply made again.</para>
+/// accesses that user space has already served from its log (checking address, size and direction). RAM accesses are
+/// simply made again.</para>
 /// </summary>
 internal interface IMachine
 {
@@ -69,6 +69,15 @@ internal interface IMachine
 
     /// <summary>The instruction, or one batch of a REP instruction, is complete: forget its replay log.</summary>
     void Retire();
+
+    /// <summary>
+    /// Where the emulator keeps the instruction that it works on until it is complete: bytes that another
+    /// CPU changes meanwhile do not count.
+    /// </summary>
+    ref FetchedInstruction Fetched { get; }
+
+    /// <summary>User space has answered for the instruction in <see cref="Fetched"/>: go on with it.</summary>
+    bool Resumes { get; }
 
     /// <summary>After decoding: whether the instruction accesses memory through its ModRM operand only.</summary>
     void Decoded(bool oneMemoryOperand);

@@ -9,6 +9,16 @@ internal enum CodeSize : byte
     Bits16 = 2, Bits32 = 4, Bits64 = 8,
 }
 
+/// <summary>An instruction as it was fetched and decoded.</summary>
+internal struct FetchedInstruction
+{
+    public Instruction Decoded;
+    public CodeSize Code;
+    /// <summary>The bytes that were read, <see cref="ByteCount"/> of them.</summary>
+    public InstructionBytes Bytes;
+    public byte ByteCount;
+}
+
 /// <summary>A decoded instruction. Register numbers include the REX extension; sizes are in bytes.</summary>
 internal struct Instruction
 {

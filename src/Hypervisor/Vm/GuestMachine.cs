@@ -59,14 +59,16 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
 
     public bool MustYield => _vcpu.Shared.RequestBits != 0 || !_vcpu.Pending.Writes.IsEmpty;
 
+    public ref FetchedInstruction Fetched => ref _vcpu.Pending.Instruction;
+
+    public bool Resumes => _vcpu.Pending.Log.Count != 0;
+
     public void Retire() => _vcpu.Pending.Log.Clear();
 
     public void Decoded(bool oneMemoryOperand) => _vcpu.Pending.Hint.Usable = oneMemoryOperand;
 
     public Access Fetch(Gva address, Span<byte> bytes, ref Fault fault)
     {
-        if (_vcpu.Pending.Log.TryFetch(address, bytes))
-            return Access.Done;
         if (!TryTranslate(address, PageAccess.Fetch, Rights.None, out Gpa physical, ref fault))
             return Access.Fault;
         return GuestMemory.Read(ref _vcpu.Vm, physical, bytes) == MemoryAccess.Done ? Access.Done : Access.Unsupported;

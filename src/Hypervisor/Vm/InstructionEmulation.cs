@@ -43,9 +43,6 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 pending.Kind = PendingKind.Instruction;
                 // A REP instruction may have finished some iterations: what waits is at the RIP of now.
                 pending.Rip = vcpu.Registers.Rip;
-                pending.Log.Start = new Gva(SingleStep.LinearRip<TVendor>(ref vcpu));
-                pending.Log.Bytes = result.Bytes;
-                pending.Log.ByteCount = result.ByteCount;
                 return VcpuAction.UserSpace;
             case Outcome.Exception:
                 pending.Forget();
@@ -57,7 +54,8 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 return VcpuAction.Resume;
             default:
                 pending.Forget();
-                return UserExit.EmulationFailure(ref vcpu, ((ReadOnlySpan<byte>)result.Bytes)[..result.ByteCount]);
+                ReadOnlySpan<byte> bytes = pending.Instruction.Bytes;
+                return UserExit.EmulationFailure(ref vcpu, bytes[..pending.Instruction.ByteCount]);
         }
     }
 

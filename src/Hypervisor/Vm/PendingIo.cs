@@ -30,6 +30,8 @@ internal struct PendingIo
     public ulong NextRip;
     public bool IsInput;
     public byte Size;
+    /// <summary>The instruction that is emulated, decoded.</summary>
+    public FetchedInstruction Instruction;
     public ReplayLog Log;
     public PostedWrites Writes;
     public FaultHint Hint;
@@ -124,8 +126,7 @@ internal enum ReplayKind : byte
 
 /// <summary>
 /// The accesses of one instruction in order, so that it can be run again from the top: those below
-/// <see cref="Position"/> were replayed, the last one may still wait for user space's answer. The instruction's bytes
-/// are kept too: another vCPU may have changed them in memory.
+/// <see cref="Position"/> were replayed, the last one may still wait for user space's answer.
 /// </summary>
 internal struct ReplayLog
 {
@@ -143,27 +144,12 @@ internal struct ReplayLog
     public int Position;
     /// <summary>The last entry was handed to user space and not yet answered.</summary>
     public bool Waiting;
-    /// <summary>Linear address of the first of <see cref="Bytes"/>.</summary>
-    public Gva Start;
-    public InstructionBytes Bytes;
-    public byte ByteCount;
 
     public void Clear()
     {
         Count = 0;
         Position = 0;
         Waiting = false;
-        ByteCount = 0;
-    }
-
-    /// <summary>The bytes that were executed, for a fetch of the instruction that runs again.</summary>
-    public readonly bool TryFetch(Gva address, Span<byte> bytes)
-    {
-        ulong offset = address.Value - Start.Value;
-        if (Count == 0 || offset + (ulong)bytes.Length > ByteCount)
-            return false;
-        ((ReadOnlySpan<byte>)Bytes).Slice((int)offset, bytes.Length).CopyTo(bytes);
-        return true;
     }
 
     public readonly bool IsFull => Count == Capacity;

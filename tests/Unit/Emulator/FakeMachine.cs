@@ -38,6 +38,7 @@ internal sealed class FakeState
     public bool Yield;
     public readonly ulong[] Control = new ulong[16];
     public readonly ulong[] Debug = new ulong[8];
+    public FetchedInstruction Fetched;
 
     public FakeState(CodeSize code, bool real = false) => Reset(code, real, 0);
 
@@ -113,6 +114,8 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
     }
 
     public bool MustYield => state.Yield;
+    public ref FetchedInstruction Fetched => ref state.Fetched;
+    public bool Resumes => state.Log.Count != 0;
     public Span<byte> PortData => state.Port;
 
     public void Retire()

@@ -429,8 +429,8 @@ public class ProtectionTests
         GuestRegisters before = state.Registers;
         Emulation result = state.Run();
         Assert.That(result.Outcome, Is.EqualTo(Outcome.Unsupported));
-        Assert.That(((ReadOnlySpan<byte>)result.Bytes)[..bytes.Length].ToArray(), Is.EqualTo(bytes));
-        Assert.That(result.ByteCount, Is.EqualTo(15));
+        Assert.That(((ReadOnlySpan<byte>)state.Fetched.Bytes)[..bytes.Length].ToArray(), Is.EqualTo(bytes));
+        Assert.That(state.Fetched.ByteCount, Is.EqualTo(15));
         Same(state.Registers, before);
     }
 
@@ -504,7 +504,7 @@ public class ProtectionTests
                 {
                     Same(state.Registers, before);
                 }
-                Assert.That(result.ByteCount, Is.LessThanOrEqualTo(15));
+                Assert.That(state.Fetched.ByteCount, Is.LessThanOrEqualTo(15));
             }, iter: 200_000, threads: 1);
     }
 
