@@ -90,7 +90,8 @@ CS_MAP := -ffile-prefix-map=$(CS_STAGE)=. -ffile-prefix-map=$(CS_STAGE)/=
 CS_MAP_ASSEMBLER := $(CS_MAP) -Wa,--debug-prefix-map=$(CS_STAGE)=.
 $(CS_STAGE)/.built: $(CS_STAGE)/.gathered
 	+$(MAKE) -C $(KDIR) M=$(CS_STAGE) CONFIG_DEBUG_INFO_BTF_MODULES= \
-		KCFLAGS="$(CS_MAP)" KAFLAGS="$(CS_MAP_ASSEMBLER)" modules 2>&1 | tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
+		KCFLAGS="$(CS_MAP)" KAFLAGS="$(CS_MAP_ASSEMBLER)" modules 2>&1 \
+		| tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
 	@! grep -E 'objtool:|WARNING: modpost' $(CS_STAGE)/kbuild.log || { echo "Warnings count as errors here."; exit 1; }
 	@touch $@
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace Toolchain;
 
-/// <summary>An object file as the native compiler would make it, assembled from text: cases that C# cannot be brought to
-/// produce on demand.</summary>
+/// <summary>An object file as the native compiler would make it, assembled from text: cases that no C# produces on
+/// demand.</summary>
 internal static class AssembledObject
 {
     private const string Prologue = "push %rbp\nmov %rsp, %rbp\n";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace Toolchain;
 
-/// <summary>The toolchain's output inside a kernel, in one boot of L1: the random functions, and every kind of trap.</summary>
+/// <summary>The toolchain's output in a kernel, in one boot of L1: the random functions, every kind of trap.</summary>
 [TestFixture]
 public sealed class InKernelTests
 {
@@ -17,8 +17,9 @@ public sealed class InKernelTests
             Name = "toolchain",
             ExpectedReports = ["^traps: "],
             Script = $"""
-                echo ::batch; insmod '{Repository.PathOf("tests", "Toolchain", "Batch", "batch.ko")}' && rmmod batch && echo done
-                echo ::traps; insmod '{Repository.PathOf("tests", "Toolchain", "Traps", "traps.ko")}' && rmmod traps && echo done
+                cd '{Repository.PathOf("tests", "Toolchain")}'
+                echo ::batch; insmod Batch/batch.ko && rmmod batch && echo done
+                echo ::traps; insmod Traps/traps.ko && rmmod traps && echo done
                 """,
         });
     }

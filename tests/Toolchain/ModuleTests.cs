@@ -8,6 +8,9 @@ namespace Toolchain;
 [TestFixture]
 public sealed class ModuleTests
 {
+    private static readonly string[] Methods =
+        ["hello_read", "hello_write", "Hello.Greeter.Greet", "Hello.Greeter.ReadThrough", "Hello.Greeter.Warn"];
+
     [TestCase("samples/hello", Kernels.Installed)]
     [TestCase("samples/hello", Kernels.Backports)]
     [TestCase("tests/Toolchain/Batch", Kernels.Installed)]
@@ -26,8 +29,7 @@ public sealed class ModuleTests
         ElfObject module = ElfObject.Read(Path.Combine(stage, "hello.ko"));
         HashSet<ulong> unwound = [.. module.Find(".orc_unwind_ip")!.Relocations
             .Where(r => r.Symbol.Section?.Name == ".text").Select(r => r.Symbol.Value + (ulong)r.Addend)];
-        string[] methods = ["hello_read", "hello_write", "Hello.Greeter.Greet", "Hello.Greeter.ReadThrough", "Hello.Greeter.Warn"];
-        foreach (string method in methods)
+        foreach (string method in Methods)
         {
             ElfSymbol symbol = module.Symbols.Single(s => s.Name == method);
             Assert.That(symbol.IsFunction, Is.True, method);
@@ -43,7 +45,7 @@ public sealed class ModuleTests
         ElfSymbol method = ElfObject.Read(module).Symbols.Single(s => s.Name == "Hello.Greeter.ReadThrough");
         string place = Tool.Require("addr2line", ["-j", ".text", "-e", module, $"0x{method.Value + 8:x}"]);
         string[] lines = File.ReadAllLines(Repository.PathOf("samples", "hello", "Greeter.cs"));
-        int line = Array.FindIndex(lines, text => text.Contains("ReadThrough(int* pointer)", StringComparison.Ordinal)) + 1;
+        int line = Array.FindIndex(lines, text => text.Contains("ReadThrough(int* pointer)")) + 1;
         Assert.That(place.Trim(), Is.EqualTo($"samples/hello/Greeter.cs:{line}"));
     }
 

@@ -32,13 +32,13 @@ public sealed class ObjectRefusalTests
     [Test]
     public void LargeFrameIsRefused()
         => Refuse(
-            AssembledObject.Bare("broken", "push %rbp\nsub $4096, %rsp\nlea 4096(%rsp), %rbp\nadd $4096, %rsp\npop %rbp\nret"),
+            AssembledObject.Bare("broken", FrameOf(4096, framePointer: 4096)),
             "needs a stack frame of 4104 bytes; 2048 are allowed");
 
     [Test]
     public void UnknownPrologueIsRefused()
         => Refuse(
-            AssembledObject.Bare("broken", "push %rbp\nsub $32, %rsp\nlea 16(%rsp), %rbp\nadd $32, %rsp\npop %rbp\nret"),
+            AssembledObject.Bare("broken", FrameOf(32, framePointer: 16)),
             "prologue");
 
     [Test]
@@ -57,11 +57,15 @@ public sealed class ObjectRefusalTests
     {
         string folder = Ilpatch.Folder("no-object");
         File.WriteAllText(Path.Combine(folder, "input.o"), "text");
-        Tool.Result result = Ilpatch.Run("obj", Path.Combine(folder, "input.o"), typeof(ObjectRefusalTests).Assembly.Location,
+        Tool.Result result = Ilpatch.Run(
+            "obj", Path.Combine(folder, "input.o"), typeof(ObjectRefusalTests).Assembly.Location,
             Path.Combine(folder, "core.S"));
         Assert.That(result.ExitCode, Is.EqualTo(1));
         Assert.That(result.Errors, Does.Contain("not a relocatable x86-64 ELF file"));
     }
+
+    private static string FrameOf(int size, int framePointer)
+        => $"push %rbp\nsub ${size}, %rsp\nlea {framePointer}(%rsp), %rbp\nadd ${size}, %rsp\npop %rbp\nret";
 
     private static void Refuse(string methods, string message, string data = "")
     {

@@ -120,8 +120,10 @@ public sealed class SimdTests
             }
             """);
         string native = Repository.PathOf("src", "CoreLib", "Native");
-        Tool.Require("cc", ["-O1", "-no-pie", $"-I{native}", "-o", Path.Combine(folder, "test"), Path.Combine(folder, "main.c"),
-            Path.Combine(folder, "core.S"), Path.Combine(native, "door.S")]);
-        Assert.That(Tool.Run(Path.Combine(folder, "test"), []).Output.Trim(), Is.EqualTo("equal"));
+        string program = Path.Combine(folder, "test");
+        string[] sources =
+            [Path.Combine(folder, "main.c"), Path.Combine(folder, "core.S"), Path.Combine(native, "door.S")];
+        Tool.Require("cc", ["-O1", "-no-pie", $"-I{native}", "-o", program, .. sources]);
+        Assert.That(Tool.Run(program, []).Output.Trim(), Is.EqualTo("equal"));
     }
 }

@@ -41,9 +41,12 @@ obj.SetAction(parse => Run(() =>
         parse.GetValue(frameLimit),
         parse.GetValue(report)?.FullName)));
 
-var check = new Command("check", "Gate on a finished module: no SIMD, no naked ret or indirect branch, known imports only.");
+var check = new Command("check", "Gate on a finished module: no SIMD, no naked branches, known imports only.");
 var module = new Argument<FileInfo>("module") { Description = "The .ko file." };
-var core = new Option<FileInfo?>("--core") { Description = "The core's object file, whose functions are held to the rules." };
+var core = new Option<FileInfo?>("--core")
+{
+    Description = "The core's object file: its functions are held to the rules. Default: all functions.",
+};
 var imports = new Option<FileInfo?>("--imports") { Description = "Symbols the module may import, one per line." };
 check.Add(module);
 check.Add(core);
@@ -56,7 +59,8 @@ check.SetAction(parse => Run(() =>
         parse.GetValue(imports)?.FullName,
         parse.GetValue(report)?.FullName)));
 
-var root = new RootCommand("Makes kernel-grade code of restricted C#. Exit codes: 0 done, 1 violations, 2 cannot work.");
+var root = new RootCommand(
+    "Makes kernel-grade code of restricted C#. Exit codes: 0 done, 1 violations, 2 cannot work.");
 root.Add(il);
 root.Add(obj);
 root.Add(check);
@@ -74,7 +78,8 @@ static int Run(Action action)
         Console.Error.WriteLine(violations.Message);
         return 1;
     }
-    catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or BadImageFormatException)
+    catch (Exception exception)
+        when (exception is IOException or UnauthorizedAccessException or BadImageFormatException)
     {
         Console.Error.WriteLine($"ilpatch: {exception.Message}");
         return 2;

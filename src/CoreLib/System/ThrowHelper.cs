@@ -3,7 +3,7 @@ using System.Diagnostics.CodeAnalysis;
 
 namespace System;
 
-/// <summary>The class library's own checks. None of them exists as code: each call becomes a trap of its line.</summary>
+/// <summary>The class library's own checks. None exists as code: each call becomes a trap of its line.</summary>
 internal static class ThrowHelper
 {
     [DoesNotReturn]

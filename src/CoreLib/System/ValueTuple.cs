@@ -46,7 +46,8 @@ public struct ValueTuple<T1, T2, T3, T4, T5, T6>(T1 item1, T2 item2, T3 item3, T
     public T6 Item6 = item6;
 }
 
-public struct ValueTuple<T1, T2, T3, T4, T5, T6, T7>(T1 item1, T2 item2, T3 item3, T4 item4, T5 item5, T6 item6, T7 item7)
+public struct ValueTuple<T1, T2, T3, T4, T5, T6, T7>(
+    T1 item1, T2 item2, T3 item3, T4 item4, T5 item5, T6 item6, T7 item7)
 {
     public T1 Item1 = item1;
     public T2 Item2 = item2;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Runs the batch that the toolchain compiled, in a kernel module or in a process; Reference/Program.cs does the same. */
+/* Runs the batch that the toolchain compiled, in a kernel or in a process; Reference/Program.cs does the same. */
 #ifdef __KERNEL__
 #include <linux/module.h>
 #include <linux/sched.h>

@@ -9,6 +9,8 @@ internal sealed class FunctionWriter(Random random, int number)
 {
     private const int MemorySize = 256;
 
+    private static readonly string[] BitCounts = ["PopCount", "LeadingZeroCount", "TrailingZeroCount", "Log2"];
+
     private readonly StringBuilder _text = new();
     private readonly List<string> _locals = ["a", "b", "c", "x"];
     private int _names;
@@ -43,7 +45,7 @@ internal sealed class FunctionWriter(Random random, int number)
 
     private void Line(string line) => _text.Append("        ").Append(line).Append('\n');
 
-    /// <summary>Behind a method that the native compiler inlines: the C# compiler refuses constants that overflow.</summary>
+    /// <summary>Behind a method: the C# compiler refuses constants that overflow.</summary>
     private string Literal() => $"Data.K({Constant()})";
 
     private string Constant()
@@ -82,8 +84,8 @@ internal sealed class FunctionWriter(Random random, int number)
             12 => $"(ulong)(byte)({E()})",
             13 => $"(ulong)(long)(short)({E()})",
             14 => $"({Condition(depth - 1)} ? {E()} : {E()})",
-            15 => $"(ulong)BitOperations.{Pick("PopCount", "LeadingZeroCount", "TrailingZeroCount", "Log2")}({E()})",
-            16 => $"(ulong)BitOperations.{Pick("PopCount", "LeadingZeroCount", "TrailingZeroCount", "Log2")}((uint)({E()}))",
+            15 => $"(ulong)BitOperations.{Pick(BitCounts)}({E()})",
+            16 => $"(ulong)BitOperations.{Pick(BitCounts)}((uint)({E()}))",
             17 => $"BitOperations.RotateLeft({E()}, (int)({E()} & 63))",
             18 => $"Math.{Pick("Min", "Max")}({E()}, {E()})",
             19 => $"(ulong)((long)({E()}) >> (int)({E()} & 31))",
@@ -151,7 +153,8 @@ internal sealed class FunctionWriter(Random random, int number)
             case 3:
                 string width = Pick("16", "32", "64");
                 string narrow = width switch { "16" => "ushort", "32" => "uint", _ => "ulong" };
-                Line($"BinaryPrimitives.WriteUInt{width}LittleEndian(bytes.Slice({random.Next(240)}), ({narrow})({E()}));");
+                n = $"bytes.Slice({random.Next(240)})";
+                Line($"BinaryPrimitives.WriteUInt{width}LittleEndian({n}, ({narrow})({E()}));");
                 break;
             case 4:
                 Line($"MemoryMarshal.Cast<byte, ulong>(bytes)[{random.Next(32)}] = {E()};");
@@ -223,13 +226,24 @@ internal sealed class FunctionWriter(Random random, int number)
             case 14:
                 n = Fresh("q");
                 Line($"UInt128 {n} = (UInt128)({E()}) * {E()} + {E(1)};");
-                Line($"{n} = {Pick($"{n} / ({E(1)} | 1)", $"{n} % (((UInt128)({E(1)}) << 64) | 5)", $"{n} << (int)({E(1)} & 127)", $"{n} >> (int)({E(1)} & 127)", $"~{n} - {E(1)}")};");
+                string unsigned = Pick(
+                    $"{n} / ({E(1)} | 1)",
+                    $"{n} % (((UInt128)({E(1)}) << 64) | 5)",
+                    $"{n} << (int)({E(1)} & 127)",
+                    $"{n} >> (int)({E(1)} & 127)",
+                    $"~{n} - {E(1)}");
+                Line($"{n} = {unsigned};");
                 Declare($"(ulong){n} ^ (ulong)({n} >> 64)");
                 break;
             case 15:
                 n = Fresh("q");
                 Line($"Int128 {n} = (Int128)(long)({E()}) * (long)({E()});");
-                Line($"{n} = {Pick($"{n} / ((Int128)(long)({E(1)}) | 1)", $"{n} % 1000003", $"{n} >> {random.Next(128)}", $"-{n} + (int)({E(1)})")};");
+                string signed = Pick(
+                    $"{n} / ((Int128)(long)({E(1)}) | 1)",
+                    $"{n} % 1000003",
+                    $"{n} >> {random.Next(128)}",
+                    $"-{n} + (int)({E(1)})");
+                Line($"{n} = {signed};");
                 Declare($"(ulong){n} ^ (ulong)({n} >> 64) ^ ({n} < 0 ? 1UL : 0)");
                 break;
             case 16:
@@ -272,7 +286,8 @@ internal sealed class FunctionWriter(Random random, int number)
             case 26:
                 n = Fresh("g");
                 Line($"Gpa {n} = (new Gpa({E(1)}) + {E(1)}).Page;");
-                Declare($"Data.Many({n}.Value, {E(1)}, {E(1)}, (uint)({E(1)}), (byte)({E(1)}), {E(0)}, {E(0)}, Data.Make16({E(0)}, {E(0)}), {E(0)})");
+                Declare($"Data.Many({n}.Value, {E(1)}, {E(1)}, (uint)({E(1)}), (byte)({E(1)}), {E(0)}, {E(0)}, "
+                    + $"Data.Make16({E(0)}, {E(0)}), {E(0)})");
                 break;
             case 27:
                 n = Fresh("at");
@@ -304,7 +319,8 @@ internal sealed class FunctionWriter(Random random, int number)
                 Switch(depth, Enumerable.Range(0, random.Next(4, 14)).ToArray());
                 break;
             case 31:
-                Switch(depth, Enumerable.Range(0, random.Next(4, 9)).Select(_ => random.Next(2000)).Distinct().ToArray());
+                int cases = random.Next(4, 9);
+                Switch(depth, [.. Enumerable.Range(0, cases).Select(_ => random.Next(2000)).Distinct()]);
                 break;
             case 32:
                 Declare($"({E(1)} % 9, (Color)({E(1)} & 7)) switch {{ (0, _) => {E(1)}, (< 4, Color.Red) => {E(1)}, "

@@ -10,7 +10,16 @@ internal static class SharedTypes
         internal struct S16 { public ulong A; public ulong B; }
 
         // No padding: its bytes are nobody's, and the test hashes memory.
-        internal struct S24 { public uint A; public uint E; public ulong B; public byte C; public byte F; public ushort D; public uint G; }
+        internal struct S24
+        {
+            public uint A;
+            public uint E;
+            public ulong B;
+            public byte C;
+            public byte F;
+            public ushort D;
+            public uint G;
+        }
 
         internal struct S40 { public S24 Inner; public S16 Outer; }
 
@@ -43,7 +52,11 @@ internal static class SharedTypes
             public static Gpa operator +(Gpa left, ulong right) => new(left.Value + right);
         }
 
-        internal interface IOperation { static abstract ulong Do(ulong left, ulong right); static abstract int Width { get; } }
+        internal interface IOperation
+        {
+            static abstract ulong Do(ulong left, ulong right);
+            static abstract int Width { get; }
+        }
 
         internal struct AddOperation : IOperation
         {
@@ -132,7 +145,11 @@ internal static class SharedTypes
 
             [MethodImpl(MethodImplOptions.NoInlining)]
             public static S40 Make40(ulong a, ulong b)
-                => new() { Inner = new S24 { A = (uint)a, B = b, C = (byte)(a >> 8), D = (ushort)b }, Outer = new S16 { A = b, B = a } };
+                => new()
+                {
+                    Inner = new S24 { A = (uint)a, B = b, C = (byte)(a >> 8), D = (ushort)b },
+                    Outer = new S16 { A = b, B = a },
+                };
 
             [MethodImpl(MethodImplOptions.NoInlining)]
             public static S16 Make16(ulong a, ulong b) => new() { A = a ^ b, B = a + b };
@@ -148,10 +165,12 @@ internal static class SharedTypes
             }
 
             [MethodImpl(MethodImplOptions.NoInlining)]
-            public static ulong Take40(S40 value) => value.Inner.A + value.Inner.B + value.Inner.C + value.Inner.D + value.Outer.A - value.Outer.B;
+            public static ulong Take40(S40 value)
+                => value.Inner.A + value.Inner.B + value.Inner.C + value.Inner.D + value.Outer.A - value.Outer.B;
 
             [MethodImpl(MethodImplOptions.NoInlining)]
-            public static ulong Take24(in S24 value, S16 by, ulong last) => value.A ^ value.B ^ value.C ^ value.D ^ by.A ^ (by.B * last);
+            public static ulong Take24(in S24 value, S16 by, ulong last)
+                => value.A ^ value.B ^ value.C ^ value.D ^ by.A ^ (by.B * last);
 
             [MethodImpl(MethodImplOptions.NoInlining)]
             public static ulong Many(ulong a, ulong b, ulong c, uint d, byte e, ulong f, ulong g, S16 h, ulong i)

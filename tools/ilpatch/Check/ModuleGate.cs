@@ -4,8 +4,8 @@ using IlPatch.Obj;
 
 namespace IlPatch.Check;
 
-/// <summary>Looks at the finished module with fresh eyes: what the core's functions must not contain, and what the module
-/// must not import.</summary>
+/// <summary>Looks at the finished module with fresh eyes: what the core's functions must not contain, and what the
+/// module must not import.</summary>
 internal static class ModuleGate
 {
     public static void Run(string modulePath, string? corePath, string? importsPath, string? report)
@@ -13,12 +13,10 @@ internal static class ModuleGate
         ElfObject module = ElfObject.Read(modulePath);
         HashSet<string>? core = corePath is null
             ? null
-            : [.. ElfObject.Read(corePath).Symbols.Where(s => s is { IsFunction: true, Section: not null }).Select(s => s.Name)];
+            : [.. FunctionsOf(ElfObject.Read(corePath)).Select(function => function.Name)];
         List<Violation> violations = [];
         List<string> rows = [];
-        foreach (ElfSymbol function in module.Symbols
-            .Where(s => s is { IsFunction: true, Section.IsExecutable: true, Size: > 0 })
-            .Where(s => core is null || core.Contains(s.Name)))
+        foreach (ElfSymbol function in FunctionsOf(module).Where(s => core is null || core.Contains(s.Name)))
         {
             rows.Add($"{function.Name}\t{function.Size}\t{CheckFunction(function, violations)}");
         }
@@ -37,6 +35,9 @@ internal static class ModuleGate
         Report.Write(report, "function\tbytes\tinstructions", rows.Order(StringComparer.Ordinal));
     }
 
+    private static IEnumerable<ElfSymbol> FunctionsOf(ElfObject file)
+        => file.Symbols.Where(s => s is { IsFunction: true, Section.IsExecutable: true, Size: > 0 });
+
     private static int CheckFunction(ElfSymbol function, List<Violation> violations)
     {
         ElfSection section = function.Section!;
@@ -51,7 +52,8 @@ internal static class ModuleGate
             count++;
             if (Complaint(instruction, section, function, relocated) is { } what)
             {
-                violations.Add(new(new($"{function.Name}+{at:x}", "", 0), what, "This is ilpatch's own fault: report it."));
+                var place = new SourcePlace($"{function.Name}+{at:x}", "", 0);
+                violations.Add(new(place, what, "This is ilpatch's own fault: report it."));
             }
         }
 
@@ -83,7 +85,9 @@ internal static class ModuleGate
 
         for (ulong at = instruction.IP; at < instruction.NextIP; at++)
         {
-            if (relocated.TryGetValue(at, out string? name) && (name.StartsWith("Rh", StringComparison.Ordinal) || name.Contains("__cctor", StringComparison.Ordinal)))
+            if (relocated.TryGetValue(at, out string? name)
+                && (name.StartsWith("Rh", StringComparison.Ordinal)
+                    || name.Contains("__cctor", StringComparison.Ordinal)))
             {
                 return $"refers to the managed runtime's {name} in {function.Name}";
             }
@@ -100,7 +104,7 @@ internal static class ModuleGate
     {
         HashSet<string>? allowed = importsPath is null
             ? null
-            : [.. File.ReadLines(importsPath).Select(line => line.Trim()).Where(line => line.Length > 0 && line[0] != '#')];
+            : [.. File.ReadLines(importsPath).Select(line => line.Trim()).Where(line => line is not ("" or ['#', ..]))];
         foreach (ElfSymbol symbol in module.Symbols.Where(s => s.Section is null && s.Name.Length > 0))
         {
             bool isRuntime = symbol.Name.StartsWith("Rh", StringComparison.Ordinal)

@@ -41,7 +41,8 @@ internal sealed class IlAssembly : IDisposable
     }
 
     /// <summary>Paths are mapped to the project's root by the C# compiler and start with "./".</summary>
-    private static string WithoutRoot(string path) => path.StartsWith("./", StringComparison.Ordinal) ? path[2..] : path;
+    private static string WithoutRoot(string path)
+        => path.StartsWith("./", StringComparison.Ordinal) ? path[2..] : path;
 
     /// <summary>The same input gives the same bytes: the module id is derived from the content.</summary>
     public void Write(string path)

@@ -6,7 +6,7 @@ namespace IlPatch.Il;
 /// <summary>The IL passes in order.</summary>
 internal static class IlPass
 {
-    public static void Run(string input, string output, string? report = null)
+    public static void Run(string input, string output, string? report)
     {
         File.Delete(output);
         using var assembly = new IlAssembly(input);

@@ -115,14 +115,16 @@ internal static class SubsetVerifier
                     "Make it a struct, or take memory through the host's allocator and use 'ref'.");
             case Code.Newarr:
                 return ($"allocates an array of {((TypeReference)instruction.Operand).Name}",
-                    "Use a span over existing memory, an [InlineArray] struct, or a 'ReadOnlySpan<T> => [...]' constant.");
+                    "Use a span over existing memory, an [InlineArray] struct, or 'ReadOnlySpan<T> X => [...]'.");
             case Code.Box:
                 return ($"boxes {((TypeReference)instruction.Operand).Name}",
                     "Keep the value type: use a generic method with a constraint instead of object or an interface.");
             case Code.Unbox or Code.Unbox_Any or Code.Castclass or Code.Isinst:
-                return ("tests or casts an object's type", "Use generics over structs, or an enum that says which it is.");
+                return ("tests or casts an object's type",
+                    "Use generics over structs, or an enum that says which it is.");
             case Code.Throw or Code.Rethrow:
-                return ("throws an exception", "Return an error value; a broken invariant may trap through a checked index.");
+                return ("throws an exception",
+                    "Return an error value; a broken invariant may trap through a checked index.");
             case Code.Ldstr:
                 return ("uses a string", "Use a UTF-8 literal: \"text\"u8.");
             case Code.Ldftn or Code.Ldvirtftn:

@@ -87,7 +87,8 @@ internal static class AccessChecks
     /// <summary>The compiler's own null check reads a byte only to fault; the sign test takes its place.</summary>
     private static bool IsNullCheck(Op op)
         => op.Instruction is { Mnemonic: Mnemonic.Cmp, Op0Kind: OpKind.Memory, MemoryIndex: Register.None } instruction
-            && instruction.Op1Kind == OpKind.Register && instruction.MemoryBase == instruction.Op1Register.GetFullRegister();
+            && instruction.Op1Kind == OpKind.Register
+            && instruction.MemoryBase == instruction.Op1Register.GetFullRegister();
 
     private static void Plan(
         Method method, Flow flow, bool[] targets, Op op, Register[] suspects, SortedDictionary<int, List<Op>> planned)

@@ -190,8 +190,8 @@ internal sealed class AssemblyWriter
             case FlowControl.ConditionalBranch when op.Trap is not null && instruction.Mnemonic is Mnemonic.Jns
                 && op.Trap.Value.Kind is TrapKind.BadAddress:
                 return $"CS_JUMP_IF_BAD {where}";
-            case FlowControl.ConditionalBranch when instruction.Mnemonic is Mnemonic.Js && op.Branch!.Instruction.Mnemonic
-                is Mnemonic.Nop:
+            case FlowControl.ConditionalBranch when instruction.Mnemonic is Mnemonic.Js
+                && op.Branch?.Instruction.Mnemonic is Mnemonic.Nop:
                 return $"CS_JUMP_IF_GOOD {where}";
         }
 
@@ -295,7 +295,7 @@ internal sealed class AssemblyWriter
         Line("cs_strings:");
         foreach (string text in blob.ToString().Split('\0')[..^1])
         {
-            Line($"\t.asciz \"{text.Replace("\\", "\\\\", StringComparison.Ordinal).Replace("\"", "\\\"", StringComparison.Ordinal)}\"");
+            Line($"\t.asciz \"{text}\"");
         }
 
         Line("\t.size cs_strings, . - cs_strings");

@@ -58,8 +58,9 @@ internal sealed class CoreProgram
     /// <summary>Decodes what is reachable from the exports.</summary>
     public void Load()
     {
-        foreach (ElfSymbol symbol in _elf.Symbols.Where(s => s is { IsFunction: true, IsVisible: true, Section: not null }
-            && !s.Name.StartsWith("__managed__", StringComparison.Ordinal)))
+        foreach (ElfSymbol symbol in _elf.Symbols
+            .Where(symbol => symbol is { IsFunction: true, IsVisible: true, Section: not null })
+            .Where(symbol => !symbol.Name.StartsWith("__managed__", StringComparison.Ordinal)))
         {
             ElfSymbol function = SymbolMap.FunctionAt(symbol.Section!, symbol.Value);
             AddMethod(function).Exports.Add(symbol.Name);
@@ -77,7 +78,11 @@ internal sealed class CoreProgram
         }
 
         Methods = [.. _methods.Values.OrderBy(method => method.Symbol.Value)];
-        Data = [.. _data.Values.OrderBy(block => block.Symbol.Section!.Name, StringComparer.Ordinal).ThenBy(b => b.Start)];
+        Data =
+        [
+            .. _data.Values.OrderBy(block => block.Symbol.Section!.Name, StringComparer.Ordinal)
+                .ThenBy(block => block.Start),
+        ];
         foreach (Method method in Methods)
         {
             method.Exports.Sort(StringComparer.Ordinal);
@@ -143,7 +148,8 @@ internal sealed class CoreProgram
         if (symbol.Name.StartsWith("Rh", StringComparison.Ordinal)
             || symbol.Name.StartsWith("JIT_", StringComparison.Ordinal) || symbol.Name.Contains("__GCStaticBase"))
         {
-            throw Refuse(user, at, $"needs the runtime's {symbol.Name}", "See the restricted subset in docs/toolchain.md.");
+            throw Refuse(user, at, $"needs the runtime's {symbol.Name}",
+                "See the restricted subset in docs/toolchain.md.");
         }
 
         Imports.Add(symbol.Name);

@@ -11,7 +11,7 @@ internal static class Decoding
         ElfSection section = method.Symbol.Section!;
         ulong start = method.Symbol.Value;
         ulong end = start + method.Symbol.Size;
-        var decoder = Decoder.Create(64, section.Content.AsMemory((int)start, (int)method.Symbol.Size).ToArray(), start);
+        var decoder = Decoder.Create(64, section.Content[(int)start..(int)end], start);
         var relocations = section.RelocationsIn(start, method.Symbol.Size).ToDictionary(r => r.Offset);
         var byAddress = new Dictionary<ulong, Op>();
         while (decoder.IP < end)
@@ -26,7 +26,8 @@ internal static class Decoding
                     "The compiler's output changed: pin the known version.");
             }
 
-            Reference? symbol = FindSymbol(method, decoder.GetConstantOffsets(instruction), instruction, relocations, line);
+            ConstantOffsets constants = decoder.GetConstantOffsets(instruction);
+            Reference? symbol = FindSymbol(method, constants, instruction, relocations, line);
             if (symbol is null && instruction.IsIPRelativeMemoryOperand)
             {
                 throw new ViolationException(new(method.Name, line.File ?? "", line.Line),

@@ -166,9 +166,11 @@ internal sealed class ElfObject
         target.Relocations.Sort((left, right) => left.Offset.CompareTo(right.Offset));
     }
 
-    private static uint ReadU32(ReadOnlySpan<byte> data, int at) => BinaryPrimitives.ReadUInt32LittleEndian(data[at..]);
+    private static uint ReadU32(ReadOnlySpan<byte> data, int at)
+        => BinaryPrimitives.ReadUInt32LittleEndian(data[at..]);
 
-    private static ulong ReadU64(ReadOnlySpan<byte> data, int at) => BinaryPrimitives.ReadUInt64LittleEndian(data[at..]);
+    private static ulong ReadU64(ReadOnlySpan<byte> data, int at)
+        => BinaryPrimitives.ReadUInt64LittleEndian(data[at..]);
 
     private static string ReadName(byte[] names, uint at)
         => Encoding.UTF8.GetString(names, (int)at, Array.IndexOf(names, (byte)0, (int)at) - (int)at);

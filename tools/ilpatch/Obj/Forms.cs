@@ -16,7 +16,8 @@ internal static class Forms
                     throw method.Refuse(op, "has an indirect branch (a jump table?)",
                         "Write the switch as comparisons or as table data.");
                 case FlowControl.IndirectCall:
-                    throw method.Refuse(op, "has an indirect call", "Use a generic parameter with a static abstract method.");
+                    throw method.Refuse(op, "has an indirect call",
+                        "Use a generic parameter with a static abstract method.");
                 case FlowControl.Interrupt or FlowControl.XbeginXabortXend:
                     throw method.Refuse(op, $"has the instruction '{op.Instruction}'", "");
             }
@@ -25,7 +26,8 @@ internal static class Forms
             {
                 if (memory.Segment is Register.FS or Register.GS)
                 {
-                    throw method.Refuse(op, "uses thread-local storage", "Keep it in the vCPU's or the caller's struct.");
+                    throw method.Refuse(op, "uses thread-local storage",
+                        "Keep it in the vCPU's or the caller's struct.");
                 }
 
                 if (memory.Base == Register.None && memory.Index == Register.None)

@@ -17,8 +17,10 @@ internal sealed class ImportResults
         using var module = ModuleDefinition.ReadModule(assemblyPath);
         foreach (MethodDefinition method in module.GetTypes().SelectMany(type => type.Methods))
         {
-            CustomAttribute? import = method.CustomAttributes.FirstOrDefault(a => a.AttributeType.Name == "RuntimeImportAttribute");
-            if (import?.ConstructorArguments is [.., { Value: string name }] && WideningOf(method.ReturnType) is { } widening)
+            CustomAttribute? import = method.CustomAttributes
+                .FirstOrDefault(attribute => attribute.AttributeType.Name == "RuntimeImportAttribute");
+            if (import?.ConstructorArguments is [.., { Value: string name }]
+                && WideningOf(method.ReturnType) is { } widening)
             {
                 _widenings[name] = widening;
             }
@@ -28,13 +30,14 @@ internal sealed class ImportResults
     public void Run(Method method)
         => method.Rewrite(op =>
         {
-            if (op.Symbol is not { Symbol: { Section: null } callee } || !_widenings.TryGetValue(callee.Name, out Code widening))
+            if (op.Symbol is not { Symbol: { Section: null } callee }
+                || !_widenings.TryGetValue(callee.Name, out Code widening))
             {
                 return null;
             }
 
-            Op widen = op.With(Instruction.Create(
-                widening, Register.EAX, widening is Code.Movzx_r32_rm8 or Code.Movsx_r32_rm8 ? Register.AL : Register.AX));
+            Register narrow = widening is Code.Movzx_r32_rm8 or Code.Movsx_r32_rm8 ? Register.AL : Register.AX;
+            Op widen = op.With(Instruction.Create(widening, Register.EAX, narrow));
             return op.Instruction.FlowControl switch
             {
                 FlowControl.Call => [op, widen],

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Text;
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
 
@@ -42,14 +41,9 @@ internal static class Intrinsics
         var result = new List<Op>();
         foreach (Instruction instruction in assembler.Instructions)
         {
-            bool mayFault = instruction.Mnemonic is Mnemonic.Rdmsr or Mnemonic.Wrmsr or Mnemonic.Xsetbv or Mnemonic.Xgetbv
-                or Mnemonic.Vmload or Mnemonic.Vmsave or Mnemonic.Clgi or Mnemonic.Stgi or Mnemonic.Invlpga
-                or Mnemonic.Vmread or Mnemonic.Vmwrite or Mnemonic.Vmclear or Mnemonic.Vmptrld or Mnemonic.Vmxon
-                or Mnemonic.Vmxoff or Mnemonic.Invept or Mnemonic.Invvpid
-                || (instruction.Mnemonic is Mnemonic.Mov && (instruction.Op0Register.IsCR() || instruction.Op0Register.IsDR()));
             result.Add(new Op(instruction, op.Line)
             {
-                Fault = mayFault ? new Trap(TrapKind.PrivilegedFault, op.Line) : null,
+                Fault = MayFault(instruction) ? new Trap(TrapKind.PrivilegedFault, op.Line) : null,
             });
         }
 
@@ -60,6 +54,17 @@ internal static class Intrinsics
 
         return result;
     }
+
+    private static bool MayFault(in Instruction instruction)
+        => instruction.Mnemonic switch
+        {
+            Mnemonic.Rdmsr or Mnemonic.Wrmsr or Mnemonic.Xsetbv or Mnemonic.Xgetbv => true,
+            Mnemonic.Vmload or Mnemonic.Vmsave or Mnemonic.Clgi or Mnemonic.Stgi or Mnemonic.Invlpga => true,
+            Mnemonic.Vmread or Mnemonic.Vmwrite or Mnemonic.Vmclear or Mnemonic.Vmptrld => true,
+            Mnemonic.Vmxon or Mnemonic.Vmxoff or Mnemonic.Invept or Mnemonic.Invvpid => true,
+            Mnemonic.Mov => instruction.Op0Register.IsCR() || instruction.Op0Register.IsDR(),
+            _ => false,
+        };
 
     /// <summary>Arguments arrive in rdi, rsi, rdx; the result leaves in rax; caller-saved registers are free.</summary>
     private static Dictionary<string, Action<Assembler>> Create()
@@ -126,8 +131,20 @@ internal static class Intrinsics
             ["bit_scan_forward64"] = a => a.bsf(rax, rdi),
             ["bit_scan_reverse32"] = a => a.bsr(eax, edi),
             ["bit_scan_reverse64"] = a => a.bsr(rax, rdi),
-            ["lock_bit_set"] = a => { a.and(esi, 63); a.@lock.bts(__qword_ptr[rdi], rsi); a.setb(al); a.movzx(eax, al); },
-            ["lock_bit_reset"] = a => { a.and(esi, 63); a.@lock.btr(__qword_ptr[rdi], rsi); a.setb(al); a.movzx(eax, al); },
+            ["lock_bit_set"] = a =>
+            {
+                a.and(esi, 63);
+                a.@lock.bts(__qword_ptr[rdi], rsi);
+                a.setb(al);
+                a.movzx(eax, al);
+            },
+            ["lock_bit_reset"] = a =>
+            {
+                a.and(esi, 63);
+                a.@lock.btr(__qword_ptr[rdi], rsi);
+                a.setb(al);
+                a.movzx(eax, al);
+            },
             ["lock_bit_complement"] = a =>
             {
                 a.and(esi, 63);
@@ -139,7 +156,8 @@ internal static class Intrinsics
             ["lock_and"] = a => a.@lock.and(__qword_ptr[rdi], rsi),
         };
 
-        foreach ((int number, AssemblerRegisterCR register) in new[] { (0, cr0), (2, cr2), (3, cr3), (4, cr4), (8, cr8) })
+        foreach ((int number, AssemblerRegisterCR register) in
+            new[] { (0, cr0), (2, cr2), (3, cr3), (4, cr4), (8, cr8) })
         {
             bodies[$"read_cr{number}"] = a => a.mov(rax, register);
             bodies[$"write_cr{number}"] = a => a.mov(register, rdi);

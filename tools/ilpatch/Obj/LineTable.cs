@@ -18,7 +18,7 @@ internal sealed class LineTable
         _addresses = _rows.Keys;
     }
 
-    /// <summary>The line of the code at this offset of the code section, looking back no further than its method.</summary>
+    /// <summary>The line of the code at this offset, looking back no further than its method.</summary>
     public SourceLine Find(ulong offset, ulong methodStart)
     {
         int low = 0, high = _addresses.Count;

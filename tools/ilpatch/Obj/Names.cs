@@ -26,7 +26,7 @@ internal sealed partial class Names
         }
     }
 
-    /// <summary>Namespace.Type.Method as people write it; the mangled name when it is not one of the assembly's.</summary>
+    /// <summary>Namespace.Type.Method as people write it; the symbol itself when it is no method's.</summary>
     public string Readable(string mangled)
     {
         for (int at = mangled.IndexOf("__", 1, StringComparison.Ordinal); at > 0;
@@ -57,7 +57,8 @@ internal sealed partial class Names
     private string ShortArguments(string arguments)
         => Word().Replace(arguments, match =>
         {
-            string word = match.Value.StartsWith(_prefix, StringComparison.Ordinal) ? match.Value : _prefix + match.Value;
+            bool isWhole = match.Value.StartsWith(_prefix, StringComparison.Ordinal);
+            string word = isWhole ? match.Value : _prefix + match.Value;
             return _types.TryGetValue(word, out string? name) ? name[(name.LastIndexOf('.') + 1)..] : match.Value;
         });
 

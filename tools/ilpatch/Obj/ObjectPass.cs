@@ -7,7 +7,7 @@ internal static class ObjectPass
     public const int DefaultFrameLimit = 2048;
 
     public static void Run(
-        string objectPath, string assemblyPath, string output, int frameLimit = DefaultFrameLimit, string? report = null)
+        string objectPath, string assemblyPath, string output, int frameLimit, string? report)
     {
         File.Delete(output);
         var names = new Names(assemblyPath);

@@ -91,8 +91,8 @@ internal static class SimdRemoval
         => op.Instruction.Mnemonic switch
         {
             Mnemonic.Movq or Mnemonic.Movsd => 8,
-            Mnemonic.Movd or Mnemonic.Movss => op.Instruction.Op0Register.IsGPR64() || op.Instruction.Op1Register.IsGPR64()
-                ? 8 : 4,
+            Mnemonic.Movd or Mnemonic.Movss =>
+                op.Instruction.Op0Register.IsGPR64() || op.Instruction.Op1Register.IsGPR64() ? 8 : 4,
             _ => 16,
         };
 
@@ -255,7 +255,7 @@ internal static class SimdRemoval
         return null;
     }
 
-    /// <summary>General registers that nothing reads or writes from one operation to another and that are dead there.</summary>
+    /// <summary>General registers that are dead from one operation to another.</summary>
     internal static Register[] FindFree(Method method, Flow flow, int start, int end, int count)
     {
         ulong used = flow.LiveAfter(end) | flow.LiveBefore(start) | Place.Of(Register.RSP) | Place.Of(Register.RBP);

@@ -34,7 +34,8 @@ public static class Volatile
     public static short Read(ref readonly short location) => (short)As<short, UInt16Cell>(in location).Value;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref short location, short value) => As<short, UInt16Cell>(in location).Value = (ushort)value;
+    public static void Write(ref short location, short value)
+        => As<short, UInt16Cell>(in location).Value = (ushort)value;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static uint Read(ref readonly uint location) => As<uint, UInt32Cell>(in location).Value;
@@ -64,7 +65,8 @@ public static class Volatile
     public static ulong Read(ref readonly ulong location) => (ulong)As<ulong, UIntPtrCell>(in location).Value;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Write(ref ulong location, ulong value) => As<ulong, UIntPtrCell>(in location).Value = (nuint)value;
+    public static void Write(ref ulong location, ulong value)
+        => As<ulong, UIntPtrCell>(in location).Value = (nuint)value;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static long Read(ref readonly long location) => (long)As<long, UIntPtrCell>(in location).Value;

@@ -3,68 +3,6 @@ using Iced.Intel;
 
 namespace IlPatch.Obj;
 
-/// <summary>Why the core stopped itself; the kernel side prints the text (Native/trap.c keeps the same order).</summary>
-internal enum TrapKind
-{
-    BadAddress,
-    IndexOutOfRange,
-    Overflow,
-    DivideError,
-    OutOfRange,
-    InvalidArgument,
-    InvalidState,
-    StackOverrun,
-    PrivilegedFault,
-}
-
-/// <summary>A place at which the core may stop itself; equal ones of a method share a stub.</summary>
-internal readonly record struct Trap(TrapKind Kind, SourceLine Line);
-
-/// <summary>A symbol with an offset.</summary>
-internal readonly record struct Reference(ElfSymbol Symbol, long Offset);
-
-/// <summary>One machine instruction with what the plain encoding does not say.</summary>
-internal sealed class Op
-{
-    public Op(Instruction instruction, SourceLine line)
-    {
-        Instruction = instruction;
-        Line = line;
-    }
-
-    public Instruction Instruction;
-
-    public SourceLine Line { get; init; }
-
-    /// <summary>The symbol behind a call, a jump or a RIP-relative operand.</summary>
-    public Reference? Symbol { get; init; }
-
-    /// <summary>The operation in the same method that a branch leads to.</summary>
-    public Op? Branch { get; set; }
-
-    /// <summary>A branch that leads to a trap's stub, or (with no branch) code that cannot go on.</summary>
-    public Trap? Trap { get; set; }
-
-    /// <summary>The trap that a hardware fault of this instruction becomes.</summary>
-    public Trap? Fault { get; set; }
-
-    /// <summary>Position in the method; valid after <see cref="Method.Renumber"/>.</summary>
-    public int Index { get; set; }
-
-    /// <summary>Stands for a trap that control simply falls into.</summary>
-    public bool IsTrapCall => Trap is not null && Instruction.FlowControl is FlowControl.Call;
-
-    public bool EndsFlow
-        => IsTrapCall
-            || Instruction.FlowControl is FlowControl.UnconditionalBranch or FlowControl.Return
-                or FlowControl.Exception or FlowControl.IndirectBranch;
-
-    /// <summary>A new operation in this one's place, on the same line.</summary>
-    public Op With(Instruction instruction) => new(instruction, Line);
-
-    public Op With(Instruction instruction, Reference? symbol) => new(instruction, Line) { Symbol = symbol };
-}
-
 /// <summary>A method of the core on its way from the compiler's object to assembler text.</summary>
 internal sealed class Method(ElfSymbol symbol, string name)
 {
@@ -105,7 +43,7 @@ internal sealed class Method(ElfSymbol symbol, string name)
         }
     }
 
-    /// <summary>Replaces operations one by one; branches to a replaced one go to the first of its replacements.</summary>
+    /// <summary>Replaces operations one by one; a branch to one goes to the first of its replacements.</summary>
     public void Rewrite(Func<Op, IReadOnlyList<Op>?> replace)
     {
         var result = new List<Op>(Code.Count);
