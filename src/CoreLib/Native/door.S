@@ -26,6 +26,13 @@
 
 #define CS_EIO 5
 
+/* One access of cs_memmove, with its fault entry. */
+.macro move_op instruction:vararg
+	.Lmove\@: \instruction
+	CS_FAULT(.Lmove\@, .Lmove_fault)
+.endm
+#define CS_MOVE(...) move_op __VA_ARGS__
+
 	.text
 
 /* struct cs_result cs_enter(void *fn, long a, long b, long c, long d) */
@@ -89,7 +96,10 @@ cs_trap:
 	CS_RET
 	.size cs_trap, . - cs_trap
 
-/* void cs_memmove(void *to, const void *from, size_t bytes): memmove whose faults are traps of the caller's line. */
+/*
+ * void cs_memmove(void *to, const void *from, size_t bytes): memmove whose faults are traps of the caller's line, whose
+ * site is in eax. Up to 32 bytes all loads come before all stores, so that an overlap does not matter.
+ */
 	.p2align 4
 	.globl cs_memmove
 	.type cs_memmove, @function
@@ -103,63 +113,86 @@ cs_memmove:
 	CS_JUMP_IF_BAD .Lmove_fault
 	testq %rsi, %rsi
 	CS_JUMP_IF_BAD .Lmove_fault
+	cmpq $8, %rcx
+	jb .Lunder_8
+	cmpq $16, %rcx
+	ja .Lover_16
+	CS_MOVE(movq (%rsi), %rdx)
+	CS_MOVE(movq -8(%rsi, %rcx), %r8)
+	CS_MOVE(movq %rdx, (%rdi))
+	CS_MOVE(movq %r8, -8(%rdi, %rcx))
+	popq %rbp
+	CS_RET
+.Lunder_8:
+	cmpl $4, %ecx
+	jb .Lunder_4
+	CS_MOVE(movl (%rsi), %edx)
+	CS_MOVE(movl -4(%rsi, %rcx), %r8d)
+	CS_MOVE(movl %edx, (%rdi))
+	CS_MOVE(movl %r8d, -4(%rdi, %rcx))
+	popq %rbp
+	CS_RET
+.Lunder_4:
+	cmpl $2, %ecx
+	jb .Lone
+	CS_MOVE(movzwl (%rsi), %edx)
+	CS_MOVE(movzwl -2(%rsi, %rcx), %r8d)
+	CS_MOVE(movw %dx, (%rdi))
+	CS_MOVE(movw %r8w, -2(%rdi, %rcx))
+	popq %rbp
+	CS_RET
+.Lone:
+	CS_MOVE(movzbl (%rsi), %edx)
+	CS_MOVE(movb %dl, (%rdi))
+.Lmoved:
+	popq %rbp
+	CS_RET
+.Lover_16:
+	cmpq $32, %rcx
+	ja .Lover_32
+	CS_MOVE(movq (%rsi), %rdx)
+	CS_MOVE(movq 8(%rsi), %r8)
+	CS_MOVE(movq -16(%rsi, %rcx), %r9)
+	CS_MOVE(movq -8(%rsi, %rcx), %r10)
+	CS_MOVE(movq %rdx, (%rdi))
+	CS_MOVE(movq %r8, 8(%rdi))
+	CS_MOVE(movq %r9, -16(%rdi, %rcx))
+	CS_MOVE(movq %r10, -8(%rdi, %rcx))
+	popq %rbp
+	CS_RET
+.Lover_32:
 	movq %rdi, %rdx
 	subq %rsi, %rdx
 	cmpq %rcx, %rdx
 	jb .Lbackward		/* from < to < from + bytes */
-	cmpq $32, %rcx
-	ja .Lforward_string
-.Lforward_words:
-	cmpq $8, %rcx
-	jb .Lforward_bytes
-.Lm1:	movq (%rsi), %rdx
-.Lm2:	movq %rdx, (%rdi)
-	addq $8, %rsi
-	addq $8, %rdi
-	subq $8, %rcx
-	jmp .Lforward_words
-.Lforward_bytes:
-	testq %rcx, %rcx
-	jz .Lmoved
-.Lm3:	movb (%rsi), %dl
-.Lm4:	movb %dl, (%rdi)
-	incq %rsi
-	incq %rdi
-	decq %rcx
-	jmp .Lforward_bytes
-.Lforward_string:
 	movq %rcx, %rdx
 	shrq $3, %rcx
-.Lm5:	rep movsq
-	movq %rdx, %rcx
+	CS_MOVE(rep movsq)
+	movl %edx, %ecx
 	andl $7, %ecx
-	jmp .Lforward_bytes
+	CS_MOVE(rep movsb)
+	popq %rbp
+	CS_RET
 .Lbackward:
-	leaq -1(%rsi, %rcx), %rsi
-	leaq -1(%rdi, %rcx), %rdi
-.Lbackward_bytes:
-.Lm6:	movb (%rsi), %dl
-.Lm7:	movb %dl, (%rdi)
-	decq %rsi
-	decq %rdi
+	testb $7, %cl
+	jz .Lbackward_words
+	CS_MOVE(movzbl -1(%rsi, %rcx), %edx)
+	CS_MOVE(movb %dl, -1(%rdi, %rcx))
 	decq %rcx
-	jnz .Lbackward_bytes
-.Lmoved:
+	jmp .Lbackward
+.Lbackward_words:
+	CS_MOVE(movq -8(%rsi, %rcx), %rdx)
+	CS_MOVE(movq %rdx, -8(%rdi, %rcx))
+	subq $8, %rcx
+	jnz .Lbackward_words
 	popq %rbp
 	CS_RET
 .Lmove_fault:
 	call cs_trap
 	ud2
-	CS_FAULT(.Lm1, .Lmove_fault)
-	CS_FAULT(.Lm2, .Lmove_fault)
-	CS_FAULT(.Lm3, .Lmove_fault)
-	CS_FAULT(.Lm4, .Lmove_fault)
-	CS_FAULT(.Lm5, .Lmove_fault)
-	CS_FAULT(.Lm6, .Lmove_fault)
-	CS_FAULT(.Lm7, .Lmove_fault)
 	.size cs_memmove, . - cs_memmove
 
-/* void cs_memzero(void *to, size_t bytes): its faults are traps of the caller's line. */
+/* void cs_memzero(void *to, size_t bytes): its faults are traps of the caller's line, whose site is in eax. */
 	.p2align 4
 	.globl cs_memzero
 	.type cs_memzero, @function

@@ -98,7 +98,7 @@ public readonly ref struct Span<T>
     }
 
     public void Clear()
-        => SpanHelpers.Clear(
+        => SpanHelpers.ClearWithoutReferences(
             ref Unsafe.As<T, byte>(ref _reference),
             (nuint)(uint)_length * (nuint)Unsafe.SizeOf<T>());
 
