@@ -121,15 +121,14 @@ internal ref partial struct Execution<TMachine>
     {
         int size = _i.OperandSize;
         bool repeat = _i.Repeat == 0xf3;
-        ulong result;
         if (!LoadSource(out ulong value))
             return false;
         // Without F3, POPCNT's opcode is another instruction (JMPE).
         if (operation == Op.Popcnt && !repeat)
             return Unsupported();
-        if (operation == Op.Popcnt)
-            result = Alu.PopCount(value, ref Registers.Rflags);
-        else if (!Alu.Scan(operation == Op.Bsf, repeat, value, size, ref Registers.Rflags, out result))
+        ref ulong flags = ref Registers.Rflags;
+        ulong result = operation == Op.Popcnt ? Alu.PopCount(value, ref flags) : 0;
+        if (operation != Op.Popcnt && !Alu.Scan(operation == Op.Bsf, repeat, value, size, ref flags, out result))
             return true;
         SetRegister(_i.Reg, size, result);
         return true;
@@ -265,7 +264,6 @@ internal ref partial struct Execution<TMachine>
         ref ulong flags = ref Registers.Rflags;
         const ulong inAh = Rflags.Cf | Rflags.Pf | Rflags.Af | Rflags.Zf | Rflags.Sf;
         ulong al = rax & 0xff;
-        ulong ah = rax >> 8 & 0xff;
         switch (operation)
         {
             case Op.Lea: SetRegister(_i.Reg, size, EffectiveAddress()); return true;
@@ -285,18 +283,7 @@ internal ref partial struct Execution<TMachine>
                 SetFull(Gpr.Rdx, size, (ulong)((long)Alu.SignExtend(rax & Alu.Mask(size), size) >> 63));
                 return true;
             case Op.Lahf: SetFull(Gpr.Rax, 2, ((flags & inAh) | Rflags.Fixed) << 8 | al); return true;
-            case Op.Sahf: flags = (flags & ~inAh) | (ah & inAh); return true;
-            case Op.Salc: SetFull(Gpr.Rax, 1, (flags & Rflags.Cf) != 0 ? 0xffUL : 0); return true;
-            case Op.Aam:
-                ulong radix = _i.Immediate & 0xff;
-                if (radix == 0)
-                    return Raise(Fault.DivideError);
-                SetFull(Gpr.Rax, 2, al / radix << 8 | al % radix);
-                Alu.Logic(al % radix, 1, ref flags);
-                return true;
-            case Op.Aad:
-                SetFull(Gpr.Rax, 2, Alu.Logic(al + ah * (_i.Immediate & 0xff), 1, ref flags));
-                return true;
+            case Op.Sahf: flags = (flags & ~inAh) | (rax >> 8 & inAh); return true;
             case Op.Fence: return Fence();
             default: return true;
         }

@@ -57,10 +57,8 @@ internal ref partial struct Execution<TMachine>
                 return true;
             case Op.Pusha:
                 for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
-                {
                     if (!PushAt(ref pointer, size, Registers[register]))
                         return false;
-                }
                 SetStackPointer(pointer);
                 return true;
             case Op.Popa: return PopAll(size, pointer);
@@ -102,15 +100,11 @@ internal ref partial struct Execution<TMachine>
     {
         Words values = default;
         for (int register = (int)Gpr.Rdi; register >= 0; register--)
-        {
             if (!PopAt(ref pointer, size, out values[register]))
                 return false;
-        }
         for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
-        {
             if (register != Gpr.Rsp)
                 SetFull(register, size, values[(int)register]);
-        }
         SetStackPointer(pointer);
         return true;
     }

@@ -37,7 +37,9 @@ internal ref partial struct Execution<TMachine>
         ulong value;
         switch (operation)
         {
-            case Op.MovFromSeg: return MoveFromSegment();
+            case Op.MovFromSeg:
+                return _i.Reg > (int)SegmentName.Gs ? Raise(Fault.InvalidOpcode) : Store(Op.RmOperand,
+                    _i.IsMemory ? 2 : _i.OperandSize, _machine.GetSegment((SegmentName)_i.Reg).Selector);
             case Op.MovToSeg:
                 return _i.Reg == (int)SegmentName.Cs || _i.Reg > (int)SegmentName.Gs ? Raise(Fault.InvalidOpcode)
                     : Load(Op.RmOperand, 2, out value) && LoadSegment((SegmentName)_i.Reg, (ushort)value);
@@ -55,7 +57,8 @@ internal ref partial struct Execution<TMachine>
             case Op.Clts: return Check(_machine.WriteControl(0, _machine.Cr0 & ~8UL, ref Result.Fault));
             case Op.Invlpg:
                 // A non-canonical address is not an error here.
-                return Supervisor() && Check(_machine.InvalidatePage(new Gva(InvalidatedAddress()), ref Result.Fault));
+                Translate(_i.Segment, EffectiveAddress(), 1, false, out ulong linear);
+                return Supervisor() && Check(_machine.InvalidatePage(new Gva(linear), ref Result.Fault));
             case Op.Wbinvd: return true;
             case >= Op.MovFromControl and <= Op.MovToDebug: return MoveControl(operation);
             case Op.Rdmsr or Op.Rdtsc:
@@ -89,13 +92,6 @@ internal ref partial struct Execution<TMachine>
 
     /// <summary>UMIP: SGDT, SIDT and SMSW only at CPL 0.</summary>
     private bool UserMayLook() => (_machine.Cr4 & Cr4Umip) == 0 || Supervisor();
-
-    private ulong InvalidatedAddress()
-    {
-        ulong offset = EffectiveAddress();
-        Translate(_i.Segment, offset, 1, false, out ulong linear);
-        return linear;
-    }
 
     private bool MoveControl(Op operation)
     {
@@ -143,14 +139,6 @@ internal ref partial struct Execution<TMachine>
         else
             _machine.Idtr = table;
         return true;
-    }
-
-    private bool MoveFromSegment()
-    {
-        if (_i.Reg > (int)SegmentName.Gs)
-            return Raise(Fault.InvalidOpcode);
-        ulong selector = _machine.GetSegment((SegmentName)_i.Reg).Selector;
-        return Store(Op.RmOperand, _i.IsMemory ? 2 : _i.OperandSize, selector);
     }
 
     /// <summary>LES, LDS, LSS, LFS, LGS.</summary>

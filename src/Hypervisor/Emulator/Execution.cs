@@ -101,12 +101,12 @@ internal ref partial struct Execution<TMachine>
             _fetched.ByteCount = (byte)end;
             decoding = Decoder.Decode(bytes[..end], _code, out _i);
         }
-        if (decoding != Decoding.Done)
+        return decoding switch
         {
-            return decoding == Decoding.Unknown ? Unsupported()
-                : Raise(decoding == Decoding.Invalid ? Fault.InvalidOpcode : Fault.GeneralProtection);
-        }
-        return true;
+            Decoding.Done => true,
+            Decoding.Unknown => Unsupported(),
+            _ => Raise(decoding == Decoding.Invalid ? Fault.InvalidOpcode : Fault.GeneralProtection),
+        };
     }
 
     /// <summary>Conditions that the opcode row states.</summary>
@@ -140,7 +140,7 @@ internal ref partial struct Execution<TMachine>
             case Op.Cmpxchg: return CompareExchange();
             case Op.Cmpxchg8b: return CompareExchangeWide();
             case Op.Cmov or Op.Set: return Conditional(operation);
-            case >= Op.Lea and <= Op.Aad: return Miscellaneous(operation);
+            case >= Op.Lea and <= Op.Fence: return Miscellaneous(operation);
             case >= Op.Movs and <= Op.Outs: return Repeat(operation);
             case Op.In or Op.Out: return Port(operation);
             case >= Op.Push and <= Op.Leave: return Stack(operation);

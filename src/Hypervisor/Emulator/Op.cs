@@ -16,7 +16,7 @@ internal enum Op : uint
     Rol, Ror, Rcl, Rcr, Shl, Shr, Sar, Shld, Shrd,
     Bt, Bts, Btr, Btc, Bsf, Bsr, Popcnt,
     Mov, Movbe, Movnti, MovzxByte, MovzxWord, MovsxByte, MovsxWord, Movsxd, Xchg, Cmpxchg, Cmpxchg8b, Xadd, Cmov, Set,
-    Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence, Salc, Aam, Aad,
+    Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence,
     Movs, Cmps, Stos, Lods, Scas, Ins, Outs, In, Out,
     Push, Pop, PushSeg, PopSeg, Pusha, Popa, Pushf, Popf, Enter, Leave,
     Call, Jmp, Ret, Jcc, Loopne, Loope, Loop, Jcxz, CallFar, JmpFar, RetFar, Iret, Int, Int3,

@@ -72,8 +72,6 @@ public class ExecutionTests
         "rcx=0 rsi=1 rdi=13 m40010.2=2211 m40012.1=33")]
     [TestCase(16, "66AB", "rax=12345678 rdi=10 es=40000", "rdi=14 m40010.4=12345678")]
     [TestCase(16, "F2AE", "rcx=10 rax=42 rdi=0 es=40000 m40000.4=42410000", "rcx=c rdi=4 flags=46")]
-    [TestCase(16, "D40A", "rax=3f", "rax=603 flags=6")]
-    [TestCase(16, "D50A", "rax=603", "rax=3f flags=6")]
     [TestCase(16, "0F01E0", "", "rax=10")]
     [TestCase(16, "0F01F0", "rax=2", "cr0=12")]
     // 32-bit code.
@@ -93,7 +91,6 @@ public class ExecutionTests
     [TestCase(32, "1E", "rsp=40004", "rsp=40000 m40000.4=20")]
     [TestCase(32, "0FC70B", "rbx=40000 rcx=4 rax=1 rdx=2 m40000.8=200000001", "m40000.8=400040000 flags=42")]
     [TestCase(32, "0FC70B", "rbx=40000 rcx=4 rax=1 rdx=3 m40000.8=200000001", "rax=1 rdx=2 flags=2")]
-    [TestCase(32, "D6", "flags=3", "rax=ff")]
     // Ports.
     [TestCase(64, "E460", "rax=ffffffffffffffff", "rax=ffffffffffffff60")]
     [TestCase(64, "66ED", "rdx=70", "rax=7170")]
