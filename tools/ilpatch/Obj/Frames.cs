@@ -93,10 +93,18 @@ internal static class Frames
         Op entry = method.Code[0];
         foreach (Op op in method.Code)
         {
-            // Arguments on the stack lie above the return address and are now one word further away.
+            // Arguments on the stack lie above the return address and are now one word further away. An index may count
+            // down to the locals from a displacement as high as that: so does the loop that clears them.
             if (op.Instruction.MemoryBase == Register.RSP && (int)op.Instruction.MemoryDisplacement64 >= below + 8)
             {
-                op.Instruction.MemoryDisplacement64 += 8;
+                if (op.Instruction.MemoryIndex == Register.None)
+                {
+                    op.Instruction.MemoryDisplacement64 += 8;
+                }
+                else if (!op.Instruction.Op1Register.IsXMM())
+                {
+                    throw method.Refuse(op, "indexes its arguments on the stack", "Pass the struct by 'ref' or 'in'.");
+                }
             }
         }
 

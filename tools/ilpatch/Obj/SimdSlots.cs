@@ -53,7 +53,12 @@ internal static class SimdSlots
         foreach (Op op in code.Where(op => op.Instruction.MemoryBase == Register.RSP))
         {
             int offset = (int)op.Instruction.MemoryDisplacement64;
-            if (offset >= size + (8 * pushes) + 16)
+            if (op.Instruction.MemoryIndex != Register.None)
+            {
+                // Somewhere among the locals: the loop that clears them.
+                outgoing = size;
+            }
+            else if (offset >= size + (8 * pushes) + 16)
             {
                 op.Instruction.MemoryDisplacement64 = (ulong)(offset + bytes);
             }
