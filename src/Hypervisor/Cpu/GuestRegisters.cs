@@ -29,7 +29,11 @@ internal struct GuestRegisters
     public ulong Rflags;
 
     [UnscopedRef]
-    public ref ulong this[Gpr register] => ref _general[(int)register & 15];
+    public ref ulong this[Gpr register]
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => ref _general[(int)register & 15];
+    }
 }
 
 /// <summary>RFLAGS bits (SDM vol. 1, 3.4.3).</summary>

@@ -120,7 +120,9 @@ internal struct SlotTable
             else
                 above = middle;
         }
-        _recent = low;
+        // An access to device memory between two to memory leaves the hint alone.
+        if (slots[low].Contains(address))
+            _recent = low;
         return ref slots[low];
     }
 

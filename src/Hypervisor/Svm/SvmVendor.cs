@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Vm;
@@ -60,6 +61,7 @@ internal readonly struct SvmVendor : IVendor
         vcpu.Svm = default;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Segment GetSegment(ref Vcpu vcpu, SegmentName name)
     {
         ref Vmcb vmcb = ref Control(ref vcpu);
