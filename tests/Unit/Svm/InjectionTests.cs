@@ -2,6 +2,7 @@
 using NUnit.Framework;
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
+using SharpKvm.Host;
 using SharpKvm.Svm;
 
 namespace SharpKvm.Tests.Svm;
@@ -37,7 +38,7 @@ public class InjectionTests
     {
         using SvmGuest guest = new();
         guest.Interrupt(0x31);
-        Assert.That(guest.Ioctl(Ioctl.KVM_INTERRUPT, new kvm_interrupt { irq = 0x32 }), Is.EqualTo(SharpKvm.Host.Errno.EEXIST));
+        Assert.That(guest.Ioctl(Ioctl.KVM_INTERRUPT, new kvm_interrupt { irq = 0x32 }), Is.EqualTo(Errno.EEXIST));
     }
 
     [Test]
@@ -92,7 +93,7 @@ public class InjectionTests
     public void APageFaultWritesCr2()
     {
         using SvmGuest guest = new();
-        Exceptions<SvmVendor>.QueuePageFault(ref guest.Vcpu, 2, new SharpKvm.Host.Gva(0xdead000));
+        Exceptions<SvmVendor>.Queue(ref guest.Vcpu, Vector.PageFault, true, 2, new Gva(0xdead000));
         guest.RunThrough();
         Assert.That(guest.Entries[0].Cr2, Is.EqualTo(0xdead000));
         Assert.That(Injected(guest)[0], Is.EqualTo(Injection.Exception(14, 2)));

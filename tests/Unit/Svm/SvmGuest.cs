@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Iced.Intel;
 using NUnit.Framework;
 using SharpKvm.Abi;
@@ -11,7 +12,7 @@ using SharpKvm.Tests.Cpu;
 using SharpKvm.Tests.Host;
 using SharpKvm.Tests.Mmu;
 using SharpKvm.Vm;
-using Vector = SharpKvm.Cpu.Vector;
+using static SharpKvm.Abi.Ioctl;
 
 namespace SharpKvm.Tests.Svm;
 
@@ -52,7 +53,7 @@ internal sealed class SvmGuest : IDisposable
         Assert.That(Reset<SvmVendor>.PowerOn(ref Vcpu), Is.EqualTo(Errno.Ok));
         Put(new kvm_cpuid2 { nent = CpuidTable.MaxEntries });
         Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.Ok));
-        Assert.That(Ioctl(Abi.Ioctl.KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
+        Assert.That(Ioctl(KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
         EnterFlatMode();
 
         Processor = new ScriptedProcessor(Host.Thread);
@@ -67,6 +68,7 @@ internal sealed class SvmGuest : IDisposable
     public ref Vmcb Vmcb => ref SvmVendor.Control(ref Vcpu);
     public ref GuestRegisters Registers => ref Vcpu.Registers;
     public ref kvm_run RunPage => ref Vcpu.Run;
+    public Span<byte> RunPageBytes => MemoryMarshal.AsBytes(new Span<kvm_run>(ref RunPage));
     public Span<byte> Port => Vcpu.Shared.Port.Value;
 
     /// <summary>A host whose CPU is an AMD EPYC.</summary>
@@ -144,14 +146,17 @@ internal sealed class SvmGuest : IDisposable
         return value;
     }
 
-    public void Interrupt(byte vector) =>
-        Assert.That(Ioctl(Abi.Ioctl.KVM_INTERRUPT, new kvm_interrupt { irq = vector }), Is.Zero);
+    public void PutArgument(ReadOnlySpan<byte> bytes) =>
+        Assert.That(UserMemory.Write(new Hva(TestVcpu.Argument), bytes), Is.True);
 
-    public void Nmi() => Assert.That(Ioctl(Abi.Ioctl.KVM_NMI), Is.Zero);
+    public void Interrupt(byte vector) =>
+        Assert.That(Ioctl(KVM_INTERRUPT, new kvm_interrupt { irq = vector }), Is.Zero);
+
+    public void Nmi() => Assert.That(Ioctl(KVM_NMI), Is.Zero);
 
     /// <summary>KVM_SET_GUEST_DEBUG.</summary>
     public void Debug(uint control) =>
-        Assert.That(Ioctl(Abi.Ioctl.KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = control }), Is.Zero);
+        Assert.That(Ioctl(KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = control }), Is.Zero);
 
     /// <summary>Puts 64-bit mode with an identity map of the first 4 GiB below the guest.</summary>
     public void EnterLongMode()
@@ -168,7 +173,7 @@ internal sealed class SvmGuest : IDisposable
         SvmVendor.SetCr3(ref Vcpu, Tables);
         SvmVendor.SetEfer(ref Vcpu, Efer.Lme | Efer.Lma | Efer.Sce);
         SvmVendor.SetCr0(ref Vcpu, Cr0.Pe | Cr0.Et | Cr0.Pg);
-        SvmVendor.SetSegment(ref Vcpu, SegmentName.Cs, new() { Selector = 8, Attributes = Code64, Limit = uint.MaxValue });
+        SetSegment(SegmentName.Cs, 8, Code64);
 
         void Put(ulong address, ulong value) => Write(address, BitConverter.GetBytes(value));
     }
@@ -189,13 +194,18 @@ internal sealed class SvmGuest : IDisposable
     private void EnterFlatMode()
     {
         SvmVendor.SetCr0(ref Vcpu, Cr0.Pe | Cr0.Et);
-        SvmVendor.SetSegment(ref Vcpu, SegmentName.Cs, new() { Selector = 8, Attributes = FlatCode, Limit = uint.MaxValue });
-        foreach (SegmentName name in (SegmentName[])[SegmentName.Es, SegmentName.Ss, SegmentName.Ds])
-            SvmVendor.SetSegment(ref Vcpu, name, new() { Selector = 16, Attributes = FlatData, Limit = uint.MaxValue });
+        SetSegment(SegmentName.Cs, 8, FlatCode);
+        SetSegment(SegmentName.Es, 16, FlatData);
+        SetSegment(SegmentName.Ss, 16, FlatData);
+        SetSegment(SegmentName.Ds, 16, FlatData);
         Registers.Rip = Code;
         Registers[Gpr.Rsp] = 0x7000;
         Registers[Gpr.Rdx] = 0;
     }
+
+    private void SetSegment(SegmentName name, ushort selector, ushort attributes) =>
+        SvmVendor.SetSegment(ref Vcpu, name,
+            new() { Selector = selector, Attributes = attributes, Limit = uint.MaxValue });
 
     private static void Put<T>(in T value) where T : unmanaged =>
         Assert.That(UserMemory.TryWrite(new Hva(TestVcpu.Argument), value), Is.True);

@@ -26,7 +26,8 @@ public class TaskPriorityTests
     public void HardwareGoesToTheRunPage()
     {
         using SvmGuest guest = new();
-        guest.RunThrough(Turn.Exit(ExitCode.Intr).Doing((ref vmcb, ref _) => vmcb.VirtualInterrupt |= (VirtualInterrupt)9));
+        guest.RunThrough(
+            Turn.Exit(ExitCode.Intr).Doing((ref vmcb, ref _) => vmcb.VirtualInterrupt |= (VirtualInterrupt)9));
         Assert.That(guest.RunPage.cr8, Is.EqualTo(9));
     }
 
