@@ -79,6 +79,31 @@ public sealed class SimdTests
         movups %xmm0, 16(%rdi)
         """;
 
+    // A method without rbp, whose locals are cleared by a loop that counts up to their end: only rbx's survival and the
+    // copy are seen from outside.
+    private const string CopyInFramelessMethod = """
+        push %rbx
+        sub $0x60, %rsp
+        mov %rdi, %rbx
+        xorps %xmm8, %xmm8
+        mov $-0x60, %rax
+        1: movups %xmm8, 0x70(%rsp,%rax)
+        add $0x10, %rax
+        cmp $-0x10, %rax
+        jne 1b
+        movups (%rsi), %xmm0
+        movups %xmm0, 0x10(%rsp)
+        movups 16(%rsi), %xmm0
+        movups %xmm0, 0x20(%rsp)
+        movups 0x10(%rsp), %xmm0
+        movups %xmm0, (%rbx)
+        movups 0x20(%rsp), %xmm0
+        movups %xmm0, 16(%rbx)
+        add $0x60, %rsp
+        pop %rbx
+        ret
+        """;
+
     [TestCase(CopyAdjacent, true)]
     [TestCase(CopyBatched, true)]
     [TestCase(CopyAcrossBranch, true)]
@@ -89,9 +114,16 @@ public sealed class SimdTests
     [TestCase(ClearInLoop, false)]
     [TestCase(ClearOnOnePath, false)]
     public void SameEffectWithoutSimd(string body, bool isCopy)
+        => Check(AssembledObject.Method("rewritten", body), isCopy);
+
+    [Test]
+    public void LocalsOfFramelessMethodStayInTheirFrame()
+        => Check(AssembledObject.Bare("rewritten", CopyInFramelessMethod), isCopy: true);
+
+    private static void Check(string method, bool isCopy)
     {
         string folder = Ilpatch.Folder("simd");
-        Tool.Result result = AssembledObject.Pass(folder, AssembledObject.Method("rewritten", body));
+        Tool.Result result = AssembledObject.Pass(folder, method);
         Assert.That(result.Succeeded, Is.True, result.Errors);
         Assert.That(File.ReadAllText(Path.Combine(folder, "core.S")), Does.Not.Match(new Regex(@"%[xyz]?mm\d")));
         File.WriteAllText(Path.Combine(folder, "main.c"), $$"""
@@ -111,7 +143,12 @@ public sealed class SimdTests
                         memcpy(wanted + 16, from, 32);
                     else
                         memset(wanted + 16, 0, 32);
+                    register long kept __asm__("rbx") = 0x1234 + flag;
+                    __asm__ volatile("" : "+r"(kept));
                     rewritten(to + 16, from, flag);
+                    __asm__ volatile("" : "+r"(kept));
+                    if (kept != 0x1234 + flag)
+                        return 2;
                     if (memcmp(to, wanted, 64))
                         return 1;
                 }

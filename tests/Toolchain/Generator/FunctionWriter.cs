@@ -8,6 +8,7 @@ namespace Toolchain.Generator;
 internal sealed class FunctionWriter(Random random, int number)
 {
     private const int MemorySize = 256;
+    private const int Parameters = 4;
 
     private static readonly string[] BitCounts = ["PopCount", "LeadingZeroCount", "TrailingZeroCount", "Log2"];
 
@@ -23,20 +24,34 @@ internal sealed class FunctionWriter(Random random, int number)
             #if KERNEL
                 [RuntimeExport("batch_{{number}}")]
             #endif
-                public static ulong Run(ulong a, ulong b, ulong c, byte* memory)
+
+            """);
+        Method("Run", statements: random.Next(3, 9), depth: 2);
+
+        // The native compiler gives small methods another kind of frame.
+        _text.Append("    [MethodImpl(MethodImplOptions.NoInlining)]\n");
+        Method("Small", statements: random.Next(1, 3), depth: 0);
+        _text.Append("}\n\n");
+        return _text.ToString();
+    }
+
+    private void Method(string name, int statements, int depth)
+    {
+        _locals.RemoveRange(Parameters, _locals.Count - Parameters);
+        _text.Append($$"""
+                public static ulong {{name}}(ulong a, ulong b, ulong c, byte* memory)
                 {
                     ulong x = {{Literal()}};
                     Span<byte> bytes = new(memory, {{MemorySize}});
 
             """);
-        int statements = random.Next(3, 9);
         for (int i = 0; i < statements; i++)
         {
-            Statement(2);
+            Statement(depth);
         }
 
-        _text.Append($"        return {Expression(3)};\n    }}\n}}\n\n");
-        return _text.ToString();
+        string small = depth > 0 ? $" ^ Small({Expression(1)}, {Local()}, {Local()}, memory)" : "";
+        _text.Append($"        return {Expression(depth + 1)}{small};\n    }}\n\n");
     }
 
     private string Fresh(string stem) => $"{stem}{_names++}";
