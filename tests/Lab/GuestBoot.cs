@@ -13,7 +13,8 @@ public sealed record GuestBoot
     /// <summary>The section after it: QEMU has ended.</summary>
     public const string EndSection = "end";
 
-    private const string LastWord = "Guest done.";
+    /// <summary>The last line of the guest's user space.</summary>
+    public const string LastWord = "Guest done.";
 
     /// <summary>The module to load as <c>/dev/kvm</c>; stock kvm-amd when null.</summary>
     public required string? Module { get; init; }
@@ -33,14 +34,25 @@ public sealed record GuestBoot
     /// <summary>Names the log.</summary>
     public string Name { get; init; } = "guest";
 
-    /// <summary>The L1 run that does it.</summary>
-    public L1Options ToOptions(Action<L1Source, string>? live = null)
+    /// <summary>The command that runs QEMU in L1, the guest's console being its standard output.</summary>
+    public string QemuCommand()
     {
         L1Kernel kernel = L1Kernel.Default;
         string initramfs = Path.Combine(Repository.Folder("lab"), $"l2-{kernel.Version}.cpio");
         CacheLock.WriteWhole(initramfs, Initramfs.ForL2(kernel));
         // Stock KVM refuses the asynchronous page-fault MSR that QEMU 7.2 writes when its irqchip is in user space.
         string cpu = Module is null ? "host,kvm-asyncpf-int=off" : "host";
+        return $"""
+            qemu-system-x86_64 -accel kvm,kernel-irqchip=off -machine q35 -cpu {cpu} -m {GuestMemoryMib} \
+                -nodefaults -no-user-config -display none -no-reboot -serial stdio \
+                -kernel '{kernel.Image}' -initrd '{initramfs}' \
+                -append 'console=ttyS0 panic=-1 {KernelParameters}' {QemuArguments}
+            """;
+    }
+
+    /// <summary>The L1 run that does it.</summary>
+    public L1Options ToOptions(Action<L1Source, string>? live = null)
+    {
         string load = Module is null ? "modprobe kvm-amd" : $"insmod '{Module}' devname=kvm";
         string unload = Module is null ? "rmmod kvm-amd" : $"rmmod '{Path.GetFileNameWithoutExtension(Module)}'";
         return new L1Options
@@ -52,10 +64,7 @@ public sealed record GuestBoot
                 {load} || exit 125
                 ls -l /dev/kvm || exit 125
                 echo ::{GuestSection}
-                qemu-system-x86_64 -accel kvm,kernel-irqchip=off -machine q35 -cpu {cpu} -m {GuestMemoryMib} \
-                    -nodefaults -no-user-config -display none -no-reboot -serial stdio \
-                    -kernel '{kernel.Image}' -initrd '{initramfs}' \
-                    -append 'console=ttyS0 panic=-1 {KernelParameters}' {QemuArguments} </dev/null 2>/job/qemu.txt
+                {QemuCommand()} </dev/null 2>/job/qemu.txt
                 status=$?
                 echo ::{EndSection}
                 cat /job/qemu.txt
