@@ -71,7 +71,7 @@ install: ## install the module for the running kernel (as root)
 	depmod -a
 
 clean: ## remove everything that was built or downloaded
-	@for folder in kmod $(SAMPLES); do test ! -e $$folder/Makefile || $(MAKE) --no-print-directory -C $$folder KDIR=$(KDIR) clean; done
+	@for folder in kmod $(SAMPLES); do $(MODULE_BUILD) -C $$folder clean; done
 	rm -rf build
 
 setup: ## install what is missing (Debian 12 packages)

@@ -93,7 +93,8 @@ public sealed partial class HelloTests
     /// <summary>The warning's call trace, one "symbol+offset/size" per line, unreliable ones behind a '?'.</summary>
     private IEnumerable<string> Trace()
     {
-        KernelReport? warning = KernelLog.Scan(run.KernelLog).FirstOrDefault(report => report.Title.Contains(WarningText));
+        KernelReport? warning = KernelLog.Scan(run.KernelLog)
+            .FirstOrDefault(report => report.Title.Contains(WarningText));
         Assert.That(warning, Is.Not.Null, run.Describe());
         return warning!.Lines.SkipWhile(line => !line.Contains("Call Trace:")).Skip(1)
             .TakeWhile(line => !line.Contains("</TASK>")).Select(line => line.Trim());

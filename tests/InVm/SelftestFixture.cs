@@ -36,7 +36,8 @@ public abstract class SelftestFixture(SelftestLane lane)
 
     [Test]
     public void KernelLogIsClean() =>
-        Assert.That(Run.Reports().Select(found => $"in {found.Group}: {string.Join('\n', found.Report.Lines)}"), Is.Empty);
+        Assert.That(
+            Run.Reports().Select(found => $"in {found.Group}: {string.Join('\n', found.Report.Lines)}"), Is.Empty);
 
     [Test]
     public void MachineCompletesInOneBootAndModuleUnloads()

@@ -41,7 +41,7 @@ public sealed class AptCache
         }
     }
 
-    /// <summary>The name of the package that a meta package stands for, like linux-image-amd64's newest kernel.</summary>
+    /// <summary>The package that a meta package stands for, like linux-image-amd64's newest kernel.</summary>
     public string DependencyOf(string package, string prefix)
     {
         Tool.Require("apt-get", [.. options, "update"]);
@@ -53,7 +53,7 @@ public sealed class AptCache
 
     private string MakeFolder(string name) => Directory.CreateDirectory(Path.Combine(folder, name)).FullName;
 
-    /// <summary>Copies the machine's deb822 and one-line sources, with the suite replaced where one is wanted.</summary>
+    /// <summary>Copies the machine's deb822 and one-line sources, with another suite where one is wanted.</summary>
     private static void WriteSources(string parts, string? suite)
     {
         IEnumerable<string> files = new[] { "/etc/apt/sources.list" }

@@ -4,8 +4,9 @@ namespace SharpKvm.Lab;
 /// <summary>Keeps several lab processes from filling the same cache folder at once.</summary>
 internal static class CacheLock
 {
-    /// <summary>Makes something once: <paramref name="make"/> runs only when <paramref name="result"/> is missing.</summary>
+    /// <summary>Makes something once.</summary>
     /// <param name="result">A file, which <paramref name="make"/> must leave complete or not at all.</param>
+    /// <param name="make">Runs only when the file is missing.</param>
     public static void MakeOnce(string result, Action make)
     {
         if (File.Exists(result))

@@ -77,7 +77,7 @@ public sealed record GuestBoot
     /// <summary>The guest's console, as QEMU printed it.</summary>
     public static IReadOnlyList<string> GuestConsole(L1Result result) => result.Section(GuestSection) ?? [];
 
-    /// <summary>What <c>uname -a</c> said in the guest's user space; null when the guest did not come to its end.</summary>
+    /// <summary>What <c>uname -a</c> said in the guest; null when the guest did not come to its end.</summary>
     public static string? GuestUname(L1Result result)
     {
         IReadOnlyList<string> console = GuestConsole(result);

@@ -23,10 +23,12 @@ public enum KtapOutcome
 /// <param name="Diagnostics">The comment lines since the result before.</param>
 public sealed record KtapCase(string Name, KtapOutcome Outcome, string Reason, IReadOnlyList<string> Diagnostics);
 
-/// <summary>Reads the kernel's test protocol (Documentation/dev-tools/ktap.rst), flat, from any number of programs.</summary>
+/// <summary>
+/// Reads the kernel's test protocol (Documentation/dev-tools/ktap.rst), flat, from any number of programs.
+/// </summary>
 public static partial class Ktap
 {
-    /// <summary>All result lines of some output; other lines are kept as the diagnostics of the result that follows.</summary>
+    /// <summary>All result lines of some output; other lines are the diagnostics of the result that follows.</summary>
     public static IReadOnlyList<KtapCase> Parse(IEnumerable<string> output)
     {
         var cases = new List<KtapCase>();

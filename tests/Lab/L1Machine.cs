@@ -13,7 +13,7 @@ public sealed class L1Machine : IDisposable
     /// <summary>A CPU with SVM, less what the emulator does not have and would warn about.</summary>
     private const string Cpu = "EPYC,+svm,+npt,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
 
-    /// <summary>Runs the emulator and kills it when standard input closes: when we are gone, whatever the reason.</summary>
+    /// <summary>Runs the emulator and kills it when standard input closes: when we are gone, for any reason.</summary>
     private const string Leash = """
         exec 3<&0
         "$@" </dev/null 3<&- &
@@ -72,7 +72,12 @@ public sealed class L1Machine : IDisposable
         string initramfs = Path.Combine(jobFolder, "initramfs");
         File.WriteAllBytes(initramfs, Initramfs.ForL1(kernel));
         File.WriteAllText(Path.Combine(jobFolder, "script.sh"),
-            $"cd '{Repository.Root}' || exit 125\nexport LAB_ROOT='{Repository.Root}' LAB_JOB=/job\n{options.Script}\n");
+            $"""
+            cd '{Repository.Root}' || exit 125
+            export LAB_ROOT='{Repository.Root}' LAB_JOB=/job
+            {options.Script}
+
+            """);
         if (kernel.ModulesRoot != "/")
         {
             // L1 binds this over /lib/modules, so that modprobe finds the modules of a kernel that is not installed.
@@ -93,7 +98,8 @@ public sealed class L1Machine : IDisposable
         reading.Wait(TimeSpan.FromSeconds(5));
 
         string[] kernelLog = ReadKernelLog();
-        string[] ownLog = inTime ? kernelLog : [.. kernelLog.TakeWhile(line => !line.Contains("sysrq: Show backtrace"))];
+        // The backtraces that a hang is asked for are no report.
+        string[] ownLog = [.. kernelLog.TakeWhile(line => inTime || !line.Contains("sysrq: Show backtrace"))];
         var result = new L1Result
         {
             End = !inTime ? L1End.TimedOut : exitStatus is null ? L1End.Died : L1End.Completed,

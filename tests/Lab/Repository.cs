@@ -30,6 +30,6 @@ public static class Repository
             }
         }
 
-        throw new LabException($"{AppContext.BaseDirectory} is not inside a clone of this project (no Kernel.sln above it)");
+        throw new LabException($"{AppContext.BaseDirectory} is in no clone of this project: no Kernel.sln above it");
     }
 }

@@ -114,7 +114,7 @@ public sealed class SelftestRun
         }
     }
 
-    /// <summary>The result of one case; a case without a result line has failed, and what was seen instead is why.</summary>
+    /// <summary>The result of one case; a case without a result line has failed, and what was seen is why.</summary>
     public KtapCase this[string name] => cases.GetValueOrDefault(name) ?? Missing(name);
 
     private static string GroupOf(string name) => name.Split('/')[0];
@@ -128,7 +128,8 @@ public sealed class SelftestRun
         {
             script.Append($"echo ::{group}\n");
             script.Append($"echo '{KernelGroupMark}{group}' >/dev/kmsg\n");
-            script.Append($"timeout -k 5 {GroupSeconds} '{Program}' --device {lane.Device} --timeout {CaseSeconds} --filter '{group}/*' 2>&1\n");
+            script.Append($"timeout -k 5 {GroupSeconds} '{Program}' --device {lane.Device} ");
+            script.Append($"--timeout {CaseSeconds} --filter '{group}/*' 2>&1\n");
             script.Append("status=$?; [ $status -le 1 ] || echo \"# the program ended with $status\"\n");
         }
 

@@ -44,9 +44,10 @@ public static class Tool
     public static string Require(string program, IEnumerable<string> arguments, string? workingFolder = null)
     {
         Result result = Run(program, arguments, workingFolder);
+        string said = (result.Errors + result.Output).Trim();
         return result.Succeeded
             ? result.Output
-            : throw new LabException($"{program} ended with {result.ExitCode}: {(result.Errors + result.Output).Trim()}");
+            : throw new LabException($"{program} ended with {result.ExitCode}: {said}");
     }
 
     /// <summary>The full path of a program on PATH (or in the system folders), or null.</summary>

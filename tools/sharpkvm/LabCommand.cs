@@ -100,8 +100,9 @@ internal static class LabCommand
             Console.WriteLine($"[lab] in the kernel log: {report.Title}");
         }
 
+        string log = Path.GetRelativePath(Environment.CurrentDirectory, result.LogPath);
         Console.WriteLine($"[lab] {result.End}, status {result.ExitStatus?.ToString() ?? "none"}, "
-            + $"{result.Duration.TotalSeconds:0.0} s, log {Path.GetRelativePath(Environment.CurrentDirectory, result.LogPath)}");
+            + $"{result.Duration.TotalSeconds:0.0} s, log {log}");
         return result.Succeeded ? 0 : result.ExitStatus is int status and not 0 ? status : 1;
     }
 

@@ -3,7 +3,7 @@ using System.CommandLine;
 using SharpKvm.Lab;
 using SharpKvm.Tool;
 
-var root = new RootCommand("SharpKVM for developers: boots the throw-away machine that loads the module, and a guest in it.")
+var root = new RootCommand("SharpKVM for developers: the throw-away machine that loads the module, and a guest in it.")
 {
     RunCommand.Create(),
     LabCommand.Create(),

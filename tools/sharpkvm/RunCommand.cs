@@ -82,8 +82,9 @@ internal sealed class RunCommand
         }
 
         Console.WriteLine(uname);
-        Console.WriteLine($"The guest ran on {hypervisor} and powered off; all of it took {clock.Elapsed.TotalSeconds:0.0} s "
-            + $"(log: {Path.GetRelativePath(Environment.CurrentDirectory, result.LogPath)})");
+        string log = Path.GetRelativePath(Environment.CurrentDirectory, result.LogPath);
+        Console.WriteLine($"The guest ran on {hypervisor} and powered off; all of it took "
+            + $"{clock.Elapsed.TotalSeconds:0.0} s (log: {log})");
         return 0;
     }
 

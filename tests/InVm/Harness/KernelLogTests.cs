@@ -83,7 +83,7 @@ public sealed class KernelLogTests
     [TestCase("unchecked MSR access error: WRMSR to 0xc0010117 (tried to write 0x0000000000000000)")]
     [TestCase("refcount_t: underflow; use-after-free.")]
     [TestCase("list_del corruption. prev->next should be ffff888100273300")]
-    [TestCase("BUG kmem_cache_x (Tainted: G    B     OE): Objects remaining in kmem_cache_x on __kmem_cache_shutdown()")]
+    [TestCase("BUG kmem_cache_x (Tainted: G    B     OE): Objects remaining on __kmem_cache_shutdown()")]
     [TestCase("Kernel panic - not syncing: Fatal exception")]
     [TestCase("Call Trace:")]
     [TestCase("sharpkvm: trap: index out of range at Greeter.cs:12")]
