@@ -12,7 +12,7 @@ namespace SharpKvm.Tests.Host;
 internal sealed unsafe class SimulatedVm : IDisposable
 {
     private readonly SimulatedHost _host;
-    private readonly Vm.Vm* _vm;
+    private readonly SharpKvm.Vm.Vm* _vm;
     private readonly Dictionary<ulong, (Pfn Frame, bool Writable)> _tlb = [];
     private readonly HashSet<ulong> _cachedTables = [];
     private (Hva Start, Hva End)? _invalidating;
@@ -20,13 +20,13 @@ internal sealed unsafe class SimulatedVm : IDisposable
     public SimulatedVm(SimulatedHost host)
     {
         // SAFETY: native memory does not move; freed in Dispose.
-        _vm = (Vm.Vm*)NativeMemory.AllocZeroed((nuint)sizeof(Vm.Vm));
+        _vm = (SharpKvm.Vm.Vm*)NativeMemory.AllocZeroed((nuint)sizeof(SharpKvm.Vm.Vm));
         _host = host;
         _vm->Host = new HostVm(host.Register(this));
     }
 
-    public ref Vm.Vm Vm => ref *_vm;
-    public KernelRef<Vm.Vm> Ref => new((nint)_vm);
+    public ref SharpKvm.Vm.Vm Vm => ref *_vm;
+    public KernelRef<SharpKvm.Vm.Vm> Ref => new((nint)_vm);
 
     public bool IsLocked { get; private set; }
     public ulong Sequence { get; private set; }

@@ -126,7 +126,7 @@ public class DebugTests
         };
         debug.debugreg[0] = SvmGuest.Code + 7;
         debug.debugreg[7] = 1;
-        Assert.That(guest.Ioctl(Ioctl.KVM_SET_GUEST_DEBUG, in debug), Is.Zero);
+        Assert.That(guest.Set(Ioctl.KVM_SET_GUEST_DEBUG, in debug), Is.Zero);
         guest.RunTo(Exit.KVM_EXIT_DEBUG, Trap(SvmGuest.Code + 7, 1));
         Assert.That(guest.Vcpu.Shared.Flags, Is.EqualTo(EntryFlags.LoadDebugRegisters));
         Assert.That(guest.Vcpu.Shared.Dr0, Is.EqualTo(SvmGuest.Code + 7));

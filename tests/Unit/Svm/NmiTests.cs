@@ -138,7 +138,7 @@ public class NmiTests
         guest.Nmi();
         kvm_vcpu_events events = guest.Get<kvm_vcpu_events>(Ioctl.KVM_GET_VCPU_EVENTS);
         events.nmi.masked = 0;
-        Assert.That(guest.Ioctl(Ioctl.KVM_SET_VCPU_EVENTS, in events), Is.Zero);
+        Assert.That(guest.Set(Ioctl.KVM_SET_VCPU_EVENTS, in events), Is.Zero);
         guest.RunThrough();
         Assert.That(guest.Entries[^1].Inject.Raw, Is.EqualTo(Injection.Nmi));
     }

@@ -238,6 +238,6 @@ public class PendingAccessTests
     {
         kvm_regs registers = guest.Get<kvm_regs>(Ioctl.KVM_GET_REGS);
         registers.rip = Elsewhere;
-        Assert.That(guest.Ioctl(Ioctl.KVM_SET_REGS, in registers), Is.Zero);
+        Assert.That(guest.Set(Ioctl.KVM_SET_REGS, in registers), Is.Zero);
     }
 }

@@ -133,7 +133,7 @@ internal sealed class SvmGuest : IDisposable
     public long Ioctl(uint command, ulong argument = 0) =>
         VcpuIoctls<SvmVendor>.Dispatch(ref Vcpu, command, argument);
 
-    public long Ioctl<T>(uint command, in T value) where T : unmanaged
+    public long Set<T>(uint command, in T value) where T : unmanaged
     {
         Put(in value);
         return Ioctl(command, TestVcpu.Argument);
@@ -150,13 +150,13 @@ internal sealed class SvmGuest : IDisposable
         Assert.That(UserMemory.Write(new Hva(TestVcpu.Argument), bytes), Is.True);
 
     public void Interrupt(byte vector) =>
-        Assert.That(Ioctl(KVM_INTERRUPT, new kvm_interrupt { irq = vector }), Is.Zero);
+        Assert.That(Set(KVM_INTERRUPT, new kvm_interrupt { irq = vector }), Is.Zero);
 
     public void Nmi() => Assert.That(Ioctl(KVM_NMI), Is.Zero);
 
     /// <summary>KVM_SET_GUEST_DEBUG.</summary>
     public void Debug(uint control) =>
-        Assert.That(Ioctl(KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = control }), Is.Zero);
+        Assert.That(Set(KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = control }), Is.Zero);
 
     /// <summary>Puts 64-bit mode with an identity map of the first 4 GiB below the guest.</summary>
     public void EnterLongMode()

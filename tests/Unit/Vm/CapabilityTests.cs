@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using NUnit.Framework;
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Tests.Host;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Tests.Vm;
+
+/// <summary>KVM_CHECK_EXTENSION and KVM_ENABLE_CAP; numbers from linux/kvm.h.</summary>
+public class CapabilityTests
+{
+    private const uint ExceptionPayload = 164, TripleFaultEvent = 218, SplitIrqchip = 121;
+
+    /// <summary>Capability by capability what user space is told, up to one past the last known number.</summary>
+    [Test]
+    public void TheAnswersAreThese()
+    {
+        using SimulatedHost host = new();
+        Dictionary<ulong, int> answers = [];
+        for (ulong capability = 0; capability < 300; capability++)
+        {
+            if (Capabilities.Check(capability) is int answer and not 0)
+                answers.Add(capability, answer);
+        }
+        Dictionary<ulong, int> expected = new()
+        {
+            [9] = 255, [10] = MemorySlots.MaxSlots, [25] = 4096, [31] = MsrState.MaxBanks, [66] = 255, [128] = 255,
+            [195] = (int)DebugState.SupportedControl, [208] = 4096,
+        };
+        ulong[] present =
+        [
+            1, 3, 4, 7, 14, 16, 21, 22, 23, 30, 37, 40, 41, 50, 51, 55, 56, 61, 81, 95, 98, 105, 136, 153, 164, 200, 218,
+        ];
+        foreach (ulong capability in present)
+            expected.Add(capability, 1);
+        Assert.That(answers, Is.EquivalentTo(expected));
+    }
+
+    [TestCase(55u)]
+    [TestCase(56u)]
+    public void AHostWithoutXsaveHasNoneToOffer(uint capability)
+    {
+        using SimulatedHost host = new();
+        host.Cpu.SupportedXcr0 = 0;
+        Assert.That(Capabilities.Check(capability), Is.Zero);
+    }
+
+    [Test]
+    public void AnUnknownCapabilityIsAbsent() => Assert.That(Capabilities.Check(ulong.MaxValue), Is.Zero);
+
+    [Test]
+    public void ExceptionPayloadsAreSwitchedOnAndOff()
+    {
+        using VmWithoutVcpus machine = new();
+        Assert.That(machine.Enable(ExceptionPayload, argument: 1), Is.EqualTo(Errno.Ok));
+        Assert.That(machine.Vm.Cpu.ExceptionPayload, Is.True);
+        Assert.That(machine.Enable(ExceptionPayload, argument: 0), Is.EqualTo(Errno.Ok));
+        Assert.That(machine.Vm.Cpu.ExceptionPayload, Is.False);
+    }
+
+    [Test]
+    public void TripleFaultEventsAreSwitchedOn()
+    {
+        using VmWithoutVcpus machine = new();
+        Assert.That(machine.Enable(TripleFaultEvent, argument: 1), Is.EqualTo(Errno.Ok));
+        Assert.That(machine.Vm.Cpu.TripleFaultEvent, Is.True);
+    }
+
+    [Test]
+    public void WhatCannotBeEnabledIsRefused()
+    {
+        using VmWithoutVcpus machine = new();
+        Assert.That(machine.Enable(SplitIrqchip, argument: 1), Is.EqualTo(Errno.EINVAL));
+    }
+
+    [Test]
+    public void FlagsAreRefused()
+    {
+        using VmWithoutVcpus machine = new();
+        Assert.That(machine.Enable(ExceptionPayload, argument: 1, flags: 1), Is.EqualTo(Errno.EINVAL));
+        Assert.That(machine.Vm.Cpu.ExceptionPayload, Is.False);
+    }
+}

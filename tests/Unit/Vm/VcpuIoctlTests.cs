@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using NUnit.Framework;
+using SharpKvm.Host;
+using SharpKvm.Tests.Cpu;
+using SharpKvm.Tests.Svm;
+using static SharpKvm.Abi.Ioctl;
+
+namespace SharpKvm.Tests.Vm;
+
+/// <summary>ioctls on a vCPU, as far as they are not about its registers.</summary>
+public class VcpuIoctlTests
+{
+    private const ulong Mask = 0x1122334455667788;
+
+    [TestCase(KVM_CREATE_VCPU)]
+    [TestCase(KVM_GET_API_VERSION)]
+    [TestCase(0u)]
+    [TestCase(~0u)]
+    public void AnUnknownCommandIsRefused(uint command)
+    {
+        using SvmGuest guest = new();
+        Assert.That(guest.Ioctl(command), Is.EqualTo(Errno.EINVAL));
+    }
+
+    [Test]
+    public void ASignalMaskIsKept()
+    {
+        using SvmGuest guest = new();
+        Assert.That(SetMask(guest, 8, Mask), Is.EqualTo(Errno.Ok));
+        Assert.That(guest.Host.Thread.SignalMask, Is.EqualTo((Mask, true)));
+    }
+
+    [Test]
+    public void ANullPointerEndsTheMasking()
+    {
+        using SvmGuest guest = new();
+        SetMask(guest, 8, Mask);
+        Assert.That(guest.Ioctl(KVM_SET_SIGNAL_MASK, 0), Is.EqualTo(Errno.Ok));
+        Assert.That(guest.Host.Thread.SignalMask.Active, Is.False);
+    }
+
+    [TestCase(0u)]
+    [TestCase(4u)]
+    [TestCase(16u)]
+    public void ASignalMaskOfAnotherSizeIsRefused(uint size)
+    {
+        using SvmGuest guest = new();
+        Assert.That(SetMask(guest, size, Mask), Is.EqualTo(Errno.EINVAL));
+    }
+
+    [Test]
+    public void ASignalMaskWithoutMemoryIsAFault()
+    {
+        using SvmGuest guest = new();
+        Assert.That(guest.Ioctl(KVM_SET_SIGNAL_MASK, TestVcpu.Nowhere), Is.EqualTo(Errno.EFAULT));
+    }
+
+    [Test]
+    public void ASignalMaskThatIsCutOffIsAFault()
+    {
+        const ulong LastWord = TestVcpu.Argument + TestVcpu.ArgumentPages * Page.Size - sizeof(uint);
+        using SvmGuest guest = new();
+        Assert.That(UserMemory.TryWrite(new Hva(LastWord), 8u));
+        Assert.That(guest.Ioctl(KVM_SET_SIGNAL_MASK, LastWord), Is.EqualTo(Errno.EFAULT));
+    }
+
+    private static long SetMask(SvmGuest guest, uint size, ulong mask)
+    {
+        Assert.That(UserMemory.TryWrite(new Hva(TestVcpu.Argument + sizeof(uint)), mask));
+        return guest.Set(KVM_SET_SIGNAL_MASK, size);
+    }
+}
