@@ -96,7 +96,8 @@ internal static class AccessChecks
         ulong bases = suspects.Aggregate(0UL, (set, register) => set | Place.Of(register));
         int at = op.Index;
         while ((flow.LiveBefore(at) & Place.AllFlags) != 0 && !targets[at] && at > 0
-            && (Effects.Changes(method.Code[at - 1]) & bases) == 0 && !method.Code[at - 1].EndsFlow)
+            && (Effects.Changes(method.Code[at - 1]) & bases) == 0
+            && method.Code[at - 1] is { EndsFlow: false, Branch: null, Trap: null })
         {
             at--;
         }
