@@ -11,6 +11,7 @@ static class Registry
         .. PortIoTests.All,
         .. MmioTests.All,
         .. EmulatorTests.All,
+        .. DifferentialTests.All,
         .. ExitTests.All,
         .. MsrTests.All,
         .. MemoryTests.All,
@@ -20,6 +21,7 @@ static class Registry
         .. SignalTests.All,
         .. ModeTests.All,
         .. HostStateTests.All,
+        .. SecurityTests.All,
         .. LifecycleTests.All,
     ];
 

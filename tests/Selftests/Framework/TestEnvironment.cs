@@ -7,6 +7,9 @@ static class TestEnvironment
     /// <summary>The device under test.</summary>
     public static string Device { get; set; } = Kvm.DefaultDevice;
 
+    /// <summary>This project's module is loaded; else it is stock KVM that the tests are tried on.</summary>
+    public static bool IsSharpKvm => Directory.Exists("/sys/module/sharpkvm");
+
     /// <summary>Random numbers that are the same in every run.</summary>
     public static Random FixedRandom => new(20260101);
 
