@@ -8,7 +8,7 @@ CONFIGURATION ?= Debug
 
 SAMPLES := samples/hello tests/Toolchain/Batch
 TEST_PROJECTS := tests/Unit tests/Toolchain tests/InVm
-DOTNET_BUILD := dotnet build --nologo -v quiet -clp:NoSummary -c $(CONFIGURATION)
+DOTNET_BUILD := dotnet msbuild -restore -nologo -v:quiet -p:Configuration=$(CONFIGURATION)
 PROGRAM = build/artifacts/bin/$(1)/$(shell echo $(CONFIGURATION) | tr A-Z a-z)/$(2)
 TOOL = $(call PROGRAM,sharpkvm,sharpkvm)
 
