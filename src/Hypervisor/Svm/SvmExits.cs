@@ -111,7 +111,7 @@ internal static class SvmExits
             FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when vmcb.ExitInterrupt.Valid => UserExit.InternalError(
                 ref vcpu, kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV, vmcb.ExitInterrupt.Raw, vmcb.ExitCode),
             FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<SvmVendor>.RunAfterFault(ref vcpu,
-                address, write),
+                address, write, device: outcome == FaultOutcome.Mmio),
             FaultOutcome.Interrupted => VcpuAction.Retry,
             FaultOutcome.NoMemory => VcpuAction.NoMemory,
             _ => VcpuAction.Fault,

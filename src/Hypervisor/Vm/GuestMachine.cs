@@ -15,13 +15,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     private const int MmioUnit = sizeof(ulong);
 
     private readonly ref Vcpu _vcpu;
-    private readonly PagingState _paging;
 
-    public GuestMachine(ref Vcpu vcpu)
-    {
-        _vcpu = ref vcpu;
-        _paging = Paging(ref vcpu);
-    }
+    public GuestMachine(ref Vcpu vcpu) => _vcpu = ref vcpu;
 
     /// <summary>What a page walk needs to know of the vCPU now.</summary>
     public static PagingState Paging(ref Vcpu vcpu) => new()
@@ -37,10 +32,10 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     };
 
     public ref GuestRegisters Registers => ref _vcpu.Registers;
-    public int Cpl => _paging.Cpl;
-    public ulong Cr0 => _paging.Cr0;
-    public ulong Cr4 => _paging.Cr4;
-    public ulong Efer => _paging.Efer;
+    public int Cpl => TVendor.GetCpl(ref _vcpu);
+    public ulong Cr0 => TVendor.GetCr0(ref _vcpu);
+    public ulong Cr4 => TVendor.GetCr4(ref _vcpu);
+    public ulong Efer => TVendor.GetEfer(ref _vcpu);
 
     public DescriptorTable Gdtr
     {
@@ -71,16 +66,22 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     {
         if (!TryTranslate(address, PageAccess.Fetch, Rights.None, out Gpa physical, ref fault))
             return Access.Fault;
-        return GuestMemory.Read(ref _vcpu.Vm, physical, bytes) == MemoryAccess.Done ? Access.Done : Access.Unsupported;
+        MemoryAccess memory = bytes.Length > sizeof(ulong)
+            ? GuestMemory.ReadWords(ref _vcpu.Vm, physical, bytes)
+            : GuestMemory.Read(ref _vcpu.Vm, physical, bytes);
+        return memory == MemoryAccess.Done ? Access.Done : Access.Unsupported;
     }
 
     public Access Read(Gva address, Span<byte> data, Rights rights, ref Fault fault)
     {
         PageAccess kind = (rights & Rights.Write) != 0 ? PageAccess.Write : PageAccess.Read;
+        ref FaultHint hint = ref _vcpu.Pending.Hint;
+        if (hint.Covers(address, kind, data.Length))
+            return MmioRead(hint.Address, data);
         while (data.Length > 0)
         {
             int count = Math.Min(data.Length, Page.Size - (int)address.Offset);
-            if (!TryTranslateData(address, kind, count, rights, out Gpa physical, ref fault))
+            if (!TryTranslate(address, kind, rights, out Gpa physical, ref fault))
                 return Access.Fault;
             MemoryAccess memory = GuestMemory.Read(ref _vcpu.Vm, physical, data[..count]);
             Access access = memory switch
@@ -99,8 +100,11 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
 
     public Access Write(Gva address, ReadOnlySpan<byte> data, Rights rights, ref Fault fault)
     {
+        ref FaultHint hint = ref _vcpu.Pending.Hint;
+        if (hint.Covers(address, PageAccess.Write, data.Length))
+            return MmioWrite(hint.Address, data);
         int first = Math.Min(data.Length, Page.Size - (int)address.Offset);
-        if (!TryTranslateData(address, PageAccess.Write, first, rights, out Gpa low, ref fault))
+        if (!TryTranslate(address, PageAccess.Write, rights, out Gpa low, ref fault))
             return Access.Fault;
         Gpa high = default;
         if (first < data.Length && !TryTranslate(address + (ulong)first, PageAccess.Write, rights, out high, ref fault))
@@ -216,19 +220,12 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return Access.Done;
     }
 
-    private bool TryTranslateData(Gva address, PageAccess kind, int length, Rights rights, out Gpa physical,
-        ref Fault fault)
-    {
-        ref FaultHint hint = ref _vcpu.Pending.Hint;
-        physical = hint.Address;
-        return hint.Covers(address, kind, length) || TryTranslate(address, kind, rights, out physical, ref fault);
-    }
-
     private bool TryTranslate(Gva address, PageAccess kind, Rights rights, out Gpa physical, ref Fault fault)
     {
         if ((rights & Rights.System) != 0)
             kind |= PageAccess.Implicit;
-        Translation translation = GuestWalker.Translate(ref _vcpu.Vm, in _paging, address, kind);
+        PagingState paging = Paging(ref _vcpu);
+        Translation translation = GuestWalker.Translate(ref _vcpu.Vm, in paging, address, kind);
         physical = translation.Address;
         if (translation.Succeeded)
             return true;

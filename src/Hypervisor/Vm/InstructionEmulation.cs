@@ -8,10 +8,13 @@ namespace SharpKvm.Vm;
 /// <summary>Runs the emulator for the instruction at RIP and turns its result into what the run loop does.</summary>
 internal static class InstructionEmulation<TVendor> where TVendor : struct, IVendor
 {
-    /// <summary>The instruction whose access to <paramref name="address"/> has no memory behind it.</summary>
-    public static VcpuAction RunAfterFault(ref Vcpu vcpu, Gpa address, bool write)
+    /// <summary>
+    /// The instruction whose access to <paramref name="address"/> has no memory behind it, or a write to memory that
+    /// may only be read (<paramref name="device"/> false).
+    /// </summary>
+    public static VcpuAction RunAfterFault(ref Vcpu vcpu, Gpa address, bool write, bool device)
     {
-        vcpu.Pending.Hint = new FaultHint { Address = address, Write = write, Valid = true };
+        vcpu.Pending.Hint = new FaultHint { Address = address, Write = write, Valid = device };
         return Run(ref vcpu);
     }
 

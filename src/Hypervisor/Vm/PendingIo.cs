@@ -46,7 +46,8 @@ internal struct PendingIo
 }
 
 /// <summary>
-/// Where the nested page fault was whose instruction is emulated: hardware has translated and checked that access.
+/// Where the nested page fault was whose instruction is emulated, if no memory is there: hardware has translated and
+/// checked that access, and it goes to a device.
 /// </summary>
 internal struct FaultHint
 {
