@@ -59,6 +59,17 @@ public class DebugTests
     }
 
     [Test]
+    public void AStepOverADeviceWriteTrapsWhenItIsServed()
+    {
+        using SvmGuest guest = new();
+        guest.Assemble(a => a.mov(__dword_ptr[SvmGuest.Device], eax));
+        guest.Debug(Step);
+        guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedFault(SvmGuest.Device, write: true));
+        guest.RunTo(Exit.KVM_EXIT_DEBUG);
+        AssertStepped(guest, SvmGuest.Code + 5);
+    }
+
+    [Test]
     public void AGuestThatStepsItselfTrapsAfterAnInterceptedInstruction()
     {
         using SvmGuest guest = new();

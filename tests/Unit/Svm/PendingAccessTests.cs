@@ -68,6 +68,7 @@ public class PendingAccessTests
         guest.RunTo(Exit.KVM_EXIT_IO, Turn.Port(0x60, 4, input: true, Next));
         MoveRip(guest);
         guest.RunThrough(Turn.Exit(ExitCode.Intr).Doing((ref vmcb, ref _) => vmcb.Rip = SvmGuest.Code));
+        Assert.That(guest.Entries[^1].Rip, Is.EqualTo(SvmGuest.Code));
         guest.RunThrough();
         Assert.That(guest.Entries[^1].Rip, Is.EqualTo(SvmGuest.Code));
     }
@@ -128,6 +129,62 @@ public class PendingAccessTests
         guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedFault(SvmGuest.Device, write: true));
         guest.RunThrough();
         Assert.That(guest.Entries[^1].Rip, Is.EqualTo(SvmGuest.Code + 5));
+    }
+
+    [Test]
+    public void AWritingInstructionIsOverWhenUserSpaceSeesTheWrite()
+    {
+        using SvmGuest guest = Accessing(a => a.mov(__dword_ptr[SvmGuest.Device], eax));
+        guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedFault(SvmGuest.Device, write: true));
+        Assert.That(guest.Registers.Rip, Is.EqualTo(SvmGuest.Code + 5));
+    }
+
+    [Test]
+    public void TheWritesOfOneInstructionLeaveInOrder()
+    {
+        using SvmGuest guest = Accessing(a => a.pushad());
+        guest.Registers[Gpr.Rsp] = SvmGuest.Device + 32;
+        guest.Registers[Gpr.Rdi] = 0xd1;
+        guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedFault(SvmGuest.Device + 28, write: true));
+        for (ulong offset = 28; offset > 0; offset -= 4)
+        {
+            Assert.That(Asked(guest), Is.EqualTo((SvmGuest.Device + offset, 4u, true)));
+            guest.RunTo(Exit.KVM_EXIT_MMIO);
+        }
+        Assert.That((Asked(guest), guest.RunPage.mmio.data), Is.EqualTo(((SvmGuest.Device, 4u, true), 0xd1ul)));
+        guest.RunThrough();
+        Assert.That((guest.Entries[^1].Rip, guest.Entries[^1].Rsp), Is.EqualTo((SvmGuest.Code + 1, SvmGuest.Device)));
+    }
+
+    [Test]
+    public void AnExchangeReadsThenWrites()
+    {
+        using SvmGuest guest = Accessing(a => a.xchg(__dword_ptr[SvmGuest.Device], ecx));
+        guest.Registers[Gpr.Rcx] = 1;
+        guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedFault(SvmGuest.Device, write: true));
+        guest.RunPage.mmio.data = 2;
+        guest.RunTo(Exit.KVM_EXIT_MMIO);
+        Assert.That((Asked(guest), guest.RunPage.mmio.data), Is.EqualTo(((SvmGuest.Device, 4u, true), 1ul)));
+        guest.RunThrough();
+        Assert.That(guest.Registers[Gpr.Rcx], Is.EqualTo(2));
+    }
+
+    [Test]
+    public void APageTableWithoutMemoryDoesNotLendItsAddressToTheOperand()
+    {
+        using SvmGuest guest = Accessing(a => a.mov(ecx, __dword_ptr[SvmGuest.Device + 0x10]));
+        guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedTableFault(0xe0000010));
+        Assert.That(Asked(guest), Is.EqualTo((SvmGuest.Device + 0x10, 4u, false)));
+    }
+
+    [Test]
+    public void AReadOnlySlotIsReadAsMemoryAndWrittenAsADevice()
+    {
+        using SvmGuest guest = Accessing(a => a.add(__dword_ptr[SvmGuest.Rom], eax));
+        guest.AddRom([2, 0, 0, 0]);
+        guest.Registers[Gpr.Rax] = 40;
+        guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedFault(SvmGuest.Rom, write: true));
+        Assert.That((Asked(guest), guest.RunPage.mmio.data), Is.EqualTo(((SvmGuest.Rom, 4u, true), 42ul)));
     }
 
     [Test]

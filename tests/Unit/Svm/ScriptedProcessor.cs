@@ -29,9 +29,12 @@ internal sealed class Turn
     public static Turn Port(ushort port, int size, bool input, ulong nextRip) =>
         Exit(ExitCode.Ioio, (ulong)port << 16 | (ulong)size << 4 | (input ? 1u : 0), nextRip);
 
-    /// <summary>A nested page fault of a data access.</summary>
+    /// <summary>A nested page fault of a data access (APM vol. 2, 15.25.6).</summary>
     public static Turn NestedFault(ulong address, bool write = false) =>
-        Exit(ExitCode.NestedPageFault, write ? 6u : 4u, address);
+        Exit(ExitCode.NestedPageFault, 1ul << 32 | (write ? 6u : 4u), address);
+
+    /// <summary>A nested page fault of the page walk that a data access needed: at a guest page-table entry.</summary>
+    public static Turn NestedTableFault(ulong entry) => Exit(ExitCode.NestedPageFault, 1ul << 33 | 6, entry);
 
     /// <summary>A request, a signal or the scheduler came first: the guest does not run.</summary>
     public static Turn NotEntered() => new() { _enters = false };

@@ -25,6 +25,8 @@ internal sealed class SvmGuest : IDisposable
     public const ulong Code = 0x1000;
     /// <summary>Where nothing is: an access there is MMIO.</summary>
     public const ulong Device = 0xd000_0000;
+    /// <summary>Where <see cref="AddRom"/> puts its page.</summary>
+    public const ulong Rom = 0xf000_0000;
     public const ulong MemoryPages = 16;
     private const ulong Tables = 0x8000;
     private const ushort FlatCode = 0xc9b, FlatData = 0xc93, Code64 = 0xa9b;
@@ -102,6 +104,13 @@ internal sealed class SvmGuest : IDisposable
 
     public void Write(ulong address, ReadOnlySpan<byte> bytes) =>
         Assert.That(GuestMemory.Write(ref Vm, new Gpa(address), bytes), Is.EqualTo(MemoryAccess.Done));
+
+    /// <summary>A slot with KVM_MEM_READONLY and these contents.</summary>
+    public void AddRom(ReadOnlySpan<byte> contents)
+    {
+        _memory.AddMemory(1, Rom >> Page.Shift, 1, kvm_userspace_memory_region.KVM_MEM_READONLY);
+        Assert.That(UserMemory.Write(new Hva(TestMemory.UserAddress(1, 0)), contents), Is.True);
+    }
 
     public T Read<T>(ulong address) where T : unmanaged
     {
