@@ -7,7 +7,8 @@ using Spectre.Console;
 namespace SharpKvm.Bench;
 
 /// <summary>One row of the comparison; a side that was not measured is null.</summary>
-internal sealed record Comparison(string Name, double? Ours, double? Stock, IReadOnlyDictionary<string, double> Counters)
+internal sealed record Comparison(string Name, double? Ours, double? Stock,
+    IReadOnlyDictionary<string, double> Counters)
 {
     /// <summary>Rows in which L1 waits for grace periods: they count waiting, so they have no goal.</summary>
     private static readonly string[] WithoutGoal = ["vm_create_destroy", "npt_fault_populated", "npt_fault_fresh"];
@@ -49,7 +50,8 @@ internal static class Report
         table.AddColumn("per round trip");
         foreach (Comparison row in rows)
         {
-            string colour = !row.HasGoal || row.Ratio is null ? "default" : row.Ratio <= Comparison.Goal ? "green" : "yellow";
+            string colour = !row.HasGoal || row.Ratio is null ? "default"
+                : row.Ratio <= Comparison.Goal ? "green" : "yellow";
             table.AddRow(row.Name, Show(row.Ours), Show(row.Stock), $"[{colour}]{ShowRatio(row)}[/]", row.CountersText);
         }
         AnsiConsole.Write(table);
@@ -59,12 +61,15 @@ internal static class Report
     {
         var text = new StringBuilder();
         text.AppendLine("# Instructions per round trip, AMD SVM with nested paging").AppendLine();
-        text.AppendLine("Counted by QEMU's `-icount shift=0` on one CPU; the smallest of the samples. The goal of an exit"
-            + $" row is {Comparison.Goal.ToString(CultureInfo.InvariantCulture)} of stock.").AppendLine();
+        text.AppendLine("Counted by QEMU's `-icount shift=0` on one CPU; the smallest of the samples. The goal of an"
+            + $" exit row is {Comparison.Goal.ToString(CultureInfo.InvariantCulture)} of stock.").AppendLine();
         text.AppendLine("| row | SharpKVM | stock kvm-amd | ratio | per round trip |");
         text.AppendLine("|---|--:|--:|--:|---|");
         foreach (Comparison row in rows)
-            text.AppendLine($"| {row.Name} | {Show(row.Ours)} | {Show(row.Stock)} | {ShowRatio(row)} | {row.CountersText} |");
+        {
+            text.AppendLine($"| {row.Name} | {Show(row.Ours)} | {Show(row.Stock)} | {ShowRatio(row)} |"
+                + $" {row.CountersText} |");
+        }
         return text.ToString();
     }
 

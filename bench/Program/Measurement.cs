@@ -28,7 +28,7 @@ readonly record struct Measurement(
             after.ToDictionary(pair => pair.Key, pair => (pair.Value - before.GetValueOrDefault(pair.Key)) / total));
     }
 
-    /// <summary>The module's counters, when it was loaded with <c>counters=1</c>: lines of a name and a number.</summary>
+    /// <summary>What the module counts of its world switches: lines of a name and a number.</summary>
     static Dictionary<string, ulong> ReadCounters()
     {
         const string Path = "/sys/kernel/debug/sharpkvm/counters";

@@ -44,7 +44,10 @@ foreach (Row row in Rows.All.Where(row => FileSystemName.MatchesSimpleExpression
     if (json)
         objects.Add(ToJson(row, measured, error));
     else if (measured is { } result)
-        Console.WriteLine($"{row.Name,-22}{result.Minimum,10:0.0} min {result.Median,10:0.0} median  {Show(result.Counters)}");
+    {
+        Console.WriteLine($"{row.Name,-22}{result.Minimum,10:0.0} min {result.Median,10:0.0} median"
+            + $"  {Show(result.Counters)}");
+    }
     else
         Console.WriteLine($"{row.Name,-22}failed: {error}");
 }
@@ -60,8 +63,10 @@ static string ToJson(Row row, Measurement? measured, string error)
     var text = new StringBuilder($"{{ \"name\": \"{row.Name}\"");
     if (measured is { } result)
     {
-        text.Append(CultureInfo.InvariantCulture, $", \"minimum\": {result.Minimum:0.0}, \"median\": {result.Median:0.0}");
-        text.Append(CultureInfo.InvariantCulture, $", \"samples\": {result.Samples}, \"roundTrips\": {result.RoundTrips}");
+        text.Append(CultureInfo.InvariantCulture,
+            $", \"minimum\": {result.Minimum:0.0}, \"median\": {result.Median:0.0}");
+        text.Append(CultureInfo.InvariantCulture,
+            $", \"samples\": {result.Samples}, \"roundTrips\": {result.RoundTrips}");
         text.Append(", \"counters\": { ");
         text.AppendJoin(", ", result.Counters.Select(pair =>
             string.Create(CultureInfo.InvariantCulture, $"\"{pair.Key}\": {pair.Value:0.000}")));

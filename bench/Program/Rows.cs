@@ -43,7 +43,8 @@ static unsafe partial class Rows
         public ulong Fd, Count, Ticks, LastResult;
     }
 
-    /// <summary>KVM_RUN so many times by bare system calls, with the time stamp counter read before and after.</summary>
+    /// <summary>KVM_RUN so many times by bare system calls, with the time stamp counter read before and
+    /// after.</summary>
     static readonly nint RunLoop = HostCode.Load(code =>
     {
         Label again = code.CreateLabel();

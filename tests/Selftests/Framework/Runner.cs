@@ -94,7 +94,8 @@ sealed class WorkerProcess : IDisposable
 
     public WorkerProcess(string device)
     {
-        _process = System.Diagnostics.Process.Start(new ProcessStartInfo(Environment.ProcessPath!, ["--worker", "--device", device])
+        _process = System.Diagnostics.Process.Start(new ProcessStartInfo(Environment.ProcessPath!,
+            ["--worker", "--device", device])
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
@@ -171,7 +172,8 @@ sealed class WorkerProcess : IDisposable
             {
                 string[] frames = File.ReadAllLines(Path.Combine(task, "stack"));
                 if (frames.Any(frame => frame.Contains("kvm", StringComparison.OrdinalIgnoreCase)))
-                    return "; in the kernel: " + string.Join(" < ", frames.Take(8).Select(frame => frame.Split(' ')[^1]));
+                    return "; in the kernel: " + string.Join(" < ",
+                        frames.Take(8).Select(frame => frame.Split(' ')[^1]));
             }
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)

@@ -110,7 +110,8 @@ sealed class Guest : IDisposable
         return ReadTrap(vector, what);
     }
 
-    /// <summary>What the halting handler of <paramref name="vector"/>, in which the guest is, found on its stack.</summary>
+    /// <summary>What the halting handler of <paramref name="vector"/>, in which the guest is, found on its
+    /// stack.</summary>
     public Trap ReadTrap(int vector, string what = "trap")
     {
         KvmRegs regs = Vcpu.Regs;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Selftests;
 
-/// <summary>Writes a guest's descriptor and page tables (SDM volume 3, chapters 3 to 7; APM volume 2, 4, 5 and 8).</summary>
+/// <summary>Writes a guest's descriptor and page tables (SDM volume 3, chapters 3 to 7; APM volume 2, 4, 5 and
+/// 8).</summary>
 static class GuestTables
 {
     public const ulong Present = 1, Writable = 2, User = 4, LargePage = 0x80, NoExecute = 1UL << 63;
@@ -52,7 +53,8 @@ static class GuestTables
             memory.Write(GuestLayout.Idt + (ulong)vector * 8, low);
     }
 
-    /// <summary>A segment descriptor; <paramref name="access"/> is bits 40 to 47, <paramref name="flags"/> 52 to 55.</summary>
+    /// <summary>A segment descriptor; <paramref name="access"/> is bits 40 to 47, <paramref name="flags"/> 52 to
+    /// 55.</summary>
     public static ulong Descriptor(uint @base, uint limit, byte access, byte flags) =>
         (limit & 0xFFFF) | ((ulong)(@base & 0xFFFFFF) << 16) | ((ulong)access << 40) |
         ((ulong)(limit >> 16 & 0xF) << 48) | ((ulong)flags << 52) | ((ulong)(@base >> 24) << 56);
@@ -80,7 +82,8 @@ static class GuestTables
             memory.Write(GuestLayout.Gdt + (ulong)(selector & ~7), descriptor);
     }
 
-    /// <summary>Each vector's handler: evens out the error code, then halts; the vector is told by the address.</summary>
+    /// <summary>Each vector's handler: evens out the error code, then halts; the vector is told by the
+    /// address.</summary>
     static void WriteStubs(GuestMemory memory, GuestMode mode)
     {
         for (int vector = 0; vector < 256; vector++)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Selftests;
 
-/// <summary>Machine code for the host itself: what C# cannot say (RDTSCP, RDFSBASE, YMM registers across a call).</summary>
+/// <summary>Machine code for the host itself: what C# cannot say (RDTSCP, RDFSBASE, YMM registers across a
+/// call).</summary>
 static unsafe class HostCode
 {
     const int BlockSize = 4096;

@@ -12,7 +12,8 @@ sealed record HostMemory(long UnreclaimableSlabKib, long PageTablesKib, long Ava
         {
             Thread.Sleep(100);
             HostMemory now = Read();
-            if (Math.Abs(now.AvailableKib - last.AvailableKib) < 128 && now.UnreclaimableSlabKib == last.UnreclaimableSlabKib)
+            if (Math.Abs(now.AvailableKib - last.AvailableKib) < 128
+                && now.UnreclaimableSlabKib == last.UnreclaimableSlabKib)
                 return now;
             last = now;
         }
@@ -22,7 +23,8 @@ sealed record HostMemory(long UnreclaimableSlabKib, long PageTablesKib, long Ava
     /// <summary>Bounds that one leaked page or structure per machine exceeds.</summary>
     public void ExpectNoGrowthSince(HostMemory before, string what)
     {
-        Check.That(UnreclaimableSlabKib - before.UnreclaimableSlabKib < 600, $"{what}: slabs grew from {before} to {this}");
+        Check.That(UnreclaimableSlabKib - before.UnreclaimableSlabKib < 600,
+            $"{what}: slabs grew from {before} to {this}");
         Check.That(PageTablesKib - before.PageTablesKib < 600, $"{what}: page tables grew from {before} to {this}");
         Check.That(Percpu - before.Percpu < 600, $"{what}: per-CPU memory grew from {before} to {this}");
         Check.That(before.AvailableKib - AvailableKib < 20000, $"{what}: free memory shrank from {before} to {this}");
@@ -31,7 +33,8 @@ sealed record HostMemory(long UnreclaimableSlabKib, long PageTablesKib, long Ava
     static HostMemory Read()
     {
         var values = File.ReadLines("/proc/meminfo").Select(line => line.Split(':'))
-            .ToDictionary(words => words[0], words => long.Parse(words[1].Split(' ', StringSplitOptions.RemoveEmptyEntries)[0]));
+            .ToDictionary(words => words[0], words => long.Parse(words[1].Split(' ',
+                StringSplitOptions.RemoveEmptyEntries)[0]));
         return new(values["SUnreclaim"], values["PageTables"], values["MemAvailable"], values["Percpu"]);
     }
 }

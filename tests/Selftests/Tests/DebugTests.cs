@@ -13,7 +13,8 @@ static class DebugTests
         new("debug/single_step_over_cpuid", SingleStepOverCpuid),
         new("debug/single_step_over_out", SingleStepOverOut),
         new("debug/single_step_hides_trap_flag", SingleStepHidesTrapFlag),
-        .. GuestModes.All.Select(mode => new TestCase($"debug/software_breakpoint_{mode.Label()}", () => SoftwareBreakpoint(mode))),
+        .. GuestModes.All.Select(mode => new TestCase($"debug/software_breakpoint_{mode.Label()}", () =>
+            SoftwareBreakpoint(mode))),
         new("debug/software_breakpoint_not_asked_for", SoftwareBreakpointNotAskedFor),
         new("debug/hardware_breakpoint", HardwareBreakpoint),
         new("debug/hardware_watchpoint", HardwareWatchpoint),
@@ -27,7 +28,8 @@ static class DebugTests
         new("debug/user_mode_dr_access", UserModeDrAccess),
     ];
 
-    static void Control(Guest guest, KvmGuestDebugControl control) => guest.Vcpu.SetGuestDebug(new() { Control = control });
+    static void Control(Guest guest, KvmGuestDebugControl control) =>
+        guest.Vcpu.SetGuestDebug(new() { Control = control });
 
     /// <summary>QEMU's emulated SVM neither intercepts INT3 nor arms debug registers that VMRUN loads.</summary>
     static void RunToDebug(Guest guest)
@@ -184,7 +186,8 @@ static class DebugTests
         });
         guest.Vcpu.SetGuestDebug(Breakpoint(0x7000, 0x402));
         guest.RunToHalt();
-        Check.Equal((0x1234ul, 0x400ul), (guest.Vcpu.Regs.Rbx, guest.Vcpu.Regs.Rcx), "the guest sees its own DR0 and DR7");
+        Check.Equal((0x1234ul, 0x400ul), (guest.Vcpu.Regs.Rbx, guest.Vcpu.Regs.Rcx),
+            "the guest sees its own DR0 and DR7");
         Check.Equal(0x1234ul, guest.Vcpu.Debugregs.Db[0], "KVM_GET_DEBUGREGS too");
     }
 

@@ -15,28 +15,32 @@ static class DifferentialTests
     /// <summary>Instructions of the base set that a hypervisor may report instead of interpreting.</summary>
     static readonly Mnemonic[] MayBeReported =
     [
-        Mnemonic.Popcnt, Mnemonic.Lzcnt, Mnemonic.Tzcnt, Mnemonic.Crc32, Mnemonic.Adcx, Mnemonic.Adox, Mnemonic.Nop,
-        Mnemonic.Prefetch, Mnemonic.Movnti, Mnemonic.Bound, Mnemonic.Arpl, Mnemonic.Lar, Mnemonic.Lsl, Mnemonic.Cmpxchg16b,
-        Mnemonic.Sldt, Mnemonic.Str, Mnemonic.Smsw, Mnemonic.Lldt, Mnemonic.Ltr, Mnemonic.Verr, Mnemonic.Verw,
+        Mnemonic.Popcnt, Mnemonic.Lzcnt, Mnemonic.Tzcnt, Mnemonic.Crc32, Mnemonic.Adcx, Mnemonic.Adox, Mnemonic.Movnti,
     ];
 
     /// <summary>Those whose effect is not the same on both kinds of memory, or that end the guest.</summary>
     static readonly Mnemonic[] NotComparable =
     [
-        Mnemonic.Sgdt, Mnemonic.Sidt, Mnemonic.Lgdt, Mnemonic.Lidt, Mnemonic.Lmsw, Mnemonic.Ltr, Mnemonic.Lldt, Mnemonic.Invlpg,
-        Mnemonic.Fxsave, Mnemonic.Fxrstor, Mnemonic.Fxsave64, Mnemonic.Fxrstor64, Mnemonic.Lds, Mnemonic.Les, Mnemonic.Lss,
-        Mnemonic.Lfs, Mnemonic.Lgs, Mnemonic.Lea, Mnemonic.Smsw, Mnemonic.Sldt, Mnemonic.Str, Mnemonic.Verr, Mnemonic.Verw,
+        Mnemonic.Sgdt, Mnemonic.Sidt, Mnemonic.Lgdt, Mnemonic.Lidt, Mnemonic.Lmsw, Mnemonic.Ltr, Mnemonic.Lldt,
+            Mnemonic.Invlpg,
+        Mnemonic.Fxsave, Mnemonic.Fxrstor, Mnemonic.Fxsave64, Mnemonic.Fxrstor64, Mnemonic.Lds, Mnemonic.Les,
+            Mnemonic.Lss,
+        Mnemonic.Lfs, Mnemonic.Lgs, Mnemonic.Lea, Mnemonic.Smsw, Mnemonic.Sldt, Mnemonic.Str, Mnemonic.Verr,
+            Mnemonic.Verw,
         Mnemonic.Bound, Mnemonic.Lar, Mnemonic.Lsl, Mnemonic.Arpl, Mnemonic.Reservednop, Mnemonic.Nop,
     ];
 
     static readonly (string Name, byte[] Prefix)[] LongPrefixes =
-        [("plain", []), ("operand16", [0x66]), ("rexw", [0x48]), ("rex", [0x45]), ("lock", [0xF0]), ("lock_rexw", [0xF0, 0x48])];
+        [("plain", []), ("operand16", [0x66]), ("rexw", [0x48]), ("rex", [0x45]), ("lock", [0xF0]),
+            ("lock_rexw", [0xF0, 0x48])];
 
-    static readonly (string Name, byte[] Prefix)[] LegacyPrefixes = [("plain", []), ("other_size", [0x66]), ("lock", [0xF0])];
+    static readonly (string Name, byte[] Prefix)[] LegacyPrefixes =
+        [("plain", []), ("other_size", [0x66]), ("lock", [0xF0])];
 
     public static IEnumerable<TestCase> All =>
     [
-        .. LongPrefixes.Select(set => new TestCase($"differential/long_{set.Name}", () => Compare(GuestMode.Long, set.Prefix))),
+        .. LongPrefixes.Select(set => new TestCase($"differential/long_{set.Name}", () =>
+            Compare(GuestMode.Long, set.Prefix))),
         .. new[] { GuestMode.Real, GuestMode.Protected }.SelectMany(mode => LegacyPrefixes.Select(set =>
             new TestCase($"differential/{mode.Label()}_{set.Name}", () => Compare(mode, set.Prefix)))),
     ];
@@ -53,7 +57,8 @@ static class DifferentialTests
                 for (int field = 0; field < 8; field++)
                 {
                     // With REX.B the base is r14, which holds the same.
-                    yield return [.. prefix, .. map, (byte)opcode, (byte)(modrm | field << 3), Operand, 0x03, 0x85, 0x12, 0x21];
+                    yield return [.. prefix, .. map, (byte)opcode, (byte)(modrm | field << 3), Operand, 0x03, 0x85,
+                        0x12, 0x21];
                 }
             }
         }
@@ -63,7 +68,8 @@ static class DifferentialTests
     {
         if (instruction.IsInvalid || instruction.FlowControl != FlowControl.Next || instruction.IsStringInstruction)
             return false;
-        if (instruction.Encoding != EncodingKind.Legacy || instruction.IsPrivileged || NotComparable.Contains(instruction.Mnemonic))
+        if (instruction.Encoding != EncodingKind.Legacy || instruction.IsPrivileged
+            || NotComparable.Contains(instruction.Mnemonic))
             return false;
         // QEMU's emulated CPU takes the operand-size prefix wrongly here, and stock KVM does not know the form.
         if (instruction.Mnemonic == Mnemonic.Movbe && bytes[0] == 0x66 | instruction.MemorySize == MemorySize.UInt16)
@@ -82,9 +88,11 @@ static class DifferentialTests
         }
         // Only the base instruction set: no vector, x87 or MMX operand hides in the memory forms either.
         return memory && instruction.MemoryBase is Register.RSI or Register.R14 or Register.ESI or Register.BX
-            && instruction.MemoryDisplacement64 == Operand && instruction.MemorySize is >= MemorySize.UInt8 and <= MemorySize.UInt64
+            && instruction.MemoryDisplacement64 == Operand
+            && instruction.MemorySize is >= MemorySize.UInt8 and <= MemorySize.UInt64
                 or MemorySize.Int8 or MemorySize.Int16 or MemorySize.Int32 or MemorySize.Int64
-            && !instruction.CpuidFeatures.Any(feature => feature is CpuidFeature.FPU or CpuidFeature.MMX or CpuidFeature.SSE or CpuidFeature.SSE2
+            && !instruction.CpuidFeatures.Any(feature =>
+                feature is CpuidFeature.FPU or CpuidFeature.MMX or CpuidFeature.SSE or CpuidFeature.SSE2
                 or CpuidFeature.SSE3 or CpuidFeature.SSSE3 or CpuidFeature.SSE4_1);
     }
 
@@ -148,7 +156,8 @@ static class DifferentialTests
 
     readonly record struct Result(KvmExit Exit, KvmRegs Regs, byte[] Memory, byte[] Stack);
 
-    static Result Execute(Guest guest, KvmSregs sregs, KvmRegs regs, ReadOnlySpan<byte> code, byte[] initial, ulong place)
+    static Result Execute(Guest guest, KvmSregs sregs, KvmRegs regs, ReadOnlySpan<byte> code, byte[] initial,
+        ulong place)
     {
         byte[] memory = [.. initial];
         guest.Memory.Write(GuestLayout.Code, code);
@@ -190,7 +199,8 @@ static class DifferentialTests
                 return exit;
             ref KvmRunMmio mmio = ref guest.Run.Mmio;
             int at = (int)(mmio.PhysAddr - place), length = (int)mmio.Len;
-            Check.That(at >= 0 && at + length <= Window, $"access of {length} bytes at offset {at} of the operand's window");
+            Check.That(at >= 0 && at + length <= Window,
+                $"access of {length} bytes at offset {at} of the operand's window");
             if (mmio.IsWrite != 0)
                 ((ReadOnlySpan<byte>)mmio.Data)[..length].CopyTo(memory.AsSpan(at));
             else
@@ -215,12 +225,14 @@ static class DifferentialTests
                 found.Add($"register {i} {leftWords[i]:x} and {rightWords[i]:x}");
         }
         if (!ram.Memory.AsSpan().SequenceEqual(mmio.Memory))
-            found.Add($"memory {Convert.ToHexString(ram.Memory.AsSpan(Operand - 8, 24))} and {Convert.ToHexString(mmio.Memory.AsSpan(Operand - 8, 24))}");
+            found.Add($"memory {Around(ram.Memory)} and {Around(mmio.Memory)}");
         if (!MaskFlags(ram.Stack).SequenceEqual(MaskFlags(mmio.Stack)))
             found.Add("stack");
         if (ram.Exit != mmio.Exit)
             found.Add($"exit {mmio.Exit}");
         return string.Join(", ", found);
+
+        static string Around(byte[] memory) => Convert.ToHexString(memory.AsSpan(Operand - 8, 24));
 
         // An exception's frame holds flags that may be undefined.
         Span<byte> MaskFlags(byte[] stack) => undefined == 0 ? stack : Span<byte>.Empty;

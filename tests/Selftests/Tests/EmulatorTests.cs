@@ -48,7 +48,8 @@ static class EmulatorTests
         new("emulator/single_step_over_mmio", SingleStepOverMmio),
     ];
 
-    sealed record Row(string Name, Action<Assembler> Code, uint Before, uint After, ulong Flags, ulong Mask = StatusFlags);
+    sealed record Row(string Name, Action<Assembler> Code, uint Before, uint After, ulong Flags,
+        ulong Mask = StatusFlags);
 
     /// <summary>ecx is 3, edx 0x80000001; memory at [rbx] before and after; the status flags afterwards.</summary>
     static readonly Row[] ReadModifyWrite =
@@ -184,7 +185,8 @@ static class EmulatorTests
             code.movbe(__dword_ptr[rbx], ecx);
             code.hlt();
         });
-        Check.Needs(guest.Kvm.GetSupportedCpuid().Any(leaf => leaf.Function == 1 && (leaf.Ecx >> 22 & 1) != 0), "MOVBE");
+        Check.Needs(guest.Kvm.GetSupportedCpuid().Any(leaf => leaf.Function == 1 && (leaf.Ecx >> 22 & 1) != 0),
+            "MOVBE");
         guest.SetRegs((ref regs) => regs.Rcx = 0x01020304);
         guest.ExpectMmioRead(Mmio, 0x11, 0x22, 0x33, 0x44);
         guest.ExpectMmioWrite(Mmio, 1, 2, 3, 4);

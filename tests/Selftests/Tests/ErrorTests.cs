@@ -30,7 +30,8 @@ static class ErrorTests
 
     public static IEnumerable<TestCase> All =>
     [
-        .. VcpuPointers.Select(call => new TestCase($"errors/vcpu_bad_pointer_{call.Name}", () => VcpuBadPointer(call.Request))),
+        .. VcpuPointers.Select(call => new TestCase($"errors/vcpu_bad_pointer_{call.Name}", () =>
+            VcpuBadPointer(call.Request))),
         new("errors/system_bad_pointer", SystemBadPointer),
         new("errors/vm_bad_pointer", VmBadPointer),
         new("errors/unknown_command", UnknownCommand),
@@ -57,8 +58,10 @@ static class ErrorTests
         KvmSregs sregs = guest.Vcpu.Sregs;
         KvmRegs regs = guest.Vcpu.Regs;
         Check.Fails(Errno.EFAULT, guest.Vcpu.TryCall(request, BadPointer), "an address in page 0");
-        Check.Fails(Errno.EFAULT, guest.Vcpu.TryCall(request, unchecked((nuint)0xFFFF888000000000)), "a kernel address");
-        Check.Fails(Errno.EFAULT, guest.Vcpu.TryCall(request, unchecked((nuint)0x8000000000000000)), "a non-canonical address");
+        Check.Fails(Errno.EFAULT, guest.Vcpu.TryCall(request, unchecked((nuint)0xFFFF888000000000)),
+            "a kernel address");
+        Check.Fails(Errno.EFAULT, guest.Vcpu.TryCall(request, unchecked((nuint)0x8000000000000000)),
+            "a non-canonical address");
         Check.Same(sregs, guest.Vcpu.Sregs, "sregs");
         Check.Same(regs, guest.Vcpu.Regs, "regs");
         guest.RunToHalt("run afterwards");
@@ -67,7 +70,8 @@ static class ErrorTests
     static void SystemBadPointer()
     {
         using Kvm kvm = TestEnvironment.OpenKvm();
-        foreach (uint request in (uint[])[KvmIoctl.GetSupportedCpuid, KvmIoctl.GetEmulatedCpuid, KvmIoctl.GetMsrIndexList])
+        foreach (uint request in (uint[])[KvmIoctl.GetSupportedCpuid, KvmIoctl.GetEmulatedCpuid,
+            KvmIoctl.GetMsrIndexList])
             Check.Fails(Errno.EFAULT, kvm.TryCall(request, BadPointer), $"request {request:x}");
     }
 
@@ -75,7 +79,8 @@ static class ErrorTests
     {
         using Kvm kvm = TestEnvironment.OpenKvm();
         using Vm vm = kvm.CreateVm();
-        foreach (uint request in (uint[])[KvmIoctl.SetUserMemoryRegion, KvmIoctl.GetDirtyLog, KvmIoctl.SetIdentityMapAddr, KvmIoctl.EnableCap])
+        foreach (uint request in (uint[])[KvmIoctl.SetUserMemoryRegion, KvmIoctl.GetDirtyLog,
+            KvmIoctl.SetIdentityMapAddr, KvmIoctl.EnableCap])
             Check.Fails(Errno.EFAULT, vm.TryCall(request, BadPointer), $"request {request:x}");
     }
 
@@ -170,8 +175,10 @@ static class ErrorTests
             code.hlt();
         });
         Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.SetCpuid2, CountOnly(257, 8 + 257 * 40)), "257 entries");
-        Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.SetCpuid2, CountOnly(uint.MaxValue, 64)), "2^32-1 entries");
-        Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.SetCpuid2, CountOnly(0x06666667, 64)), "entries * 40 overflows");
+        Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.SetCpuid2, CountOnly(uint.MaxValue, 64)),
+            "2^32-1 entries");
+        Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.SetCpuid2, CountOnly(0x06666667, 64)),
+            "entries * 40 overflows");
         guest.RunToHalt("run afterwards");
         Check.That((uint)guest.Vcpu.Regs.Rax >= 1, "the CPUID set before is still there");
     }
@@ -189,8 +196,10 @@ static class ErrorTests
         using var guest = new Guest(GuestMode.Long, code => code.hlt());
         foreach (uint count in (uint[])[256, 257, 0x10000000, uint.MaxValue])
         {
-            Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.GetMsrs, CountOnly(count, 8 + 256 * 16)), $"GET_MSRS {count}");
-            Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.SetMsrs, CountOnly(count, 8 + 256 * 16)), $"SET_MSRS {count}");
+            Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.GetMsrs, CountOnly(count, 8 + 256 * 16)),
+                $"GET_MSRS {count}");
+            Check.Fails(Errno.E2BIG, guest.Vcpu.TryCall(KvmIoctl.SetMsrs, CountOnly(count, 8 + 256 * 16)),
+                $"SET_MSRS {count}");
         }
         Check.Equal(0, guest.Vcpu.TryCall(KvmIoctl.GetMsrs, CountOnly(0, 8)), "GET_MSRS of none");
         Check.Equal(0, guest.Vcpu.TryCall(KvmIoctl.SetMsrs, CountOnly(0, 8)), "SET_MSRS of none");
@@ -208,7 +217,8 @@ static class ErrorTests
     {
         using var guest = new Guest(GuestMode.Long, code => code.hlt());
         foreach (uint length in (uint[])[0, 4, 7, 9, 16, 128, uint.MaxValue])
-            Check.Fails(Errno.EINVAL, guest.Vcpu.TryCall(KvmIoctl.SetSignalMask, CountOnly(length, 256)), $"length {length}");
+            Check.Fails(Errno.EINVAL, guest.Vcpu.TryCall(KvmIoctl.SetSignalMask, CountOnly(length, 256)),
+                $"length {length}");
         Check.Succeeds(guest.Vcpu.TryCall(KvmIoctl.SetSignalMask, CountOnly(8, 12)), "length 8");
         Check.Succeeds(guest.Vcpu.TryCall(KvmIoctl.SetSignalMask, 0), "null pointer takes the mask away");
     }
@@ -231,7 +241,8 @@ static class ErrorTests
         foreach (KvmObject target in (KvmObject[])[guest.Vm, guest.Vcpu])
         {
             var unknown = new KvmEnableCap { Cap = 0x7FFF };
-            Check.Fails(Errno.EINVAL, target.TryCall(KvmIoctl.EnableCap, ref unknown), $"{target.GetType().Name}: unknown");
+            Check.Fails(Errno.EINVAL, target.TryCall(KvmIoctl.EnableCap, ref unknown),
+                $"{target.GetType().Name}: unknown");
         }
         var flags = new KvmEnableCap { Cap = (uint)KvmCap.HaltPoll, Flags = 1 };
         Check.Fails(Errno.EINVAL, guest.Vm.TryCall(KvmIoctl.EnableCap, ref flags), "unknown flags");
@@ -266,10 +277,17 @@ static class ErrorTests
     static void GetPartlyMapped()
     {
         using var guest = new Guest(GuestMode.Long, code => code.hlt());
-        nint pages = Libc.MemoryMap(0, 8192, Libc.ProtRead | Libc.ProtWrite, Libc.MapPrivate | Libc.MapAnonymous, -1, 0);
+        nint pages = Libc.MemoryMap(0, 8192, Libc.ProtRead | Libc.ProtWrite,
+            Libc.MapPrivate | Libc.MapAnonymous, -1, 0);
         _ = Libc.MemoryUnmap(pages + 4096, 4096);
-        foreach (uint request in (uint[])[KvmIoctl.GetRegs, KvmIoctl.SetRegs, KvmIoctl.GetSregs, KvmIoctl.SetSregs, KvmIoctl.GetXsave, KvmIoctl.SetXsave, KvmIoctl.GetFpu, KvmIoctl.SetFpu])
+        foreach (uint request in (uint[])
+            [
+                KvmIoctl.GetRegs, KvmIoctl.SetRegs, KvmIoctl.GetSregs, KvmIoctl.SetSregs, KvmIoctl.GetXsave,
+                KvmIoctl.SetXsave, KvmIoctl.GetFpu, KvmIoctl.SetFpu,
+            ])
+        {
             Check.Fails(Errno.EFAULT, guest.Vcpu.TryCall(request, (nuint)(pages + 4096 - 64)), $"request {request:x}");
+        }
         guest.RunToHalt();
     }
 

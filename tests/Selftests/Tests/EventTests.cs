@@ -449,7 +449,8 @@ static class EventTests
         }
         using var user = new Guest(GuestMode.Protected, code => code.@int(0x41));
         user.EnterUserMode();
-        Check.Equal(0x41ul * 8 + 2, user.ExpectTrap(13, "INT to a gate of ring 0").ErrorCode, "error code names the gate");
+        Check.Equal(0x41ul * 8 + 2, user.ExpectTrap(13, "INT to a gate of ring 0").ErrorCode,
+            "error code names the gate");
     }
 
     static void BreakpointAndOverflow()

@@ -121,7 +121,8 @@ static class ExitTests
         Check.Equal(unchecked((uint)-1000), (uint)guest.Vcpu.Regs.Rax, "eax: -KVM_ENOSYS");
     }
 
-    /// <summary>The other vendor's hypercall instruction works as well (KVM patches it), or is an invalid opcode.</summary>
+    /// <summary>The other vendor's hypercall instruction works as well (KVM patches it), or is an invalid
+    /// opcode.</summary>
     static void VmcallInstruction()
     {
         using var guest = new Guest(GuestMode.Long, code =>
@@ -150,7 +151,8 @@ static class ExitTests
                 if (user)
                     guest.EnterUserMode();
                 guest.RunTo(KvmExit.Hlt, $"0F 01 {last:X2}");
-                Trap trap = guest.ReadTrap(guest.Vcpu.Regs.Rip < GuestTables.StubAddress(7) ? 6 : 13, $"0F 01 {last:X2}");
+                int vector = guest.Vcpu.Regs.Rip < GuestTables.StubAddress(7) ? 6 : 13;
+                Trap trap = guest.ReadTrap(vector, $"0F 01 {last:X2}");
                 Check.Equal(GuestLayout.Code, trap.Rip, "rip");
             }
         }
@@ -184,7 +186,8 @@ static class ExitTests
         Check.Equal(0x12345678ul, guest.Vcpu.Regs.Rax, "memory behind WBINVD and INVD");
     }
 
-    /// <summary>A guest without the MONITOR feature: KVM's long-standing answer is a NOP; the manual's is #UD.</summary>
+    /// <summary>A guest without the MONITOR feature: KVM's long-standing answer is a NOP; the manual's is
+    /// #UD.</summary>
     static void MonitorMwait()
     {
         using var guest = new Guest(GuestMode.Long, code =>
@@ -257,7 +260,8 @@ static class ExitTests
         KvmCpuidEntry2[] leaves = kvm.GetSupportedCpuid();
         Check.That(Leaf(leaves, 0).Eax >= 0xD, "leaf 0 reaches to XSAVE");
         KvmCpuidEntry2 features = Leaf(leaves, 1);
-        Check.That((features.Edx & 0x07808111) == 0x07808111, $"FPU, PSE, TSC…, FXSR, SSE, SSE2: edx {features.Edx:x}");
+        Check.That((features.Edx & 0x07808111) == 0x07808111,
+            $"FPU, TSC, CX8, MMX, FXSR, SSE, SSE2: edx {features.Edx:x}");
         Check.Equal(0u, features.Ecx & 0x20, "VMX is not offered");
         KvmCpuidEntry2 extended = Leaf(leaves, 0x80000001);
         Check.Equal(0x20000000u, extended.Edx & 0x20000000, "long mode");
@@ -296,7 +300,8 @@ static class ExitTests
         using Guest guest = CpuidGuest(0x80000002);
         KvmCpuidEntry2[] leaves = guest.Kvm.GetSupportedCpuid();
         int at = Array.FindIndex(leaves, leaf => leaf.Function == 0x80000002);
-        (leaves[at].Eax, leaves[at].Ebx, leaves[at].Ecx, leaves[at].Edx) = (0x72616853, 0x4D564B70, 0x12345678, 0x9ABCDEF0);
+        (leaves[at].Eax, leaves[at].Ebx, leaves[at].Ecx, leaves[at].Edx) =
+            (0x72616853, 0x4D564B70, 0x12345678, 0x9ABCDEF0);
         guest.Vcpu.Cpuid = leaves;
         Check.Equal((0x72616853ul, 0x4D564B70ul, 0x12345678ul, 0x9ABCDEF0ul), RunCpuid(guest), "CPUID 80000002");
     }

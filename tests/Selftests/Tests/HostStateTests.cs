@@ -3,7 +3,8 @@ using System.Runtime.InteropServices;
 
 namespace SharpKvm.Selftests;
 
-/// <summary>A program that runs guests finds its own CPU state as it left it, whatever the guests did to theirs.</summary>
+/// <summary>A program that runs guests finds its own CPU state as it left it, whatever the guests did to
+/// theirs.</summary>
 static unsafe partial class HostStateTests
 {
     public static IEnumerable<TestCase> All =>
@@ -109,7 +110,8 @@ static unsafe partial class HostStateTests
             for (int i = 0; i < 16; i++)
             {
                 int width = avx ? 32 : 16;
-                Check.Bytes(before.AsSpan(i * 32, width), after.AsSpan(i * 32, width), $"round {round}: vector register {i}");
+                Check.Bytes(before.AsSpan(i * 32, width), after.AsSpan(i * 32, width),
+                    $"round {round}: vector register {i}");
             }
         }
     }
@@ -202,13 +204,15 @@ static unsafe partial class HostStateTests
             code.@out(0x10, al);
             code.jmp(again);
         });
-        Check.Needs(guest.Kvm.GetSupportedCpuid().Any(leaf => leaf.Function == 0x80000001 && (leaf.Edx >> 27 & 1) != 0), "RDTSCP");
+        Check.Needs(guest.Kvm.GetSupportedCpuid().Any(leaf => leaf.Function == 0x80000001
+            && (leaf.Edx >> 27 & 1) != 0), "RDTSCP");
         for (int i = 0; i < 50; i++)
         {
             guest.ExpectPort(KvmRunIo.Out, 0x10, 1);
             Check.Equal(0x5A5A5Aul, guest.Vcpu.Regs.Rbx, "TSC_AUX in the guest");
             ulong here = HostCode.Call(read, null);
-            Check.That((here & 0xFFF) < (ulong)Environment.ProcessorCount && here >> 12 < 64, $"the host's TSC_AUX is {here:x}");
+            Check.That((here & 0xFFF) < (ulong)Environment.ProcessorCount && here >> 12 < 64,
+                $"the host's TSC_AUX is {here:x}");
         }
     }
 
@@ -232,18 +236,21 @@ static unsafe partial class HostStateTests
     /// <summary>A traced program with breakpoints set runs a guest that sets its own: the program keeps its.</summary>
     static void DebugRegisters()
     {
-        const int PeekUser = 3, PokeUser = 6, Continue = 7, Attach = 16, Detach = 17, AllChildren = 0x40000000, Stop = 19;
+        const int PeekUser = 3, PokeUser = 6, Continue = 7, Attach = 16, Detach = 17, AllChildren = 0x40000000,
+            Stop = 19;
         const ulong DebugRegister0 = 848; // offsetof(struct user, u_debugreg)
         // The traced program is no child of this one: of its own children .NET takes the stops for ends.
+        string program = $"'{Environment.ProcessPath}' --device {TestEnvironment.Device} --run-one helper/dirty";
         using var shell = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("/bin/sh",
-            ["-c", $"'{Environment.ProcessPath}' --device {TestEnvironment.Device} --run-one helper/dirty & echo $!; wait"])
+            ["-c", $"{program} & echo $!; wait"])
             { RedirectStandardOutput = true })!;
         int traced = int.Parse(shell.StandardOutput.ReadLine()!);
         Check.Equal("running", shell.StandardOutput.ReadLine(), "the traced program's first line");
         Check.Equal(0L, Ptrace(Attach, traced, 0, 0), "attach");
         Check.Equal(traced, Process.WaitPid(traced, out _, AllChildren), "waitpid");
         for (ulong i = 0; i < 4; i++)
-            Check.Equal(0L, Ptrace(PokeUser, traced, (nint)(DebugRegister0 + i * 8), 0x7000_0000 + (nint)i * 8), $"set DR{i}");
+            Check.Equal(0L, Ptrace(PokeUser, traced, (nint)(DebugRegister0 + i * 8), 0x7000_0000 + (nint)i * 8),
+                $"set DR{i}");
         Check.Equal(0L, Ptrace(PokeUser, traced, (nint)(DebugRegister0 + 56), 0x55), "set DR7");
         Check.Equal(0L, Ptrace(Continue, traced, 0, 0), "continue");
         Thread.Sleep(300);
@@ -251,7 +258,8 @@ static unsafe partial class HostStateTests
         Check.Equal(traced, Process.WaitPid(traced, out _, AllChildren), "waitpid");
         for (ulong i = 0; i < 4; i++)
         {
-            Check.Equal(0x7000_0000L + (long)i * 8, Ptrace(PeekUser, traced, (nint)(DebugRegister0 + i * 8), 0), $"DR{i}");
+            Check.Equal(0x7000_0000L + (long)i * 8, Ptrace(PeekUser, traced, (nint)(DebugRegister0 + i * 8), 0),
+                $"DR{i}");
         }
         _ = Ptrace(Detach, traced, 0, 0);
         Process.Kill(traced, Process.SigKill);
@@ -356,7 +364,8 @@ static unsafe partial class HostStateTests
             code.hlt();
         }));
         Check.Equal(KvmExit.Hlt, vcpu.RunOnce(), "exit reason");
-        Check.That(!memory.Slice(0x2000, 28).ContainsAnyExcept((byte)0), $"registers: {Convert.ToHexString(memory.Slice(0x2000, 28))}");
+        Check.That(!memory.Slice(0x2000, 28).ContainsAnyExcept((byte)0),
+            $"registers: {Convert.ToHexString(memory.Slice(0x2000, 28))}");
     }
 
     static void GuestSeesNoVectors()
@@ -364,11 +373,13 @@ static unsafe partial class HostStateTests
         using var guest = new Guest(GuestMode.Long, code =>
         {
             for (int i = 0; i < 16; i++)
-                code.movups(__xmmword_ptr[(long)GuestLayout.Data + i * 16], new AssemblerRegisterXMM(Register.XMM0 + i));
+                code.movups(__xmmword_ptr[(long)GuestLayout.Data + i * 16],
+                    new AssemblerRegisterXMM(Register.XMM0 + i));
             code.hlt();
         });
         guest.RunToHalt();
-        Check.That(!guest.Memory.Slice(GuestLayout.Data, 256).ContainsAnyExcept((byte)0), "xmm registers of a fresh CPU are zero");
+        Check.That(!guest.Memory.Slice(GuestLayout.Data, 256).ContainsAnyExcept((byte)0),
+            "xmm registers of a fresh CPU are zero");
     }
 
     static void GuestSeesNoDebugRegisters()
@@ -416,7 +427,8 @@ static unsafe partial class HostStateTests
             RunSome(first, 2);
             second.ExpectPort(KvmRunIo.Out, 0x10, 1);
             KvmRegs regs = second.Vcpu.Regs;
-            Check.Equal((0x1122334455667788ul, 0x1122334455667788ul, 0x1234000ul), (regs.Rbx, regs.Rsi, regs.Rdi), "xmm5, dr0, kernel gs base");
+            Check.Equal((0x1122334455667788ul, 0x1122334455667788ul, 0x1234000ul), (regs.Rbx, regs.Rsi, regs.Rdi),
+                "xmm5, dr0, kernel gs base");
         }
     }
 

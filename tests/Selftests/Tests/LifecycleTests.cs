@@ -168,7 +168,8 @@ static class LifecycleTests
             using var kicker = new Kicker(guest.Vcpu, TimeSpan.FromMilliseconds(100));
             // While the slot is away the read is MMIO.
             int result = guest.Vcpu.TryRun();
-            Check.That(result == -(int)Errno.EINTR || guest.Run.ExitReason == KvmExit.Mmio, $"KVM_RUN {result} {guest.DescribeExit()}");
+            Check.That(result == -(int)Errno.EINTR || guest.Run.ExitReason == KvmExit.Mmio,
+                $"KVM_RUN {result} {guest.DescribeExit()}");
         }
         Volatile.Write(ref stop, true);
         changer.Join();
@@ -221,7 +222,8 @@ static class LifecycleTests
         {
             // A program of its own, because a machine cannot be run by a forked child.
             using var child = System.Diagnostics.Process.Start(new ProcessStartInfo(Environment.ProcessPath!,
-                ["--device", TestEnvironment.Device, "--run-one", "helper/endless"]) { RedirectStandardOutput = true })!;
+                ["--device", TestEnvironment.Device, "--run-one", "helper/endless"]) { RedirectStandardOutput =
+                    true })!;
             Check.Equal("running", child.StandardOutput.ReadLine(), "the child's first line");
             Thread.Sleep(50 * i);
             child.Kill();
@@ -352,14 +354,16 @@ static class LifecycleTests
         _ = guest.Vcpu.Regs;
     }
 
-    /// <summary>Random requests with random arguments: whatever they answer, the kernel lives and a new machine runs.</summary>
+    /// <summary>Random requests with random arguments: whatever they answer, the kernel lives and a new machine
+    /// runs.</summary>
     static void RandomIoctls()
     {
         Random random = TestEnvironment.FixedRandom;
         byte[] buffer = new byte[16384];
         uint[] requests =
         [
-            KvmIoctl.GetRegs, KvmIoctl.SetRegs, KvmIoctl.GetSregs, KvmIoctl.SetSregs, KvmIoctl.GetSregs2, KvmIoctl.SetSregs2,
+            KvmIoctl.GetRegs, KvmIoctl.SetRegs, KvmIoctl.GetSregs, KvmIoctl.SetSregs, KvmIoctl.GetSregs2,
+                KvmIoctl.SetSregs2,
             KvmIoctl.GetFpu, KvmIoctl.SetFpu, KvmIoctl.GetXsave, KvmIoctl.SetXsave, KvmIoctl.GetXcrs, KvmIoctl.SetXcrs,
             KvmIoctl.GetMsrs, KvmIoctl.SetMsrs, KvmIoctl.GetDebugregs, KvmIoctl.SetDebugregs, KvmIoctl.GetVcpuEvents,
             KvmIoctl.SetVcpuEvents, KvmIoctl.GetMpState, KvmIoctl.SetMpState, KvmIoctl.SetCpuid2, KvmIoctl.GetCpuid2,

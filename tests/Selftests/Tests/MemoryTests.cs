@@ -134,8 +134,10 @@ static class MemoryTests
         Check.Fails(Errno.EINVAL, vm.TrySetMemoryRegion(1, 0, Extra, 0xFFFFFFFFFFFFF000, host), "huge size");
         int slots = vm.CheckExtension(KvmCap.NrMemslots);
         int spaces = Math.Max(1, vm.CheckExtension(KvmCap.MultiAddressSpace));
-        Check.Fails(Errno.EINVAL, vm.TrySetMemoryRegion((uint)slots + 10, 0, Extra, Page, host), "slot number too large");
-        Check.Fails(Errno.EINVAL, vm.TrySetMemoryRegion((uint)spaces << 16, 0, Extra, Page, host), "one address space too many");
+        Check.Fails(Errno.EINVAL, vm.TrySetMemoryRegion((uint)slots + 10, 0, Extra, Page, host),
+            "slot number too large");
+        Check.Fails(Errno.EINVAL, vm.TrySetMemoryRegion((uint)spaces << 16, 0, Extra, Page, host),
+            "one address space too many");
         guest.RunToHalt();
     }
 
@@ -302,7 +304,8 @@ static class MemoryTests
     static void ReadonlyFlagChange()
     {
         using Guest guest = WithReadonlySlot(out GuestMemory memory);
-        Check.Fails(Errno.EINVAL, guest.Vm.TrySetMemoryRegion(1, 0, Extra, 4 * Page, memory.HostAddress), "to writable");
+        Check.Fails(Errno.EINVAL, guest.Vm.TrySetMemoryRegion(1, 0, Extra, 4 * Page, memory.HostAddress),
+            "to writable");
         guest.Vm.SetMemoryRegion(1, 0, Extra, 0, 0);
         guest.Vm.SetMemoryRegion(1, 0, Extra, 4 * Page, memory.HostAddress);
         WriteAt(guest, Extra, 5);
@@ -356,7 +359,8 @@ static class MemoryTests
     {
         using Guest guest = Toucher();
         guest.Vm.AddMemory(1, Extra, 4 * Page);
-        foreach ((uint slot, string what) in new[] { (1u, "a slot without log"), (7u, "no such slot"), (0xFFFFu, "slot 65535"), (0x10000u, "address space 1") })
+        foreach ((uint slot, string what) in new[] { (1u, "a slot without log"), (7u, "no such slot"),
+            (0xFFFFu, "slot 65535"), (0x10000u, "address space 1") })
         {
             var bitmap = new KvmDirtyLog { Slot = slot };
             int result = guest.Vm.TryCall(KvmIoctl.GetDirtyLog, ref bitmap);
@@ -411,7 +415,8 @@ static class MemoryTests
         Check.Fails(Errno.ENOENT, guest.Vm.TryCall(KvmIoctl.GetDirtyLog, ref log), "log of a slot that keeps none");
     }
 
-    /// <summary>A slot over addresses where the process has nothing: the guest's access fails, the host's life goes on.</summary>
+    /// <summary>A slot over addresses where the process has nothing: the guest's access fails, the host's life goes
+    /// on.</summary>
     static void UnmappedBacking()
     {
         using Guest guest = Toucher();
@@ -517,7 +522,8 @@ static class MemoryTests
         Check.Equal(0x1111u, ReadAt(guest, Extra), "still readable");
         StartWrite(guest, Extra, 0x2222);
         Check.Fails(Errno.EFAULT, guest.Vcpu.TryRun(), "KVM_RUN, write to memory that became read-only");
-        Check.Equal(0, Process.Protect((nint)memory.HostAddress, (nuint)(4 * Page), Libc.ProtRead | Libc.ProtWrite), "mprotect");
+        Check.Equal(0, Process.Protect((nint)memory.HostAddress, (nuint)(4 * Page), Libc.ProtRead | Libc.ProtWrite),
+            "mprotect");
         guest.RunToHalt();
         Check.Equal(0x2222u, memory.Read<uint>(Extra), "memory");
     }

@@ -330,7 +330,8 @@ static class MmioTests
         Check.Equal(1ul, guest.Vcpu.Regs.Rax, "rax");
     }
 
-    /// <summary>The read's register gets its value when the CPU runs again, even when that run leaves at once.</summary>
+    /// <summary>The read's register gets its value when the CPU runs again, even when that run leaves at
+    /// once.</summary>
     static void CompletesOnNextRun()
     {
         using Guest guest = Make(GuestMode.Long, code =>

@@ -403,7 +403,8 @@ static class ModeTests
         Check.Equal(0x10, guest.Vcpu.Sregs.Ss.Selector, "ss from the TSS");
     }
 
-    /// <summary>Hardware task switches are done or reported as an emulation failure; never lost, never endless.</summary>
+    /// <summary>Hardware task switches are done or reported as an emulation failure; never lost, never
+    /// endless.</summary>
     static void DoneOrReported(Guest guest, Action whenDone)
     {
         KvmExit exit = guest.Vcpu.RunOnce();
@@ -424,8 +425,9 @@ static class ModeTests
         guest.Memory.Write(Tss + 0x24, 2u);
         guest.Memory.Write(Tss + 0x38, 0x5800u);
         guest.Memory.Write(Tss + 0x34, 0xBEEFu); // ebx
-        foreach ((uint offset, ushort selector) in new[] { (0x48u, GuestLayout.Data32), (0x4Cu, GuestLayout.Code32), (0x50u, GuestLayout.Data32), (0x54u, GuestLayout.Data32), (0x58u, GuestLayout.Data32), (0x5Cu, GuestLayout.Data32) })
-            guest.Memory.Write(Tss + offset, (uint)selector);
+        // es, cs, ss, ds, fs, gs
+        for (uint offset = 0x48; offset <= 0x5C; offset += 4)
+            guest.Memory.Write(Tss + offset, (uint)(offset == 0x4C ? GuestLayout.Code32 : GuestLayout.Data32));
         guest.Load(eip, 32, code => code.hlt());
     }
 
@@ -475,11 +477,15 @@ static class ModeTests
 
     static void WrongSegmentType()
     {
-        foreach ((string what, byte access, Action<Assembler> code, int vector) in new (string, byte, Action<Assembler>, int)[]
+        foreach ((string what, byte access, Action<Assembler> code, int vector) in new (string, byte,
+            Action<Assembler>, int)[]
             {
-                ("read-only data into SS", 0x91, c => c.mov(ss, eax), 13), ("code into SS", 0x9B, c => c.mov(ss, eax), 13),
-                ("execute-only code into DS", 0x99, c => c.mov(ds, eax), 13), ("absent data into DS", 0x13, c => c.mov(ds, eax), 11),
-                ("absent stack into SS", 0x13, c => c.mov(ss, eax), 12), ("a TSS into DS", 0x89, c => c.mov(ds, eax), 13),
+                ("read-only data into SS", 0x91, c => c.mov(ss, eax), 13),
+                    ("code into SS", 0x9B, c => c.mov(ss, eax), 13),
+                ("execute-only code into DS", 0x99, c => c.mov(ds, eax), 13),
+                    ("absent data into DS", 0x13, c => c.mov(ds, eax), 11),
+                ("absent stack into SS", 0x13, c => c.mov(ss, eax), 12),
+                    ("a TSS into DS", 0x89, c => c.mov(ds, eax), 13),
             })
         {
             using var guest = new Guest(GuestMode.Protected, assembler =>

@@ -7,7 +7,8 @@ static class MsrTests
     const uint Tsc = 0x10, ApicBase = 0x1B, SysenterCs = 0x174, SysenterEsp = 0x175, SysenterEip = 0x176,
         MiscEnable = 0x1A0, Pat = 0x277, MtrrDefType = 0x2FF, Efer = 0xC0000080, Star = 0xC0000081,
         Lstar = 0xC0000082, Cstar = 0xC0000083, Fmask = 0xC0000084, FsBase = 0xC0000100, GsBase = 0xC0000101,
-        KernelGsBase = 0xC0000102, TscAux = 0xC0000103, AsyncPageFaultInterrupt = 0x4B564D06, MtrrFixed64K = 0x250, MtrrPhysBase0 = 0x200;
+        KernelGsBase = 0xC0000102, TscAux = 0xC0000103, AsyncPageFaultInterrupt = 0x4B564D06, MtrrFixed64K = 0x250,
+            MtrrPhysBase0 = 0x200;
 
     const uint Unknown = 0x12345678;
 
@@ -81,7 +82,8 @@ static class MsrTests
     {
         using Kvm kvm = TestEnvironment.OpenKvm();
         uint[] list = kvm.GetMsrIndexList();
-        foreach (uint index in (uint[])[Tsc, SysenterCs, SysenterEsp, SysenterEip, Pat, Star, Lstar, Cstar, Fmask, KernelGsBase, MiscEnable])
+        foreach (uint index in (uint[])[Tsc, SysenterCs, SysenterEsp, SysenterEip, Pat, Star, Lstar, Cstar, Fmask,
+            KernelGsBase, MiscEnable])
             Check.That(list.Contains(index), $"MSR {index:x} is in the list");
         Check.Equal(list.Length, list.Distinct().Count(), "distinct entries");
     }
@@ -142,7 +144,8 @@ static class MsrTests
     static void SetReportsNumberProcessed()
     {
         using Guest guest = MsrGuest(write: false);
-        KvmMsrEntry[] entries = [new(SysenterEsp, 0, 0x1000), new(SysenterEip, 0, 0x2000), new(Unknown, 0, 1), new(SysenterCs, 0, 0x33)];
+        KvmMsrEntry[] entries = [new(SysenterEsp, 0, 0x1000), new(SysenterEip, 0, 0x2000), new(Unknown, 0, 1),
+            new(SysenterCs, 0, 0x33)];
         Check.Equal(2, guest.Vcpu.TrySetMsrs(entries), "entries processed");
         Check.Equal(0x2000ul, guest.Vcpu.GetMsr(SysenterEip), "the one before");
         Check.Equal(0ul, guest.Vcpu.GetMsr(SysenterCs), "the one behind");
@@ -207,7 +210,8 @@ static class MsrTests
 
     static void ReservedBitsFault()
     {
-        foreach ((uint index, ulong value) in new[] { (Efer, 1ul << 63), (Pat, 0x0202020202020202ul), (MtrrDefType, 0xFFul), (MtrrFixed64K, 0x02ul) })
+        foreach ((uint index, ulong value) in new[] { (Efer, 1ul << 63), (Pat, 0x0202020202020202ul),
+            (MtrrDefType, 0xFFul), (MtrrFixed64K, 0x02ul) })
         {
             using Guest guest = MsrGuest(write: true);
             StartWrite(guest, index, value);

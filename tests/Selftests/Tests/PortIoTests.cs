@@ -93,7 +93,8 @@ static class PortIoTests
 
     static void RepOuts()
     {
-        foreach ((byte opcode, bool word, int size) in new[] { ((byte)0x6E, false, 1), ((byte)0x6F, true, 2), ((byte)0x6F, false, 4) })
+        foreach ((byte opcode, bool word, int size) in new[] { ((byte)0x6E, false, 1), ((byte)0x6F, true, 2),
+            ((byte)0x6F, false, 4) })
         {
             using var guest = new Guest(GuestMode.Long, code =>
             {
@@ -117,7 +118,8 @@ static class PortIoTests
 
     static void RepIns()
     {
-        foreach ((byte opcode, bool word, int size) in new[] { ((byte)0x6C, false, 1), ((byte)0x6D, true, 2), ((byte)0x6D, false, 4) })
+        foreach ((byte opcode, bool word, int size) in new[] { ((byte)0x6C, false, 1), ((byte)0x6D, true, 2),
+            ((byte)0x6D, false, 4) })
         {
             using var guest = new Guest(GuestMode.Long, code =>
             {
@@ -133,7 +135,8 @@ static class PortIoTests
             byte[] expected = Pattern(9 * size);
             FeedIns(guest, size, expected);
             guest.RunToHalt();
-            Check.Bytes(expected, guest.Memory.Slice(GuestLayout.Data, expected.Length), $"memory after rep ins, size {size}");
+            Check.Bytes(expected, guest.Memory.Slice(GuestLayout.Data, expected.Length),
+                $"memory after rep ins, size {size}");
             Check.Equal(0, guest.Memory.Read<byte>(GuestLayout.Data + (ulong)expected.Length), "byte behind");
             Check.Equal(0ul, guest.Vcpu.Regs.Rcx, "rcx");
             Check.Equal(GuestLayout.Data + 9ul * (ulong)size, guest.Vcpu.Regs.Rdi, "rdi");

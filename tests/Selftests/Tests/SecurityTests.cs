@@ -67,7 +67,8 @@ static class SecurityTests
         foreach ((string what, Action<Assembler> code, ulong error) in new (string, Action<Assembler>, ulong)[]
             {
                 ("SIDT", c => c.sidt(__[rbx + 0xFFE]), 7), ("SGDT", c => c.sgdt(__[rbx + 0xFFE]), 7),
-                ("MOV", c => c.mov(__qword_ptr[rbx + 0xFFE], rax), 7), ("load", c => c.mov(rax, __qword_ptr[rbx + 0xFFE]), 5),
+                ("MOV", c => c.mov(__qword_ptr[rbx + 0xFFE], rax), 7),
+                    ("load", c => c.mov(rax, __qword_ptr[rbx + 0xFFE]), 5),
                 ("POP", c => c.pop(__qword_ptr[rbx + 0xFFE]), 7), ("PUSH", c => c.push(__qword_ptr[rbx + 0xFFE]), 5),
             })
         {
@@ -79,11 +80,13 @@ static class SecurityTests
             int result = guest.Vcpu.TryRun();
             for (int i = 0; i < 4 && result == 0 && guest.Run.ExitReason == KvmExit.Mmio; i++)
             {
-                Check.That(guest.Run.Mmio.PhysAddr + guest.Run.Mmio.Len <= Mmio + 0x1000, $"{what} reached the supervisor's page");
+                Check.That(guest.Run.Mmio.PhysAddr + guest.Run.Mmio.Len <= Mmio + 0x1000,
+                    $"{what} reached the supervisor's page");
                 result = guest.Vcpu.TryRun();
             }
             // Stock KVM repeats the store for ever, as it finds the fault after the first half.
-            Check.Needs(result != -(int)Errno.EINTR || TestEnvironment.IsSharpKvm, "an interpreter that checks both pages first");
+            Check.Needs(result != -(int)Errno.EINTR || TestEnvironment.IsSharpKvm,
+                "an interpreter that checks both pages first");
             Check.Succeeds(result, what);
             if (guest.Run.ExitReason == KvmExit.InternalError)
                 continue;
@@ -116,7 +119,8 @@ static class SecurityTests
     /// <summary>CVE-2010-0298: ports at CPL 3, by IOPL and the bitmap of the TSS.</summary>
     static void UserPortByBitmap()
     {
-        foreach ((ushort port, bool allowed) in new[] { ((ushort)0x60, true), ((ushort)0x61, false), ((ushort)0x68, false) })
+        foreach ((ushort port, bool allowed) in new[] { ((ushort)0x60, true), ((ushort)0x61, false),
+            ((ushort)0x68, false) })
         {
             using var guest = new Guest(GuestMode.Long, code =>
             {
@@ -185,7 +189,8 @@ static class SecurityTests
             Check.Equal(0x44ul, guest.Vcpu.Regs.Rbx, "ebx");
     }
 
-    /// <summary>CVE-2018-1087, CVE-2018-8897: a watchpoint hit by MOV SS, held back over the next instruction.</summary>
+    /// <summary>CVE-2018-1087, CVE-2018-8897: a watchpoint hit by MOV SS, held back over the next
+    /// instruction.</summary>
     static void MovSsWatchpoint()
     {
         using var guest = new Guest(GuestMode.Long, code =>
@@ -200,7 +205,8 @@ static class SecurityTests
         });
         guest.Memory.Write(GuestLayout.Data, (uint)GuestLayout.Data32);
         guest.RunTo(KvmExit.Hlt);
-        Check.That(guest.Vcpu.Regs.Rip is var rip && (rip == GuestTables.StubAddress(1) + 3 || rip == GuestTables.StubAddress(0x80) + 3),
+        Check.That(guest.Vcpu.Regs.Rip is var rip && (rip == GuestTables.StubAddress(1) + 3
+            || rip == GuestTables.StubAddress(0x80) + 3),
             $"in one of the two handlers: {guest.DescribeExit()}");
     }
 
@@ -387,7 +393,8 @@ static class SecurityTests
 
     static void LockPrefixRefused()
     {
-        foreach (byte[] code in (byte[][])[[0xF0, 0x8B, 0x03], [0xF0, 0x89, 0x03], [0xF0, 0x3B, 0x03], [0xF0, 0x03, 0x03]])
+        foreach (byte[] code in (byte[][])[[0xF0, 0x8B, 0x03], [0xF0, 0x89, 0x03], [0xF0, 0x3B, 0x03],
+            [0xF0, 0x03, 0x03]])
         {
             using var guest = new Guest(GuestMode.Long, [.. code, 0xF4]);
             guest.SetRegs((ref regs) => regs.Rbx = Mmio);
@@ -399,7 +406,8 @@ static class SecurityTests
     /// <summary>CVE-2016-8630: a ModRM byte that names a register where only memory is allowed.</summary>
     static void RegisterFormRefused()
     {
-        foreach (byte[] code in (byte[][])[[0x0F, 0xC7, 0xCB], [0x0F, 0xC3, 0xC3], [0x0F, 0xB2, 0xC3], [0x0F, 0x38, 0xF0, 0xC3]])
+        foreach (byte[] code in (byte[][])[[0x0F, 0xC7, 0xCB], [0x0F, 0xC3, 0xC3], [0x0F, 0xB2, 0xC3],
+            [0x0F, 0x38, 0xF0, 0xC3]])
         {
             using var guest = new Guest(GuestMode.Long, [.. code, 0xF4]);
             guest.RunTo(KvmExit.Hlt, Convert.ToHexString(code));

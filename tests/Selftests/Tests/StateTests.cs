@@ -177,7 +177,8 @@ static class StateTests
             sregs.Ds = RandomData(random);
             sregs.Es = RandomData(random);
             sregs.Fs = RandomData(random) with { Base = sregs.Fs.Base };
-            sregs.Ldt = new() { Base = (uint)random.Next(), Limit = (uint)random.Next(0x10000), Selector = 0x28, Type = 2, Present = 1 };
+            sregs.Ldt = new() { Base = (uint)random.Next(), Limit = (uint)random.Next(0x10000), Selector = 0x28,
+                Type = 2, Present = 1 };
             guest.Vcpu.Sregs = sregs;
             Check.Same(sregs, guest.Vcpu.Sregs, $"round {i}");
         }
@@ -225,12 +226,15 @@ static class StateTests
         });
         guest.RunTo(KvmExit.Hlt);
         KvmRegs regs = guest.Vcpu.Regs;
-        Check.Equal((0x13ul, 0x53ul, (ulong)GuestLayout.TssSelector, 0x28ul), (regs.Rax, regs.Rcx, regs.Rdx, regs.Rsi), "ds, fs, tr, ldtr");
+        Check.Equal((0x13ul, 0x53ul, (ulong)GuestLayout.TssSelector, 0x28ul), (regs.Rax, regs.Rcx, regs.Rdx, regs.Rsi),
+            "ds, fs, tr, ldtr");
         Check.Equal(0xFEEDFACEul, regs.Rbx, "through fs");
         Check.Equal(0x123456789ABCul, regs.R8, "cr2");
         Check.Equal(GuestLayout.PageTables, regs.R9, "cr3");
-        Check.Equal((0x1234, 0xFFFF800000123450ul), (guest.Memory.Read<ushort>(GuestLayout.Data), guest.Memory.Read<ulong>(GuestLayout.Data + 2)), "gdt");
-        Check.Equal((0x4321, 0xFFFF800000543210ul), (guest.Memory.Read<ushort>(GuestLayout.Data + 16), guest.Memory.Read<ulong>(GuestLayout.Data + 18)), "idt");
+        Check.Equal((0x1234, 0xFFFF800000123450ul), (guest.Memory.Read<ushort>(GuestLayout.Data),
+            guest.Memory.Read<ulong>(GuestLayout.Data + 2)), "gdt");
+        Check.Equal((0x4321, 0xFFFF800000543210ul), (guest.Memory.Read<ushort>(GuestLayout.Data + 16),
+            guest.Memory.Read<ulong>(GuestLayout.Data + 18)), "idt");
     }
 
     static void SregsRefused()
@@ -257,7 +261,8 @@ static class StateTests
         using var plain = new Guest(GuestMode.Protected, code => code.hlt());
         KvmSregs sregs = plain.Vcpu.Sregs;
         sregs.Cs.L = 1;
-        Check.Fails(Errno.EINVAL, plain.Vcpu.TryCall(KvmIoctl.SetSregs, ref sregs), "64-bit code segment outside of long mode");
+        Check.Fails(Errno.EINVAL, plain.Vcpu.TryCall(KvmIoctl.SetSregs, ref sregs),
+            "64-bit code segment outside of long mode");
     }
 
     /// <summary>One CPU is put from any mode into any other.</summary>
@@ -432,7 +437,8 @@ static class StateTests
         Check.That(!guest.Memory.Slice(GuestLayout.Data, 16).ContainsAnyExcept((byte)0x3C), "low half of ymm3");
         Check.That(!guest.Memory.Slice(GuestLayout.Data + 16, 16).ContainsAnyExcept((byte)0xC3), "high half of ymm3");
         KvmXsave after = guest.Vcpu.Xsave;
-        Check.That(!RegionBytes(ref after).Slice(576 + 4 * 16, 16).ContainsAnyExcept((byte)0xFF), "ymm4 set by the guest");
+        Check.That(!RegionBytes(ref after).Slice(576 + 4 * 16, 16).ContainsAnyExcept((byte)0xFF),
+            "ymm4 set by the guest");
     }
 
     static void SetXcr0(Guest guest, ulong value)
@@ -505,13 +511,15 @@ static class StateTests
         using var guest = new Guest(GuestMode.Long, code => code.hlt());
         foreach ((uint count, uint flags, uint index, ulong value) in new[]
             {
-                (17u, 0u, 0u, 1ul), (uint.MaxValue, 0u, 0u, 1ul), (1u, 1u, 0u, 1ul), (1u, 0u, 0u, 0ul), (1u, 0u, 0u, 2ul),
+                (17u, 0u, 0u, 1ul), (uint.MaxValue, 0u, 0u, 1ul), (1u, 1u, 0u, 1ul), (1u, 0u, 0u, 0ul),
+                    (1u, 0u, 0u, 2ul),
                 (1u, 0u, 0u, 5ul), (1u, 0u, 0u, 1ul << 62 | 1),
             })
         {
             var xcrs = new KvmXcrs { NrXcrs = count, Flags = flags };
             xcrs.Xcrs[0] = new() { Xcr = index, Value = value };
-            Check.Fails(Errno.EINVAL, guest.Vcpu.TryCall(KvmIoctl.SetXcrs, ref xcrs), $"nr {count} flags {flags} xcr{index} = {value:x}");
+            Check.Fails(Errno.EINVAL, guest.Vcpu.TryCall(KvmIoctl.SetXcrs, ref xcrs),
+                $"nr {count} flags {flags} xcr{index} = {value:x}");
         }
         Check.Equal(1ul, guest.Vcpu.Xcrs.Xcrs[0].Value, "XCR0 afterwards");
     }
@@ -547,7 +555,8 @@ static class StateTests
         guest.Vcpu.Debugregs = debug;
         guest.RunToHalt();
         KvmRegs regs = guest.Vcpu.Regs;
-        Check.Equal((0x1111ul, 0xFFFF800000003333ul, 0xFFFF0FF1ul, 0x400ul), (regs.Rax, regs.Rbx, regs.Rcx, regs.Rdx), "dr0, dr3, dr6, dr7");
+        Check.Equal((0x1111ul, 0xFFFF800000003333ul, 0xFFFF0FF1ul, 0x400ul), (regs.Rax, regs.Rbx, regs.Rcx, regs.Rdx),
+            "dr0, dr3, dr6, dr7");
     }
 
     static void DebugregsRefused()
@@ -583,7 +592,9 @@ static class StateTests
     {
         using var guest = new Guest(GuestMode.Long, code => code.hlt());
         KvmVcpuEvents events = guest.Vcpu.Events;
-        Check.Equal(0, events.Exception.Injected + events.Interrupt.Injected + events.Nmi.Injected + events.Nmi.Pending, "nothing at first");
+        Check.Equal(0,
+            events.Exception.Injected + events.Interrupt.Injected + events.Nmi.Injected + events.Nmi.Pending,
+            "nothing at first");
         events.Exception = new() { Injected = 1, Nr = 13, HasErrorCode = 1, ErrorCode = 0x1234 };
         guest.Vcpu.Events = events;
         KvmVcpuEvents got = guest.Vcpu.Events;
@@ -608,7 +619,8 @@ static class StateTests
         using var guest = new Guest(GuestMode.Long, code => code.hlt());
         foreach ((string what, RefAction<KvmVcpuEvents> change) in new (string, RefAction<KvmVcpuEvents>)[]
             {
-                ("unknown flags", (ref e) => e.Flags = 0x8000_0000), ("exception number 32", (ref e) => e.Exception = new() { Injected = 1, Nr = 32 }),
+                ("unknown flags", (ref e) => e.Flags = 0x8000_0000),
+                    ("exception number 32", (ref e) => e.Exception = new() { Injected = 1, Nr = 32 }),
                 ("exception number 255", (ref e) => e.Exception = new() { Injected = 1, Nr = 255 }),
                 ("NMI as an exception", (ref e) => e.Exception = new() { Injected = 1, Nr = 2 }),
             })
@@ -636,7 +648,8 @@ static class StateTests
         Check.That(frequency > 1000, $"{frequency} kHz");
         guest.Vcpu.TscKhz = frequency;
         Check.Equal(frequency, guest.Vcpu.TscKhz, "the host's own frequency is always possible");
-        Check.Equal(frequency, guest.Vm.TryCall(KvmIoctl.GetTscKhz) is > 0 and int machine ? machine : frequency, "on the VM");
+        Check.Equal(frequency, guest.Vm.TryCall(KvmIoctl.GetTscKhz) is > 0 and int machine
+            ? machine : frequency, "on the VM");
     }
 
     static void SyncRegs()
@@ -670,7 +683,8 @@ static class StateTests
         MemoryMarshal.AsBytes(new Span<KvmSregs>(ref sregs)).Fill(0xA5);
         guest.Vcpu.Call(KvmIoctl.GetSregs, ref sregs);
         Check.Equal(0, sregs.Cs.Padding | sregs.Ss.Padding | sregs.Tr.Padding, "padding of segments");
-        Check.Equal(0, sregs.Gdt.Padding0 | sregs.Gdt.Padding1 | sregs.Gdt.Padding2 | sregs.Idt.Padding0, "padding of tables");
+        Check.Equal(0, sregs.Gdt.Padding0 | sregs.Gdt.Padding1 | sregs.Gdt.Padding2
+            | sregs.Idt.Padding0, "padding of tables");
         KvmVcpuEvents events = default;
         MemoryMarshal.AsBytes(new Span<KvmVcpuEvents>(ref events)).Fill(0xA5);
         guest.Vcpu.Call(KvmIoctl.GetVcpuEvents, ref events);
