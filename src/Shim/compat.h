@@ -19,6 +19,16 @@
 
 #include <linux/cpuhotplug.h>
 
+/* Linux 6.1 switches SVM off in a crash by itself; later ones ask whoever has switched it on. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#include <asm/reboot.h>
+#define sk_emergency_register(callback) cpu_emergency_register_virt_callback(callback)
+#define sk_emergency_unregister(callback) cpu_emergency_unregister_virt_callback(callback)
+#else
+#define sk_emergency_register(callback) ((void)(callback))
+#define sk_emergency_unregister(callback) ((void)(callback))
+#endif
+
 /* The hotplug state that Linux's own KVM takes when it is loaded. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
 #define SK_KVM_HOTPLUG_STATE CPUHP_AP_KVM_ONLINE

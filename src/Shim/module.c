@@ -14,6 +14,7 @@
 #include <linux/percpu.h>
 #include <linux/reboot.h>
 #include <linux/syscore_ops.h>
+#include <asm/msr.h>
 
 static char *devname = "sharpkvm";
 module_param(devname, charp, 0444);
@@ -27,6 +28,7 @@ LIST_HEAD(sk_all_vms);
 /* Rank 0: VMs that exist, and whether virtualization is on. */
 DEFINE_MUTEX(sk_module_lock);
 static unsigned int vm_count;
+static bool rebooting;
 
 /* What a CPU needs: the page VMRUN saves host state in, and the VMCB that VMSAVE keeps the rest in. */
 struct sk_cpu {
@@ -69,6 +71,19 @@ static void cpu_disable(void *unused)
 	cpu->enabled = false;
 }
 
+/* A crash: this CPU goes to another kernel. Whatever else is broken, no C# runs here. */
+static void emergency_disable(void)
+{
+	u64 efer;
+
+	rdmsrl(MSR_EFER, efer);
+	if (!(efer & EFER_SVME))
+		return;
+	/* INIT, which starts the other kernel, is held back while GIF is clear. */
+	asm volatile("stgi" : : : "memory");
+	wrmsrl(MSR_EFER, efer & ~EFER_SVME);
+}
+
 static void cpu_enable_call(void *failed)
 {
 	if (cpu_enable())
@@ -82,10 +97,14 @@ int sk_hardware_get(void)
 
 	cpus_read_lock();
 	mutex_lock(&sk_module_lock);
-	if (vm_count++ == 0) {
+	if (rebooting) {
+		result = -EBUSY;
+	} else if (vm_count++ == 0) {
+		sk_emergency_register(emergency_disable);
 		on_each_cpu(cpu_enable_call, &failed, 1);
 		if (atomic_read(&failed)) {
 			on_each_cpu(cpu_disable, NULL, 1);
+			sk_emergency_unregister(emergency_disable);
 			vm_count--;
 			result = -EBUSY;
 			pr_err("virtualization could not be enabled on %d CPUs: another hypervisor holds it?\n",
@@ -104,8 +123,10 @@ void sk_hardware_put(void)
 	preempt_notifier_dec();
 	cpus_read_lock();
 	mutex_lock(&sk_module_lock);
-	if (--vm_count == 0)
+	if (--vm_count == 0) {
 		on_each_cpu(cpu_disable, NULL, 1);
+		sk_emergency_unregister(emergency_disable);
+	}
 	mutex_unlock(&sk_module_lock);
 	cpus_read_unlock();
 }
@@ -155,8 +176,18 @@ static struct syscore_ops syscore = {
 	.resume = resume,
 };
 
+/* Guests may still run: all leave for good before virtualization ends under them. */
 static int reboot(struct notifier_block *block, unsigned long event, void *data)
 {
+	struct sk_vm *vm;
+
+	mutex_lock(&sk_module_lock);
+	rebooting = true;
+	list_for_each_entry(vm, &sk_all_vms, all_vms) {
+		WRITE_ONCE(vm->dead, true);
+		sk_request_all(vm, SK_REQUEST_DEAD);
+	}
+	mutex_unlock(&sk_module_lock);
 	on_each_cpu(cpu_disable, NULL, 1);
 	return NOTIFY_OK;
 }

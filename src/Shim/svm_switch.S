@@ -56,6 +56,8 @@ SYM_FUNC_START(sk_svm_vmrun)
 	mov	GPR(15)(%rdi), %r15
 	mov	GPR(7)(%rdi), %rdi
 
+	/* Nothing of the host stays in buffers that the guest could sample. */
+	VM_CLEAR_CPU_BUFFERS
 	/* With GIF clear the interrupt flag only says that physical interrupts end the guest's turn. */
 	sti
 	vmrun	%rax

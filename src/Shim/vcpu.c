@@ -141,6 +141,9 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	shared->entries++;
 	guest_timing_enter_irqoff();
 	switch_worlds(shared, host_vmcb);
+	/* The guest may have trained predictions for the process it belongs to (VMSCAPE). */
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
 	if (pkru) {
 		shared->pkru = rdpkru();
 		if (host_pkru != shared->pkru)
@@ -338,7 +341,6 @@ void sk_vcpu_destroy(struct sk_vcpu *vcpu)
 	list_del(&vcpu->node);
 	for_each_possible_cpu(cpu)
 		cmpxchg(per_cpu_ptr(&last_vcpu, cpu), vcpu, NULL);
-	sk_retire_counters(vcpu);
 	free_vcpu(vcpu);
 }
 

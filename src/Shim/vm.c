@@ -51,7 +51,7 @@ void sk_request_all(struct sk_vm *vm, u32 request)
 void sk_vm_trapped(struct sk_vm *vm, unsigned long site)
 {
 	cs_report_trap(site);
-	/* What the core held in this thread is given back here; the fork of locks by rank is short. */
+	/* The one lock that the core takes itself; all others are its callers'. */
 	if (READ_ONCE(vm->mmu_lock_owner) == current) {
 		WRITE_ONCE(vm->mmu_lock_owner, NULL);
 		spin_unlock(&vm->mmu_lock);
@@ -131,8 +131,10 @@ static void vm_free(struct kref *refs)
 	mutex_unlock(&sk_module_lock);
 	debugfs_remove_recursive(vm->debugfs);
 	mmu_notifier_unregister(&vm->notifier, vm->mm);
-	list_for_each_entry_safe(vcpu, next, &vm->vcpus, node)
+	list_for_each_entry_safe(vcpu, next, &vm->vcpus, node) {
+		sk_retire_counters(vcpu);
 		sk_vcpu_destroy(vcpu);
+	}
 	result = sk_door4(sk_core_vm_destroy, vm->core, 0, 0, 0);
 	if (result.site)
 		cs_report_trap(result.site);
