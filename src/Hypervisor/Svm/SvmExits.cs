@@ -99,7 +99,7 @@ internal static class SvmExits
 
     private static VcpuAction NestedPageFault(ref Vcpu vcpu, ref Vmcb vmcb)
     {
-        const ulong Write = 2;
+        const ulong Write = 1 << 1, Final = 1ul << 32;
         var address = new Gpa(vmcb.ExitInfo2);
         bool write = (vmcb.ExitInfo1 & Write) != 0;
         FaultOutcome outcome = NestedFault.Handle<Npt>(ref vcpu.Vm, address, write);
@@ -110,8 +110,11 @@ internal static class SvmExits
             // The access was the delivery's own, a stack or a table in device memory: no instruction made it.
             FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when vmcb.ExitInterrupt.Valid => UserExit.InternalError(
                 ref vcpu, kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV, vmcb.ExitInterrupt.Raw, vmcb.ExitCode),
-            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<SvmVendor>.RunAfterFault(ref vcpu,
-                address, write, device: outcome == FaultOutcome.Mmio),
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when (vmcb.ExitInfo1 & Final) != 0 =>
+                InstructionEmulation<SvmVendor>.RunAfterFault(ref vcpu, address, write,
+                    device: outcome == FaultOutcome.Mmio),
+            // A guest page table is no memory: the address is an entry's, not the operand's.
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<SvmVendor>.Run(ref vcpu),
             FaultOutcome.Interrupted => VcpuAction.Retry,
             FaultOutcome.NoMemory => VcpuAction.NoMemory,
             _ => VcpuAction.Fault,
