@@ -9,7 +9,8 @@
 #
 # Kbuild lists, besides the module's own objects, core.o (the C# core), door.o and trap.o (src/CoreLib/Native).
 # Optional: IMPORTS, a file with the symbols the module may import; KDIR, the kernel's build folder (default: the
-# running kernel's headers, else the newest installed); BUILD, where all output goes; FRAMES, the frame limit in bytes.
+# running kernel's headers, else the newest installed); BUILD, where all output goes; FRAMES, the frame limit in bytes;
+# OPTIMIZE, the compiler's option for the trade of size against speed.
 # Targets: all (the module, copied beside the makefile), module (without the copy), core (the assembler source), stage
 # (prints the folder Kbuild works in), clean.
 
@@ -17,6 +18,7 @@ CS_LIB := $(dir $(lastword $(MAKEFILE_LIST)))
 CS_ROOT := $(abspath $(CS_LIB)/../..)
 BUILD ?= $(CS_ROOT)/build/modules/$(NAME)
 FRAMES ?= 2048
+OPTIMIZE ?= -O
 
 ifndef KDIR
 KDIR := /lib/modules/$(shell uname -r)/build
@@ -71,7 +73,7 @@ $(CS_IL)/$(CS_ASSEMBLY).dll: $(CS_DLL) $(CS_ILPATCH)
 	$(CS_DOTNET) $(CS_ILPATCH) il $(CS_DLL) $@ --report $(BUILD)/il.tsv
 
 $(BUILD)/core.obj: $(CS_IL)/$(CS_ASSEMBLY).dll
-	$$(cat $(dir $(CS_ILPATCH))ilc.path) $< -o $@ --systemmodule $(CS_ASSEMBLY) --targetos linux --targetarch x64 -O \
+	$$(cat $(dir $(CS_ILPATCH))ilc.path) $< -o $@ --systemmodule $(CS_ASSEMBLY) --targetos linux --targetarch x64 $(OPTIMIZE) \
 		--nativelib --noscan --export-unmanaged-entrypoints --methodbodyfolding none -g
 
 $(BUILD)/core.S: $(BUILD)/core.obj
