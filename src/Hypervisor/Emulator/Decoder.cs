@@ -56,7 +56,8 @@ internal ref struct Decoder
 
         i.Base = i.Index = Instruction.NoRegister;
         byte modRm = 0;
-        if (i.HasModRm)
+        bool hasModRm = i.HasModRm;
+        if (hasModRm)
         {
             modRm = (byte)Next(1);
             i.Reg = (byte)((modRm >> 3 & 7) | (i.Rex & 4) << 1);
@@ -82,7 +83,7 @@ internal ref struct Decoder
 
         i.OperandSize = OperandSize(i.Row & Op.SizeMask, code, i);
         // Moves to and from control and debug registers take any ModRM.mod for a register.
-        if (i.HasModRm && modRm < 0xc0 && i.Operation is < Op.MovFromControl or > Op.MovToDebug)
+        if (hasModRm && modRm < 0xc0 && i.Operation is < Op.MovFromControl or > Op.MovToDebug)
             MemoryOperand(modRm, long64, ref i);
         bool stackBase = i.Base is (sbyte)Gpr.Rsp or (sbyte)Gpr.Rbp;
         i.Segment = overridden >= 0 ? (SegmentName)overridden : stackBase ? SegmentName.Ss : SegmentName.Ds;

@@ -212,11 +212,11 @@ internal ref partial struct Execution<TMachine>
         int half = _i.OperandSize;
         if (!Locate(half * 2, true))
             return false;
-        if (half == 8 && (_linear & 15) != 0)
+        if (half == 8 && (_fetched.Linear & 15) != 0)
             return Raise(Fault.GeneralProtection);
         Words old = default;
         Span<byte> bytes = MemoryMarshal.AsBytes((Span<ulong>)old);
-        if (!Check(_machine.Read(new Gva(_linear), bytes[..(half * 2)], Rights.Write, ref Result.Fault)))
+        if (!Check(_machine.Read(new Gva(_fetched.Linear), bytes[..(half * 2)], Rights.Write, ref Result.Fault)))
             return false;
         ulong low = old[0];
         ulong high = old[1];
@@ -296,6 +296,6 @@ internal ref partial struct Execution<TMachine>
         if (_i.Repeat != 0 || (_i.IsMemory ? row == 5 || row == 6 && !_i.OperandPrefix : _i.OperandPrefix))
             return Unsupported();
         return !_i.IsMemory || Locate(1, false)
-            && Check(_machine.Probe(new Gva(_linear), 1, Rights.None, out _, ref Result.Fault));
+            && Check(_machine.Probe(new Gva(_fetched.Linear), 1, Rights.None, out _, ref Result.Fault));
     }
 }

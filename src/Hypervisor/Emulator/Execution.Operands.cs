@@ -119,19 +119,18 @@ internal ref partial struct Execution<TMachine>
     private bool IsMemory(Op operand) => operand == Op.OffsetOperand || operand == Op.RmOperand && _i.IsMemory;
 
     /// <summary>Finds the linear address of the memory operand, once.</summary>
-    private bool Locate(int size, bool write)
-    {
-        if (!_hasLinear)
-            _hasLinear = Linear(_i.Segment, EffectiveAddress(), size, write, out _linear);
-        return _hasLinear;
-    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool Locate(int size, bool write) => _fetched.IsLocated || FirstLocate(size, write);
+
+    private bool FirstLocate(int size, bool write) => _fetched.IsLocated =
+        Linear(_i.Segment, EffectiveAddress(), size, write, out _fetched.Linear);
 
     private bool Load(Op operand, int size, out ulong value, Rights rights = Rights.None)
     {
         if (IsMemory(operand))
         {
             value = 0;
-            if (!Locate(size, rights != Rights.None) || !ReadLinear(_linear, size, rights, out value))
+            if (!Locate(size, rights != Rights.None) || !ReadLinear(_fetched.Linear, size, rights, out value))
                 return false;
             _loaded = value;
             return true;
@@ -157,7 +156,7 @@ internal ref partial struct Execution<TMachine>
     private bool Store(Op operand, int size, ulong value)
     {
         if (IsMemory(operand))
-            return Locate(size, true) && WriteLinear(_linear, size, value);
+            return Locate(size, true) && WriteLinear(_fetched.Linear, size, value);
         SetRegister(operand == Op.RegOperand ? _i.Reg : operand == Op.AccOperand ? (int)Gpr.Rax : _i.Rm, size, value);
         return true;
     }
@@ -171,7 +170,7 @@ internal ref partial struct Execution<TMachine>
 
     /// <summary>Replaces what was loaded. When another CPU came between, the instruction is run again later.</summary>
     private bool Swap(int size, scoped ReadOnlySpan<byte> expected, scoped ReadOnlySpan<byte> replacement) =>
-        Check(_machine.CompareExchange(new Gva(_linear), expected[..size], replacement[..size],
+        Check(_machine.CompareExchange(new Gva(_fetched.Linear), expected[..size], replacement[..size],
             out bool exchanged, ref Result.Fault)) && exchanged;
 
     private static ulong Reverse(ulong value, int size) =>

@@ -31,10 +31,8 @@ internal ref partial struct Execution<TMachine>
     private bool _virtual8086;
     /// <summary>RIP after this instruction; branches change it.</summary>
     private ulong _next;
-    /// <summary>Linear address of the memory operand once it was loaded, and what was there.</summary>
-    private ulong _linear;
+    /// <summary>What was in the memory operand.</summary>
     private ulong _loaded;
-    private bool _hasLinear;
     /// <summary>Added to the memory operand's address: a bit string's element, the increment of RSP by POP.</summary>
     private ulong _beyond;
     public Emulation Result;
@@ -82,6 +80,7 @@ internal ref partial struct Execution<TMachine>
         ulong limit = Long64 ? ulong.MaxValue : cs.Limit;
         rip = Long64 ? rip : (uint)rip;
         _fetched.ByteCount = 0;
+        _fetched.IsLocated = false;
         if (rip > limit || Long64 && !Canonical(rip))
             return Raise(Fault.GeneralProtection);
         ulong within = limit - rip;

@@ -17,6 +17,9 @@ internal struct FetchedInstruction
     /// <summary>The bytes that were read, <see cref="ByteCount"/> of them.</summary>
     public InstructionBytes Bytes;
     public byte ByteCount;
+    /// <summary>The linear address of the memory operand is known and checked.</summary>
+    public bool IsLocated;
+    public ulong Linear;
 }
 
 /// <summary>A decoded instruction. Register numbers include the REX extension; sizes are in bytes.</summary>
