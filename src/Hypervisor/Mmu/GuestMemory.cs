@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Buffers.Binary;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using SharpKvm.Host;
@@ -31,6 +32,22 @@ internal enum MemoryKind : byte
 /// </summary>
 internal static class GuestMemory
 {
+    /// <summary>
+    /// <see cref="Read"/> of 9 to 16 bytes within a page, as instruction fetches are: two overlapping loads.
+    /// </summary>
+    public static MemoryAccess ReadWords(ref Vm.Vm vm, Gpa source, Span<byte> destination)
+    {
+        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(source);
+        if (!slot.TryToHva(source, out Hva hva))
+            return MemoryAccess.NoMemory;
+        int tail = destination.Length - sizeof(ulong);
+        if (!UserMemory.TryReadUInt64(hva, out ulong first) || !UserMemory.TryReadUInt64(hva + (ulong)tail, out ulong last))
+            return MemoryAccess.Fault;
+        BinaryPrimitives.WriteUInt64LittleEndian(destination, first);
+        BinaryPrimitives.WriteUInt64LittleEndian(destination[tail..], last);
+        return MemoryAccess.Done;
+    }
+
     public static MemoryAccess Read(ref Vm.Vm vm, Gpa source, Span<byte> destination)
     {
         while (true)
