@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Loading, the character device, and virtualization per CPU: hotplug, suspend, reboot. */
-#include "compat.h"
 #include "shim.h"
 
 #include <linux/cpu.h>

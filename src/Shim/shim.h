@@ -23,7 +23,11 @@
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
 
+#include "compat.h"
 #include "cskernel.h"
+
+/* The core imports functions by name: they have no caller in C, and no prototype. */
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
 /* The same layout as SharpKvm.Host.VcpuShared; sk_core_layout() proves it at load. */
 struct sk_vcpu_shared {
