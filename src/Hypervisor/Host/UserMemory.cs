@@ -21,7 +21,7 @@ internal static partial class UserMemory
     public static partial bool Read(Hva source, Span<byte> destination);
     public static partial bool Write(Hva destination, ReadOnlySpan<byte> source);
 
-    /// <summary>One aligned load of 8 bytes, the cheap path for page-table entries.</summary>
+    /// <summary>One load of 8 bytes, the cheap path; atomic when aligned, as page-table entries are.</summary>
     public static partial bool TryReadUInt64(Hva source, out ulong value);
 
     /// <summary>Atomic compare and exchange of 1, 2, 4 or 8 naturally aligned bytes.</summary>

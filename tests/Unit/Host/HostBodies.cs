@@ -44,12 +44,7 @@ internal static partial class UserMemory
     public static partial bool Write(Hva destination, ReadOnlySpan<byte> source) =>
         SimulatedHost.Current.Process.Write(destination.Value, source);
 
-    public static partial bool TryReadUInt64(Hva source, out ulong value)
-    {
-        if (source.Value % sizeof(ulong) != 0)
-            throw new InvalidOperationException($"unaligned load at {source.Value:x}");
-        return TryRead(source, out value);
-    }
+    public static partial bool TryReadUInt64(Hva source, out ulong value) => TryRead(source, out value);
 
     public static partial Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement) =>
         SimulatedHost.Current.Process.CompareExchange(address.Value, size, expected, replacement);
