@@ -149,6 +149,10 @@ internal sealed class AssemblyWriter
 
             string where = op.Branch is { } branch ? labels[branch] : op.Trap is { } toTrap ? Stub(toTrap) : "";
             Line($"\t{Format(op, where)}");
+            if (op.NeverReturns)
+            {
+                Line("\tud2");
+            }
         }
 
         foreach ((Trap trap, string label) in stubs)

@@ -58,6 +58,33 @@ internal sealed class Flow
         }
     }
 
+    /// <summary>The operations that control can reach.</summary>
+    public static HashSet<Op> Reached(Method method)
+    {
+        method.Renumber();
+        HashSet<Op> reached = [];
+        var pending = new Stack<int>([0]);
+        while (pending.TryPop(out int index))
+        {
+            if (reached.Add(method.Code[index]))
+            {
+                foreach (int next in Successors(method, index))
+                {
+                    pending.Push(next);
+                }
+            }
+        }
+
+        return reached;
+    }
+
+    public static void DropUnreachable(Method method)
+    {
+        HashSet<Op> reached = Reached(method);
+        method.Code = [.. method.Code.Where(reached.Contains)];
+        method.Renumber();
+    }
+
     /// <summary>Whether each operation is the target of a branch.</summary>
     public static bool[] Targets(Method method)
     {

@@ -13,6 +13,7 @@ internal static class ObjectPass
         var names = new Names(assemblyPath);
         var program = new CoreProgram(ElfObject.Read(objectPath), names, new ImportResults(assemblyPath));
         program.Load();
+        NoReturn.Run(program.Methods);
         foreach (Method method in program.Methods)
         {
             Frames.Run(method);

@@ -37,8 +37,11 @@ internal sealed class Op
     /// <summary>Stands for a trap that control simply falls into.</summary>
     public bool IsTrapCall => Trap is not null && Instruction.FlowControl is FlowControl.Call;
 
+    /// <summary>A call of a method that can only trap.</summary>
+    public bool NeverReturns { get; set; }
+
     public bool EndsFlow
-        => IsTrapCall
+        => IsTrapCall || NeverReturns
             || Instruction.FlowControl is FlowControl.UnconditionalBranch or FlowControl.Return
                 or FlowControl.Exception or FlowControl.IndirectBranch;
 

@@ -73,27 +73,7 @@ internal static class Traps
             }
         }
 
-        DropUnreachable(method);
-    }
-
-    private static void DropUnreachable(Method method)
-    {
-        method.Renumber();
-        var isReached = new bool[method.Code.Count];
-        var pending = new Stack<int>([0]);
-        while (pending.TryPop(out int index))
-        {
-            if (!isReached[index])
-            {
-                isReached[index] = true;
-                foreach (int next in Flow.Successors(method, index))
-                {
-                    pending.Push(next);
-                }
-            }
-        }
-
-        method.Code = [.. method.Code.Where((op, index) => isReached[index])];
+        Flow.DropUnreachable(method);
         method.Rewrite(op => op.Instruction.Mnemonic is Mnemonic.Nop ? [] : null);
     }
 }
