@@ -145,6 +145,33 @@ public class MemoryAccessTests
     }
 
     [Test]
+    public void BytesThatAnotherCpuChangesMeanwhileDoNotCount()
+    {
+        FakeState state = Long(0x8b, 0x03);
+        state.Registers[Gpr.Rbx] = 0xa0000;
+        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.UserSpace));
+        new byte[] { 0x0f, 0x22, 0xc0 }.CopyTo(state.At(0x20000, 3));
+        Completed(state, 2);
+        Assert.That(state.Registers[Gpr.Rax], Is.EqualTo(0x03020100));
+        Assert.That(state.Trace, Is.EqualTo(new[] { "r a0000 4" }));
+    }
+
+    [TestCase(new byte[] { 0x0f, 0xab, 0x03 }, 33ul, new[] { "r a0004 4", "w a0004 4 07060506" },
+        TestName = "BTS of a bit string")]
+    [TestCase(new byte[] { 0x8f, 0x03 }, 0ul, new[] { "w a0000 8 1122334455667788" }, TestName = "POP to a device")]
+    [TestCase(new byte[] { 0x0f, 0xc1, 0x03 }, 1ul, new[] { "r a0000 4", "w a0000 4 03020101" }, TestName = "XADD")]
+    public void AResumedInstructionKeepsItsAddress(byte[] code, ulong rax, string[] expected)
+    {
+        FakeState state = Long(code);
+        state.Registers[Gpr.Rax] = rax;
+        state.Registers[Gpr.Rbx] = 0xa0000;
+        state.Registers[Gpr.Rsp] = 0x30000;
+        BitConverter.TryWriteBytes(state.At(0x30000, 8), 0x1122334455667788);
+        Completed(state, code.Length);
+        Assert.That(state.Trace, Is.EqualTo(expected));
+    }
+
+    [Test]
     public void ALostRaceRunsTheInstructionAgain()
     {
         FakeState state = Long(0xf0, 0xff, 0x03);
