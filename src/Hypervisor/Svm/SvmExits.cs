@@ -14,7 +14,7 @@ internal static class SvmExits
         OpcodeVmmcall = 0x0f01d9, OpcodeXsetbv = 0x0f01d1, OpcodeWbinvd = 0x0f09, OpcodeInvd = 0x0f08,
         OpcodeMonitor = 0x0f01c8, OpcodeMwait = 0x0f01c9, OpcodeRdpmc = 0x0f33;
 
-    private const ulong Dr6Quiet = 0xffff0ff0;
+    private const ulong Dr6Quiet = 0xffff0ff0, Dr6Step = 1 << 14;
 
     public static VcpuAction Step(ref Vcpu vcpu)
     {
@@ -212,7 +212,10 @@ internal static class SvmExits
         if (vcpu.Svm.StepsOverIret)
         {
             vcpu.Svm.StepsOverIret = false;
+            // The step is ours alone; a breakpoint that it met is not.
             if (!vcpu.Debug.SingleSteps && (vcpu.Registers.Rflags & Rflags.Tf) == 0)
+                causes &= ~Dr6Step;
+            if (causes == 0)
                 return VcpuAction.Resume;
         }
         if (vcpu.Debug.SingleSteps || vcpu.Debug.HardwareBreakpoints)
