@@ -97,6 +97,16 @@ public class NmiTests
     }
 
     [Test]
+    public void ABreakpointThatTheStepMeetsReachesTheGuestAlone()
+    {
+        using SvmGuest guest = InHandler();
+        guest.Nmi();
+        guest.RunThrough(Turn.Exit(ExitCode.Iret), Step(Interrupted, breakpoints: 2));
+        Assert.That(guest.Entries[^1].Inject.Raw, Is.EqualTo(Injection.Exception(1)));
+        Assert.That(SvmVendor.GetDr6(ref guest.Vcpu) & 0x400f, Is.EqualTo(2));
+    }
+
+    [Test]
     public void OneNmiIsLatchedBehindTheHandler()
     {
         using SvmGuest guest = InHandler();
@@ -153,10 +163,10 @@ public class NmiTests
     }
 
     /// <summary>One instruction, then the trap of TF; the instruction after an interrupt shadow has none.</summary>
-    private static Turn Step(ulong rip) => Turn.Exit(ExitCode.Debug).Doing((ref vmcb, ref _) =>
+    private static Turn Step(ulong rip, uint breakpoints = 0) => Turn.Exit(ExitCode.Debug).Doing((ref vmcb, ref _) =>
     {
         vmcb.Rip = rip;
         vmcb.InterruptShadow = 0;
-        vmcb.Dr6 |= 1 << 14;
+        vmcb.Dr6 |= 1 << 14 | breakpoints;
     });
 }
