@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Runtime.InteropServices;
-
 namespace SharpKvm.Abi;
 
 /// <summary>Argument of KVM_SET_USER_MEMORY_REGION.</summary>

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
-
 namespace SharpKvm.Abi;
 
 /// <summary>KVM_EXIT_*: why KVM_RUN returned.</summary>

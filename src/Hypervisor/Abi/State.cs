@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Diagnostics.CodeAnalysis;
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
-
 namespace SharpKvm.Abi;
 
 // Arguments of the ioctls that get and set guest state: the UAPI's names, order and sizes (asm/kvm.h, linux/kvm.h).

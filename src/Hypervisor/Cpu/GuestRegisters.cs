@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Diagnostics.CodeAnalysis;
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
-
 namespace SharpKvm.Cpu;
 
 /// <summary>General purpose registers in the order of their encoding (SDM vol. 2, 3.1.1.1).</summary>

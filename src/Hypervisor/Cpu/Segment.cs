@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Runtime.InteropServices;
-
 namespace SharpKvm.Cpu;
 
 /// <summary>Segment registers in the order of their encoding, then the two system segments.</summary>

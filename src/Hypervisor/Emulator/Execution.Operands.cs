@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Runtime.CompilerServices;
-using System.Buffers.Binary;
-using System.Runtime.InteropServices;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Runtime.CompilerServices;
-
 namespace SharpKvm.Host;
 
 /// <summary>Pages for nested tables and hardware structures, addressed by their physical address.</summary>

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #if !SIMULATED
 using System.Runtime;
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using SharpKvm.Cpu;
 
 namespace SharpKvm.Host;

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
-
 namespace SharpKvm.Host;
 
 /// <summary>Outcome of an atomic exchange in user memory.</summary>

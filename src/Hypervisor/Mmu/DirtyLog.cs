@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Numerics;
-using System.Runtime.InteropServices;
 using SharpKvm.Abi;
 using SharpKvm.Host;
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #if !SIMULATED
 using System.Runtime;
-using System.Runtime.CompilerServices;
 using SharpKvm.Host;
 using SharpKvm.Mmu;
 using SharpKvm.Svm;

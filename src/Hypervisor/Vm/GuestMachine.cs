@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Diagnostics.CodeAnalysis;
-using System.Runtime.InteropServices;
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Emulator;
