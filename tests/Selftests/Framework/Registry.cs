@@ -23,6 +23,8 @@ static class Registry
         .. HostStateTests.All,
         .. SecurityTests.All,
         .. LifecycleTests.All,
+        .. ModuleTests.All,
+        .. ContainmentTests.All,
     ];
 
     /// <summary>Programs that tests start by <c>--run-one</c>; they are not in the list.</summary>

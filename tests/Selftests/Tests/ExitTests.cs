@@ -32,6 +32,7 @@ static class ExitTests
         new("exit/cpuid_kvm_leaf", CpuidKvmLeaf),
         new("exit/cpuid_user_mode", CpuidUserMode),
         new("exit/cpuid_get_back", CpuidGetBack),
+        new("exit/cpuid_after_run", CpuidAfterRun),
         new("exit/xsetbv", Xsetbv),
         new("exit/xsetbv_invalid", XsetbvInvalid),
         new("exit/rdtsc_advances", RdtscAdvances),
@@ -377,6 +378,17 @@ static class ExitTests
                 continue;
             Check.Same(set[i], got[i], $"leaf {set[i].Function:x}.{set[i].Index:x}");
         }
+    }
+
+    /// <summary>A CPU that has run keeps its features; the same again is no change.</summary>
+    static void CpuidAfterRun()
+    {
+        using Guest guest = CpuidGuest(0);
+        KvmCpuidEntry2[] leaves = guest.Vcpu.Cpuid;
+        guest.RunToHalt();
+        Check.Succeeds(guest.Vcpu.TryCall(KvmIoctl.SetCpuid2, CpuidList.Pack(leaves)), "the same table");
+        leaves[0].Eax--;
+        Check.Fails(Errno.EINVAL, guest.Vcpu.TryCall(KvmIoctl.SetCpuid2, CpuidList.Pack(leaves)), "another table");
     }
 
     static void Xsetbv()

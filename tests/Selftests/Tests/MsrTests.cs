@@ -34,6 +34,8 @@ static class MsrTests
         new("msr/tsc_write", TscWrite),
         new("msr/mtrr", Mtrr),
         new("msr/microcode_and_quirks", QuirkMsrs),
+        new("msr/machine_check_setup", MachineCheckSetup),
+        new("msr/machine_check_refused", MachineCheckRefused),
     ];
 
     static Guest MsrGuest(bool write)
@@ -290,6 +292,40 @@ static class MsrTests
         // The type in an address range that is not one: 0x2F8 is no MTRR (CVE-2016-3713).
         StartWrite(guest, 0x2F8, 0);
         guest.ExpectTrap(13, "MSR 0x2f8");
+    }
+
+    static ulong SupportedMachineChecks(Kvm kvm)
+    {
+        ulong capabilities = 0;
+        kvm.Call(KvmIoctl.X86GetMceCapSupported, ref capabilities);
+        return capabilities;
+    }
+
+    /// <summary>As QEMU does for each CPU: ten banks, and what the kernel supports of the rest.</summary>
+    static void MachineCheckSetup()
+    {
+        using Guest guest = MsrGuest(write: false);
+        const uint GlobalCapabilities = 0x179, Bank0Control = 0x400, Banks = 10;
+        ulong wanted = (SupportedMachineChecks(guest.Kvm) & 0x0100_0000) | Banks;
+        guest.Vcpu.Call(KvmIoctl.X86SetupMce, ref wanted);
+        // On AMD the bits above the ninth are reserved.
+        Check.Equal(wanted & 0x1FF, GuestRead(guest, GlobalCapabilities) & 0x1FF, "MCG_CAP in the guest");
+        for (uint bank = 0; bank < Banks; bank++)
+            Check.Equal(ulong.MaxValue, GuestRead(guest, Bank0Control + bank * 4), $"control of bank {bank}");
+        GuestWrite(guest, Bank0Control, 0);
+        Check.Equal(0ul, guest.Vcpu.GetMsr(Bank0Control), "control of bank 0, written by the guest");
+        StartWrite(guest, Bank0Control + Banks * 4, 0);
+        guest.ExpectTrap(13, "a bank that is not there");
+    }
+
+    static void MachineCheckRefused()
+    {
+        using Guest guest = MsrGuest(write: false);
+        foreach (ulong wrong in (ulong[])[0, 33, 255, 1ul << 40 | 10])
+        {
+            ulong argument = wrong;
+            Check.Fails(Errno.EINVAL, guest.Vcpu.TryCall(KvmIoctl.X86SetupMce, ref argument), $"SETUP_MCE {wrong:x}");
+        }
     }
 
     /// <summary>MSRs that Linux guests on AMD read at boot and that have to be there.</summary>
