@@ -156,7 +156,7 @@ public class HardwareTests
         uint asid = second.Svm.Asid.Value;
         SvmVendor.DestroyVcpu(ref second);
         second = Another(guest);
-        Assert.That(second.Svm.Asid.Value, Is.EqualTo(asid));
+        Assert.That(second.Svm.Asid.Value, Is.EqualTo(asid).And.GreaterThan(Asid.Shared));
         SvmVendor.DestroyVcpu(ref second);
     }
 
