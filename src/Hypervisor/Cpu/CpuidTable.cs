@@ -16,7 +16,8 @@ internal struct CpuidTable
     private const int DefaultPhysicalBits = 36;
     /// <summary>The first four letters of the vendors whose CPUID is AMD's.</summary>
     private const uint AuthenticAmd = 0x68747541, HygonGenuine = 0x6f677948;
-    private const int BasicSlots = 32, HypervisorSlots = 8, ExtendedSlots = 40;
+    /// <summary>Basic, hypervisor's and extended leaves begin at 0, 0x40000000 and 0x80000000.</summary>
+    private const int Ranges = 3, SlotsPerRange = 40;
 
     [InlineArray(FeatureWords.Count)]
     private struct Words
@@ -24,7 +25,7 @@ internal struct CpuidTable
         private uint _first;
     }
 
-    [InlineArray(BasicSlots + HypervisorSlots + ExtendedSlots)]
+    [InlineArray(Ranges * SlotsPerRange)]
     private struct Starts
     {
         private ushort _first;
@@ -111,11 +112,8 @@ internal struct CpuidTable
 
     private static int Slot(uint leaf)
     {
-        if (leaf < BasicSlots)
-            return (int)leaf;
-        if (leaf - 0x40000000 < HypervisorSlots)
-            return BasicSlots + (int)(leaf - 0x40000000);
-        return leaf - 0x80000000 < ExtendedSlots ? BasicSlots + HypervisorSlots + (int)(leaf - 0x80000000) : -1;
+        uint range = leaf >> 30, place = leaf & 0x3fffffff;
+        return range < Ranges && place < SlotsPerRange ? (int)(range * SlotsPerRange + place) : -1;
     }
 
     /// <summary>Writes the table to KVM_GET_CPUID2's argument, or how large it is.</summary>
@@ -182,15 +180,7 @@ internal struct CpuidTable
     private readonly bool HasSameEntries(in CpuidTable other)
     {
         ReadOnlySpan<byte> left = MemoryMarshal.AsBytes(_entries.Span);
-        ReadOnlySpan<byte> right = MemoryMarshal.AsBytes(other._entries.Span);
-        if (left.Length != right.Length)
-            return false;
-        for (int i = 0; i < left.Length; i++)
-        {
-            if (left[i] != right[i])
-                return false;
-        }
-        return true;
+        return left.SequenceEqual(MemoryMarshal.AsBytes(other._entries.Span));
     }
 
     /// <summary>Computes what follows from the entries; without any, the guest has what the host supports.</summary>

@@ -42,39 +42,34 @@ internal enum Feature : ushort
 internal static class FeatureWords
 {
     public const int Count = 12;
-    private const int Columns = 4;
+    private const int Columns = 5;
 
-    /// <summary>Rows of leaf, subleaf, register (EAX = 0), bits.</summary>
+    /// <summary>
+    /// Rows of leaf, subleaf, register (EAX = 0), bits that the host must have, bits that are there whatever it has.
+    /// </summary>
     private static ReadOnlySpan<uint> Table =>
     [
-        0x00000001, 0, 2, 0x76da3203, // SSE3 … AVX, F16C, RDRAND; PCID, XSAVE
-        0x00000001, 0, 3, 0x078bfbff,
-        0x00000007, 0, 1, 0xf1bf27e9, // FSGSBASE, BMI, AVX2, SMEP, INVPCID, AVX-512, SMAP, CLWB, SHA
-        0x00000007, 0, 2, 0x1a405f4e, // UMIP, PKU, AVX-512, VAES, RDPID, CLDEMOTE, MOVDIRI, MOVDIR64B
-        0x00000007, 1, 0, 0x00000030, // AVX-VNNI, AVX512-BF16
-        0x00000007, 0, 3, 0x0080411c, // FSRM, AVX-512, SERIALIZE
-        0x0000000d, 1, 0, 0x00000007, // XSAVEOPT, XSAVEC, XGETBV with ECX=1
-        0x80000001, 0, 2, 0x006109f3, // LAHF, CMP_LEGACY, CR8, ABM, SSE4A, 3DNOW prefetch, XOP, FMA4, TBM, TOPOEXT
-        0x80000001, 0, 3, 0xefd3fbff,
-        0x80000007, 0, 3, 0x00000100, // invariant TSC
-        0x80000008, 0, 1, 0x04001205, // CLZERO, error pointers, WBNOINVD, IBPB, SSB_NO
-        0x80000021, 0, 0, 0x00000045, // no nested data breakpoints, LFENCE serializes, null selector clears base
+        0x00000001, 0, 2, 0x76da3203, 1u << 31, // SSE3 … AVX, F16C, RDRAND; PCID, XSAVE; hypervisor present
+        0x00000001, 0, 3, 0x078bfbff, 0,
+        0x00000007, 0, 1, 0xf1bf27e9, 1u << 1, // FSGSBASE, BMI, AVX2, SMEP, INVPCID, AVX-512, SMAP, SHA; TSC_ADJUST
+        0x00000007, 0, 2, 0x1a405f4e, 0, // UMIP, PKU, AVX-512, VAES, RDPID, CLDEMOTE, MOVDIRI, MOVDIR64B
+        0x00000007, 1, 0, 0x00000030, 0, // AVX-VNNI, AVX512-BF16
+        0x00000007, 0, 3, 0x0080411c, 0, // FSRM, AVX-512, SERIALIZE
+        0x0000000d, 1, 0, 0x00000007, 0, // XSAVEOPT, XSAVEC, XGETBV with ECX=1
+        0x80000001, 0, 2, 0x006109f3, 0, // LAHF, CMP_LEGACY, CR8, ABM, SSE4A, 3DNOW prefetch, XOP, FMA4, TBM, TOPOEXT
+        0x80000001, 0, 3, 0xefd3fbff, 0,
+        0x80000007, 0, 3, 0x00000100, 0, // invariant TSC
+        0x80000008, 0, 1, 0x04001205, 0, // CLZERO, error pointers, WBNOINVD, IBPB, SSB_NO
+        0x80000021, 0, 0, 0x00000045, 0, // no nested data breakpoints, LFENCE serializes, null selector clears base
     ];
 
     public static uint Leaf(int word) => Table[word * Columns];
     public static uint Subleaf(int word) => Table[word * Columns + 1];
     public static int Register(int word) => (int)Table[word * Columns + 2];
 
-    /// <summary>Bits that the hypervisor provides whatever the host has.</summary>
-    private static uint Emulated(int word) => word switch
-    {
-        0 => 1u << 31, // hypervisor present
-        2 => 1u << 1, // TSC_ADJUST
-        _ => 0,
-    };
-
     /// <summary>The bits of a word that a guest may see, out of what the host has.</summary>
-    private static uint Filter(int word, uint hostBits) => hostBits & Table[word * Columns + 3] | Emulated(word);
+    private static uint Filter(int word, uint hostBits) =>
+        hostBits & Table[word * Columns + 3] | Table[word * Columns + 4];
 
     /// <summary>Filters the words that stand in a leaf of the host.</summary>
     public static void Filter(uint leaf, uint subleaf, ref CpuidLeaf values)

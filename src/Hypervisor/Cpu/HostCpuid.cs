@@ -21,7 +21,7 @@ internal static class HostCpuid
         get
         {
             HostCpu.Cpuid(0x80000008, 0, out CpuidLeaf widths);
-            return (int)Math.Min(widths.Eax & 0xff, MaxWidth);
+            return (int)Width(widths.Eax);
         }
     }
 
@@ -105,17 +105,10 @@ internal static class HostCpuid
     {
         switch (leaf)
         {
-            case 1:
-                // CLFLUSH size and brand; the APIC id and the number of threads are user space's to fill in.
-                values.Ebx &= 0xffff;
-                break;
             case 4 or 0x8000001d:
                 for (uint i = 0; (values.Eax & CacheType) != 0 && i < MaxCaches; HostCpu.Cpuid(leaf, ++i, out values))
                     writer.Add(leaf, i, true, values);
                 return;
-            case 6:
-                values = new() { Eax = AlwaysRunningApicTimer };
-                break;
             case 7:
                 values.Eax = Math.Min(values.Eax, 1);
                 writer.Add(leaf, 0, true, values);
@@ -128,27 +121,24 @@ internal static class HostCpuid
             case 0xd:
                 AddXsave(ref writer);
                 return;
-            case 0x80000001:
-                values.Ebx &= ~0u << 28;
-                break;
-            case 0x80000007:
-                values = new() { Edx = values.Edx };
-                break;
-            case 0x80000008:
-                values.Eax = Math.Min(values.Eax & 0xff, MaxWidth) | Math.Min(values.Eax >> 8 & 0xff, MaxWidth) << 8;
-                values.Edx = 0;
-                break;
-            case 0x80000021:
-                values = new() { Eax = values.Eax };
-                break;
-            case 2 or (>= 0x80000002 and <= 0x80000006) or 0x80000019 or 0x8000001a:
-                break;
-            default:
-                values = default;
-                break;
         }
-        writer.Add(leaf, 0, leaf is 0xb, values);
+        writer.Add(leaf, 0, leaf is 0xb, Reduced(leaf, in values));
     }
+
+    private static CpuidLeaf Reduced(uint leaf, in CpuidLeaf host) => leaf switch
+    {
+        // CLFLUSH size and brand; the APIC id and the number of threads are user space's to fill in.
+        1 => host with { Ebx = host.Ebx & 0xffff },
+        6 => new() { Eax = AlwaysRunningApicTimer },
+        0x80000001 => host with { Ebx = host.Ebx & ~0u << 28 },
+        0x80000007 => new() { Edx = host.Edx },
+        0x80000008 => host with { Eax = Width(host.Eax) | Width(host.Eax >> 8) << 8, Edx = 0 },
+        0x80000021 => new() { Eax = host.Eax },
+        2 or (>= 0x80000002 and <= 0x80000006) or 0x80000019 or 0x8000001a => host,
+        _ => default,
+    };
+
+    private static uint Width(uint hostBits) => Math.Min(hostBits & 0xff, MaxWidth);
 
     /// <summary>Leaf 0xD: the state components, their places and sizes (SDM vol. 1, 13.2).</summary>
     private static void AddXsave(ref Writer writer)
