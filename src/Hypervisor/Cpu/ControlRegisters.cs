@@ -71,8 +71,6 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>A write by the guest: LMA is not writable, LME only while paging is off.</summary>
-    public static bool TrySetEfer(ref Vcpu vcpu, ulong value) => TrySetEfer(ref vcpu, value, vcpu.Cpuid.EferAllowed);
-
     public static bool TrySetEfer(ref Vcpu vcpu, ulong value, ulong allowed)
     {
         ulong old = TVendor.GetEfer(ref vcpu);
@@ -96,13 +94,10 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     public static bool TryAssignXcr0(ref Vcpu vcpu, ulong value)
     {
         const ulong X87 = 1 << 0, Sse = 1 << 1, Avx = 1 << 2, Bounds = 3 << 3, Avx512 = 7 << 5;
-        if ((value & X87) == 0 || (value & ~(vcpu.Cpuid.Xcr0Allowed | X87)) != 0)
-            return false;
-        if ((value & Avx) != 0 && (value & Sse) == 0)
-            return false;
-        if ((value & Bounds) is not (0 or Bounds))
-            return false;
-        if ((value & Avx512) != 0 && ((value & Avx512) != Avx512 || (value & Avx) == 0))
+        if ((value & X87) == 0 || (value & ~(vcpu.Cpuid.Xcr0Allowed | X87)) != 0
+            || (value & (Avx | Sse)) == Avx
+            || (value & Bounds) is not (0 or Bounds)
+            || (value & Avx512) != 0 && (value & (Avx512 | Avx)) != (Avx512 | Avx))
             return false;
         vcpu.Shared.Xcr0 = value;
         UpdateCpuid(ref vcpu);

@@ -105,71 +105,62 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     public static bool TrySet(ref Vcpu vcpu, uint index, ulong value, bool host)
     {
         ref MsrState msrs = ref vcpu.Msrs;
-        switch (index)
+        return index switch
         {
-            case Msr.Efer:
-                return ControlRegisters<TVendor>.TrySetEfer(ref vcpu, value,
-                    host ? ControlRegisters<TVendor>.EferOfHost() : vcpu.Cpuid.EferAllowed);
-            case Msr.Lstar or Msr.Cstar or Msr.KernelGsBase or Msr.FsBase or Msr.GsBase:
-                return ControlRegisters<TVendor>.IsCanonical(ref vcpu, value)
-                    && TVendor.TrySetMsr(ref vcpu, index, value);
-            case Msr.SysenterEsp or Msr.SysenterEip:
-                // Intel refuses what is not canonical, AMD keeps 32 bits: what survives either is kept.
-                return TVendor.TrySetMsr(ref vcpu, index, (ulong)((long)(value << 16) >> 16));
-            case Msr.Pat:
-                return AreTypes(value, pat: true) && TVendor.TrySetMsr(ref vcpu, index, value);
-            case Msr.Tsc:
-                SetTsc(ref vcpu, value, host);
-                return true;
-            case Msr.TscAdjust:
-                if (!host)
-                    TVendor.SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - msrs.TscAdjust);
-                return Assign(ref msrs.TscAdjust, value, ~0ul);
-            case Msr.TscAux:
-                return (host || HasTscAux(ref vcpu)) && Assign(ref vcpu.Shared.TscAux, (uint)value, ~0ul);
-            case Msr.ApicBase:
-                if (!IsValidApicBase(ref vcpu, value))
-                    return false;
-                msrs.ApicBase = value;
-                ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
-                return true;
-            case Msr.MiscEnable:
-                if (!host && ((value ^ msrs.MiscEnable) & MiscEnableReadOnly) != 0)
-                    return false;
-                value = value & ~MiscEnableReadOnly | msrs.MiscEnable & MiscEnableReadOnly;
-                return Assign(ref msrs.MiscEnable, value, ~0ul);
-            case Msr.SpecCtrl:
-                return (host || vcpu.Cpuid.Has(Feature.Ibrs))
-                    && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost());
-            case Msr.PredCmd:
-                if (!host && !vcpu.Cpuid.Has(Feature.Ibpb) || (value & ~1ul) != 0)
-                    return false;
-                if (value != 0)
-                    HostCpu.FlushPredictors();
-                return true;
-            case Msr.MicrocodeRevision:
-                return !host || Assign(ref msrs.MicrocodeRevision, value, ~0ul);
-            case Msr.Hwcr:
-                return Assign(ref msrs.Hwcr, value & ~HwcrIgnored, HwcrStatusWritable);
-            case Msr.DeCfg:
-                return (host || value == msrs.DeCfg) && Assign(ref msrs.DeCfg, value, DeCfgLfence);
-            case Msr.MtrrDefType:
-                return AreTypes(value & 0xff) && Assign(ref msrs.MtrrDefType, value, 0xcff);
-            case Msr.McgCap:
-                return false;
-            case Msr.McgStatus:
-                return Assign(ref msrs.McgStatus, value, ~0ul);
-            case Msr.McgCtl:
-                return (msrs.McgCap & MsrState.McgCtlPresent) == 0 ? host && value == 0
-                    : value is 0 or ~0ul && Assign(ref msrs.McgCtl, value, ~0ul);
-        }
+            Msr.Efer => ControlRegisters<TVendor>.TrySetEfer(ref vcpu, value,
+                host ? ControlRegisters<TVendor>.EferOfHost() : vcpu.Cpuid.EferAllowed),
+            Msr.Lstar or Msr.Cstar or Msr.KernelGsBase or Msr.FsBase or Msr.GsBase =>
+                ControlRegisters<TVendor>.IsCanonical(ref vcpu, value) && TVendor.TrySetMsr(ref vcpu, index, value),
+            // Intel refuses what is not canonical, AMD keeps 32 bits: what survives either is kept.
+            Msr.SysenterEsp or Msr.SysenterEip =>
+                TVendor.TrySetMsr(ref vcpu, index, (ulong)((long)(value << 16) >> 16)),
+            Msr.Pat => AreTypes(value, pat: true) && TVendor.TrySetMsr(ref vcpu, index, value),
+            Msr.Tsc => SetTsc(ref vcpu, value, host),
+            Msr.TscAdjust => SetTscAdjust(ref vcpu, value, host),
+            Msr.TscAux => (host || HasTscAux(ref vcpu)) && Assign(ref vcpu.Shared.TscAux, (uint)value, ~0ul),
+            Msr.ApicBase => TrySetApicBase(ref vcpu, value),
+            Msr.MiscEnable => (host || ((value ^ msrs.MiscEnable) & MiscEnableReadOnly) == 0) && Assign(
+                ref msrs.MiscEnable, value & ~MiscEnableReadOnly | msrs.MiscEnable & MiscEnableReadOnly, ~0ul),
+            Msr.SpecCtrl => (host || vcpu.Cpuid.Has(Feature.Ibrs))
+                && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost()),
+            Msr.PredCmd => (host || vcpu.Cpuid.Has(Feature.Ibpb)) && TryFlushPredictors(value),
+            Msr.MicrocodeRevision => !host || Assign(ref msrs.MicrocodeRevision, value, ~0ul),
+            Msr.Hwcr => Assign(ref msrs.Hwcr, value & ~HwcrIgnored, HwcrStatusWritable),
+            Msr.DeCfg => (host || value == msrs.DeCfg) && Assign(ref msrs.DeCfg, value, DeCfgLfence),
+            Msr.MtrrDefType => AreTypes(value & 0xff) && Assign(ref msrs.MtrrDefType, value, 0xcff),
+            Msr.McgCap => false,
+            Msr.McgStatus => Assign(ref msrs.McgStatus, value, ~0ul),
+            Msr.McgCtl => (msrs.McgCap & MsrState.McgCtlPresent) == 0 ? host && value == 0
+                : value is 0 or ~0ul && Assign(ref msrs.McgCtl, value, ~0ul),
+            _ => TrySetOther(ref vcpu, index, value, host),
+        };
+    }
+
+    private static bool TrySetOther(ref Vcpu vcpu, uint index, ulong value, bool host)
+    {
         if (MsrState.MtrrSlot(index) is >= 0 and int slot)
             return TrySetMtrr(ref vcpu, slot, value);
-        if (TryFindBank(in msrs, index, out int register))
-            return TrySetBank(ref msrs, register, value, host);
+        if (TryFindBank(in vcpu.Msrs, index, out int register))
+            return TrySetBank(ref vcpu.Msrs, register, value, host);
         return IgnoresWrites(index) || index == Msr.DebugCtl && (value & ~DebugCtlIgnored) == 0
             || value == 0 && (ReadsAsZero(index) || host && IsAbsentFeature(index))
             || TVendor.TrySetMsr(ref vcpu, index, value);
+    }
+
+    private static bool TrySetApicBase(ref Vcpu vcpu, ulong value)
+    {
+        if (!IsValidApicBase(ref vcpu, value))
+            return false;
+        vcpu.Msrs.ApicBase = value;
+        ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        return true;
+    }
+
+    private static bool TryFlushPredictors(ulong value)
+    {
+        if (value == 1)
+            HostCpu.FlushPredictors();
+        return value <= 1;
     }
 
     /// <summary>No reserved bits, an address that the guest can have, no x2APIC mode.</summary>
@@ -179,7 +170,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     /// <summary>
     /// User space that writes nearly the same to several vCPUs within a second, or zero, means one common counter.
     /// </summary>
-    private static void SetTsc(ref Vcpu vcpu, ulong value, bool host)
+    private static bool SetTsc(ref Vcpu vcpu, ulong value, bool host)
     {
         ulong old = TVendor.GetTscOffset(ref vcpu), offset = value - HostCpu.Tsc();
         if (host)
@@ -195,6 +186,15 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             vcpu.Msrs.TscAdjust += offset - old;
         }
         TVendor.SetTscOffset(ref vcpu, offset);
+        return true;
+    }
+
+    /// <summary>The guest moves its counter with it; user space restores only the register.</summary>
+    private static bool SetTscAdjust(ref Vcpu vcpu, ulong value, bool host)
+    {
+        if (!host)
+            TVendor.SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - vcpu.Msrs.TscAdjust);
+        return Assign(ref vcpu.Msrs.TscAdjust, value, ~0ul);
     }
 
     private static bool TrySetMtrr(ref Vcpu vcpu, int slot, ulong value)
