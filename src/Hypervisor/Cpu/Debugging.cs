@@ -2,6 +2,7 @@
 using SharpKvm.Abi;
 using SharpKvm.Host;
 using SharpKvm.Vm;
+using static SharpKvm.Abi.kvm_guest_debug;
 
 namespace SharpKvm.Cpu;
 
@@ -17,31 +18,24 @@ internal enum DebugAccess : byte
     Debug,
 }
 
-[InlineArray(4)]
-internal struct Breakpoints
-{
-    private ulong _first;
-}
-
 /// <summary>The guest's breakpoints, and a debugger's in user space (KVM_SET_GUEST_DEBUG), which go first.</summary>
 internal struct DebugState
 {
     /// <summary>Value of KVM_CAP_SET_GUEST_DEBUG2.</summary>
-    public const uint SupportedControl = kvm_guest_debug.KVM_GUESTDBG_ENABLE | kvm_guest_debug.KVM_GUESTDBG_SINGLESTEP
-        | kvm_guest_debug.KVM_GUESTDBG_USE_SW_BP | kvm_guest_debug.KVM_GUESTDBG_USE_HW_BP
-        | kvm_guest_debug.KVM_GUESTDBG_INJECT_DB | kvm_guest_debug.KVM_GUESTDBG_INJECT_BP;
+    public const uint SupportedControl = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP
+        | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP;
 
     /// <summary>The guest's DR0-3.</summary>
-    public Breakpoints Guest;
+    public ulong_4 Guest;
     /// <summary>The guest's DR7 while user space's is in effect.</summary>
     public ulong GuestDr7;
-    public Breakpoints User;
+    public ulong_4 User;
     /// <summary>KVM_GUESTDBG_* in force; 0 without ENABLE.</summary>
     public uint Control;
 
-    public readonly bool SingleSteps => (Control & kvm_guest_debug.KVM_GUESTDBG_SINGLESTEP) != 0;
-    public readonly bool SoftwareBreakpoints => (Control & kvm_guest_debug.KVM_GUESTDBG_USE_SW_BP) != 0;
-    public readonly bool HardwareBreakpoints => (Control & kvm_guest_debug.KVM_GUESTDBG_USE_HW_BP) != 0;
+    public readonly bool SingleSteps => (Control & KVM_GUESTDBG_SINGLESTEP) != 0;
+    public readonly bool SoftwareBreakpoints => (Control & KVM_GUESTDBG_USE_SW_BP) != 0;
+    public readonly bool HardwareBreakpoints => (Control & KVM_GUESTDBG_USE_HW_BP) != 0;
 
     /// <summary>What hardware gets as RFLAGS: stepping by user space sets TF behind the guest's back.</summary>
     public readonly ulong EntryRflags(ulong rflags) => SingleSteps ? rflags | Rflags.Tf : rflags;
@@ -119,7 +113,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
     /// <summary>Puts the breakpoints in effect where the world switch finds them.</summary>
     public static void Apply(ref Vcpu vcpu)
     {
-        Breakpoints effective = vcpu.Debug.HardwareBreakpoints ? vcpu.Debug.User : vcpu.Debug.Guest;
+        ulong_4 effective = vcpu.Debug.HardwareBreakpoints ? vcpu.Debug.User : vcpu.Debug.Guest;
         vcpu.Shared.Dr0 = effective[0];
         vcpu.Shared.Dr1 = effective[1];
         vcpu.Shared.Dr2 = effective[2];
@@ -135,7 +129,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static int SetGuestDebug(ref Vcpu vcpu, in kvm_guest_debug debug)
     {
-        const uint Inject = kvm_guest_debug.KVM_GUESTDBG_INJECT_DB | kvm_guest_debug.KVM_GUESTDBG_INJECT_BP;
+        const uint Inject = KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP;
         ref DebugState state = ref vcpu.Debug;
         if ((debug.control & ~DebugState.SupportedControl) != 0)
             return Errno.EINVAL;
@@ -143,11 +137,11 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
         {
             if (vcpu.Events.HasException)
                 return Errno.EBUSY;
-            bool step = (debug.control & kvm_guest_debug.KVM_GUESTDBG_INJECT_DB) != 0;
+            bool step = (debug.control & KVM_GUESTDBG_INJECT_DB) != 0;
             Exceptions<TVendor>.Queue(ref vcpu, step ? Vector.Debug : Vector.Breakpoint);
         }
         ulong guestDr7 = GetDr7(ref vcpu);
-        state.Control = (debug.control & kvm_guest_debug.KVM_GUESTDBG_ENABLE) != 0 ? debug.control & ~Inject : 0;
+        state.Control = (debug.control & KVM_GUESTDBG_ENABLE) != 0 ? debug.control & ~Inject : 0;
         for (int i = 0; i < 4; i++)
             state.User[i] = debug.debugreg[i];
         // A debugger's GD would trap the guest's own accesses.

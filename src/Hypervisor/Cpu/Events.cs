@@ -2,6 +2,7 @@
 using SharpKvm.Abi;
 using SharpKvm.Host;
 using SharpKvm.Vm;
+using static SharpKvm.Abi.kvm_vcpu_events;
 
 namespace SharpKvm.Cpu;
 
@@ -61,16 +62,9 @@ internal struct EventState
         Nmi.Injected = false;
     }
 
-    public void ReinjectException(Vector vector, bool hasErrorCode, uint errorCode)
-    {
-        Exception = default;
-        if (vector.IsSoftException)
-            return;
-        Exception.Injected = true;
-        Exception.Vector = vector;
-        Exception.HasErrorCode = hasErrorCode;
-        Exception.ErrorCode = errorCode;
-    }
+    public void ReinjectException(Vector vector, bool hasErrorCode, uint errorCode) =>
+        Exception = vector.IsSoftException ? default
+            : new() { Injected = true, Vector = vector, HasErrorCode = hasErrorCode, ErrorCode = errorCode };
 
     public void ReinjectInterrupt(Vector vector, bool soft) =>
         Interrupt = new() { Injected = true, Soft = soft, Vector = vector };
@@ -84,6 +78,9 @@ internal struct EventState
 /// <summary>Raising and delivering exceptions (SDM vol. 3, chapter 6).</summary>
 internal static class Exceptions<TVendor> where TVendor : struct, IVendor
 {
+    private const uint ReportedFlags =
+        KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
+
     private enum Class : byte { Benign, Contributory, PageFault }
 
     public static void Queue(ref Vcpu vcpu, Vector vector) =>
@@ -220,12 +217,8 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             injected = Flag(state.Nmi.Injected), pending = Flag(state.Nmi.Pending != 0),
             masked = Flag(TVendor.GetNmiMasked(ref vcpu)),
         };
-        bool tripleFaults = vcpu.Vm.Cpu.TripleFaultEvent;
-        events.triple_fault.pending = Flag(tripleFaults && state.TripleFault);
-        events.flags = kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING
-            | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM
-            | (payloads ? kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD : 0)
-            | (tripleFaults ? kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
+        events.triple_fault.pending = Flag(vcpu.Vm.Cpu.TripleFaultEvent && state.TripleFault);
+        events.flags = ReportedFlags | EnabledFlags(in vcpu.Vm.Cpu);
     }
 
     /// <summary>
@@ -233,17 +226,13 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static int Set(ref Vcpu vcpu, in kvm_vcpu_events events)
     {
-        const uint Known = kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING
-            | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SIPI_VECTOR | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW
-            | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM;
-        uint enabled = Known | (vcpu.Vm.Cpu.ExceptionPayload ? kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD : 0)
-            | (vcpu.Vm.Cpu.TripleFaultEvent ? kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
-        bool payloads = (events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD) != 0;
+        uint allowed = ReportedFlags | KVM_VCPUEVENT_VALID_SIPI_VECTOR | EnabledFlags(in vcpu.Vm.Cpu);
+        bool payloads = (events.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0;
         bool pending = payloads && events.exception.pending != 0;
         bool injected = !pending && events.exception.injected != 0;
-        if ((events.flags & ~enabled) != 0 || (pending || injected) && events.exception.nr is > 31 or 2)
+        if ((events.flags & ~allowed) != 0 || (pending || injected) && events.exception.nr is > 31 or 2)
             return Errno.EINVAL;
-        if ((events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM) != 0
+        if ((events.flags & KVM_VCPUEVENT_VALID_SMM) != 0
             && (events.smi.smm | events.smi.pending | events.smi.smm_inside_nmi) != 0)
             return Errno.EINVAL;
 
@@ -259,16 +248,20 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             Injected = events.interrupt.injected != 0, Soft = events.interrupt.soft != 0,
             Vector = new Vector(events.interrupt.nr),
         };
-        if ((events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW) != 0)
+        if ((events.flags & KVM_VCPUEVENT_VALID_SHADOW) != 0)
             TVendor.SetInterruptShadow(ref vcpu, events.interrupt.shadow);
         state.Nmi.Injected = events.nmi.injected != 0;
-        if ((events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING) != 0)
-            state.Nmi.Pending = events.nmi.pending != 0 ? (byte)1 : (byte)0;
+        if ((events.flags & KVM_VCPUEVENT_VALID_NMI_PENDING) != 0)
+            state.Nmi.Pending = Flag(events.nmi.pending != 0);
         TVendor.SetNmiMasked(ref vcpu, events.nmi.masked != 0);
-        if ((events.flags & kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0)
+        if ((events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0)
             state.TripleFault = events.triple_fault.pending != 0;
         return 0;
     }
+
+    private static uint EnabledFlags(in VmCpuState vm) =>
+        (vm.ExceptionPayload ? KVM_VCPUEVENT_VALID_PAYLOAD : 0)
+        | (vm.TripleFaultEvent ? KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
 
     private static byte Flag(bool value) => value ? (byte)1 : (byte)0;
 }

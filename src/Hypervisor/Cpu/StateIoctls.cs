@@ -18,18 +18,16 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     private const ushort InitialFcw = 0x37f;
     private const ulong PdptrReserved = 0x1e6;
 
-    private static ReadOnlySpan<byte> GprOrder =>
+    private static ReadOnlySpan<Gpr> GprOrder =>
     [
-        (byte)Gpr.Rax, (byte)Gpr.Rbx, (byte)Gpr.Rcx, (byte)Gpr.Rdx,
-        (byte)Gpr.Rsi, (byte)Gpr.Rdi, (byte)Gpr.Rsp, (byte)Gpr.Rbp,
-        (byte)Gpr.R8, (byte)Gpr.R9, (byte)Gpr.R10, (byte)Gpr.R11,
-        (byte)Gpr.R12, (byte)Gpr.R13, (byte)Gpr.R14, (byte)Gpr.R15,
+        Gpr.Rax, Gpr.Rbx, Gpr.Rcx, Gpr.Rdx, Gpr.Rsi, Gpr.Rdi, Gpr.Rsp, Gpr.Rbp,
+        Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11, Gpr.R12, Gpr.R13, Gpr.R14, Gpr.R15,
     ];
 
-    private static ReadOnlySpan<byte> SegmentOrder =>
+    private static ReadOnlySpan<SegmentName> SegmentOrder =>
     [
-        (byte)SegmentName.Cs, (byte)SegmentName.Ds, (byte)SegmentName.Es, (byte)SegmentName.Fs,
-        (byte)SegmentName.Gs, (byte)SegmentName.Ss, (byte)SegmentName.Tr, (byte)SegmentName.Ldtr,
+        SegmentName.Cs, SegmentName.Ds, SegmentName.Es, SegmentName.Fs,
+        SegmentName.Gs, SegmentName.Ss, SegmentName.Tr, SegmentName.Ldtr,
     ];
 
     public static int GetRegs(ref Vcpu vcpu, Hva argument)
@@ -37,7 +35,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         kvm_regs regs = new() { rip = vcpu.Registers.Rip, rflags = vcpu.Registers.Rflags };
         Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
         for (int i = 0; i < GprOrder.Length; i++)
-            values[i] = vcpu.Registers[(Gpr)GprOrder[i]];
+            values[i] = vcpu.Registers[GprOrder[i]];
         return Result(UserMemory.TryWrite(argument, regs));
     }
 
@@ -48,7 +46,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             return Errno.EFAULT;
         Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
         for (int i = 0; i < GprOrder.Length; i++)
-            vcpu.Registers[(Gpr)GprOrder[i]] = values[i];
+            vcpu.Registers[GprOrder[i]] = values[i];
         vcpu.Registers.Rip = regs.rip;
         vcpu.Registers.Rflags = regs.rflags | Rflags.Fixed;
         vcpu.Events.Exception.Pending = false;
@@ -73,14 +71,12 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
             return Errno.EINVAL;
         StoreCommon(ref vcpu, ref sregs.common);
-        for (int i = 0; i < 4; i++)
-        {
-            if (sregs.interrupt_bitmap[i] == 0)
-                continue;
-            int vector = i * 64 + BitOperations.TrailingZeroCount(sregs.interrupt_bitmap[i]);
+        int word = 0;
+        while (word < 3 && sregs.interrupt_bitmap[word] == 0)
+            word++;
+        int vector = word * 64 + BitOperations.TrailingZeroCount(sregs.interrupt_bitmap[word]);
+        if (sregs.interrupt_bitmap[word] != 0)
             vcpu.Events.ReinjectInterrupt(new Vector((byte)vector), soft: false);
-            break;
-        }
         return 0;
     }
 
@@ -117,12 +113,10 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     private static void LoadCommon(ref Vcpu vcpu, ref kvm_sregs_common sregs)
     {
         for (int i = 0; i < SegmentOrder.Length; i++)
-            LoadSegment(ref vcpu, (SegmentName)SegmentOrder[i], ref sregs.Segments[i]);
+            sregs.Segments[i] = ToAbi(TVendor.GetSegment(ref vcpu, SegmentOrder[i]));
         DescriptorTable gdtr = TVendor.GetGdtr(ref vcpu), idtr = TVendor.GetIdtr(ref vcpu);
-        sregs.gdt.@base = gdtr.Base;
-        sregs.gdt.limit = gdtr.Limit;
-        sregs.idt.@base = idtr.Base;
-        sregs.idt.limit = idtr.Limit;
+        sregs.gdt = new() { @base = gdtr.Base, limit = gdtr.Limit };
+        sregs.idt = new() { @base = idtr.Base, limit = idtr.Limit };
         sregs.cr0 = TVendor.GetCr0(ref vcpu);
         sregs.cr2 = TVendor.GetCr2(ref vcpu);
         sregs.cr3 = TVendor.GetCr3(ref vcpu);
@@ -145,38 +139,28 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         TVendor.SetGdtr(ref vcpu, new() { Base = sregs.gdt.@base, Limit = sregs.gdt.limit });
         TVendor.SetIdtr(ref vcpu, new() { Base = sregs.idt.@base, Limit = sregs.idt.limit });
         for (int i = 0; i < SegmentOrder.Length; i++)
-            StoreSegment(ref vcpu, (SegmentName)SegmentOrder[i], in sregs.Segments[i]);
+            TVendor.SetSegment(ref vcpu, SegmentOrder[i], FromAbi(in sregs.Segments[i]));
         TVendor.SetCpl(ref vcpu, sregs.ss.dpl & 3);
     }
 
     /// <summary>A segment is unusable when it is not present; a limit beyond 1 MiB implies 4 KiB granularity.</summary>
-    private static void LoadSegment(ref Vcpu vcpu, SegmentName name, ref kvm_segment result)
+    private static kvm_segment ToAbi(Segment segment) => new()
     {
-        Segment segment = TVendor.GetSegment(ref vcpu, name);
-        result.@base = segment.Base;
-        result.limit = segment.Limit;
-        result.selector = segment.Selector;
-        result.type = (byte)segment.Type;
-        result.s = Bit(segment.IsCodeOrData);
-        result.dpl = (byte)segment.Dpl;
-        result.present = Bit(segment.Present);
-        result.avl = Bit(segment.Available);
-        result.l = Bit(segment.Long);
-        result.db = Bit(segment.Big);
-        result.g = Bit(segment.Granularity || segment.Limit > 0xfffff);
-        result.unusable = Bit(!segment.Present);
-    }
+        @base = segment.Base, limit = segment.Limit, selector = segment.Selector,
+        type = (byte)segment.Type, s = Bit(segment.IsCodeOrData), dpl = (byte)segment.Dpl,
+        present = Bit(segment.Present), unusable = Bit(!segment.Present), avl = Bit(segment.Available),
+        l = Bit(segment.Long), db = Bit(segment.Big), g = Bit(segment.Granularity || segment.Limit > 0xfffff),
+    };
 
-    private static void StoreSegment(ref Vcpu vcpu, SegmentName name, in kvm_segment value)
+    private static Segment FromAbi(in kvm_segment value)
     {
         int present = value.unusable == 0 ? value.present & 1 : 0;
         int attributes = value.type & Segment.TypeMask | (value.s & 1) << 4 | (value.dpl & 3) << Segment.DplShift
             | present << 7 | (value.avl & 1) << 8 | (value.l & 1) << 9 | (value.db & 1) << 10 | (value.g & 1) << 11;
-        Segment segment = new()
+        return new()
         {
             Base = value.@base, Limit = value.limit, Selector = value.selector, Attributes = (ushort)attributes,
         };
-        TVendor.SetSegment(ref vcpu, name, in segment);
     }
 
     /// <summary>The FXSAVE image's fields; components that XSAVE left out are in their initial state.</summary>
@@ -278,9 +262,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     public static int GetDebugRegs(ref Vcpu vcpu, Hva argument)
     {
-        kvm_debugregs debug = default;
-        for (int i = 0; i < 4; i++)
-            debug.db[i] = vcpu.Debug.Guest[i];
+        kvm_debugregs debug = new() { db = vcpu.Debug.Guest };
         debug.dr6 = TVendor.GetDr6(ref vcpu);
         debug.dr7 = Debugging<TVendor>.GetDr7(ref vcpu);
         return Result(UserMemory.TryWrite(argument, debug));
@@ -292,8 +274,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             return Errno.EFAULT;
         if (debug.flags != 0 || debug.dr6 >> 32 != 0 || debug.dr7 >> 32 != 0)
             return Errno.EINVAL;
-        for (int i = 0; i < 4; i++)
-            vcpu.Debug.Guest[i] = debug.db[i];
+        vcpu.Debug.Guest = debug.db;
         Debugging<TVendor>.SetDr6(ref vcpu, debug.dr6);
         Debugging<TVendor>.SetDr7(ref vcpu, debug.dr7);
         Debugging<TVendor>.Apply(ref vcpu);
@@ -330,10 +311,6 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         vcpu.Cpuid.Set(argument, false, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
 
     public static int GetCpuid2(ref Vcpu vcpu, Hva argument) => vcpu.Cpuid.Get(argument);
-
-    public static int GetTscKhz(ref Vcpu vcpu) => VmCpuState.GetTscKhz(ref vcpu.Vm);
-
-    public static int SetTscKhz(ref Vcpu vcpu, uint khz) => VmCpuState.SetTscKhz(ref vcpu.Vm, khz);
 
     /// <summary>A supervisor's read of a linear address, as the guest's tables are now.</summary>
     public static int Translate(ref Vcpu vcpu, Hva argument)
@@ -382,15 +359,6 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     public static int TprAccessReporting(ref Vcpu vcpu, Hva argument) =>
         !UserMemory.TryRead(argument, out kvm_tpr_access_ctl control) ? Errno.EFAULT
         : (control.enabled | control.flags) == 0 ? 0 : Errno.EINVAL;
-
-    /// <summary>Needs an APIC in the kernel.</summary>
-    public static int SetVapicAddr(ref Vcpu vcpu, Hva argument) => Errno.EINVAL;
-
-    /// <summary>Needs a clock page that the guest has registered.</summary>
-    public static int KvmclockCtrl(ref Vcpu vcpu) => Errno.EINVAL;
-
-    /// <summary>No system-management mode.</summary>
-    public static int Smi(ref Vcpu vcpu) => Errno.ENOTTY;
 
     private static int Result(bool written) => written ? 0 : Errno.EFAULT;
 

@@ -20,12 +20,12 @@ internal struct VmCpuState
     /// <summary>
     /// The rate of guests' time-stamp counters in kHz is the host's: no scaling. EINVAL for another, 0 means any.
     /// </summary>
-    public static int SetTscKhz(ref Vm.Vm vm, uint khz)
+    public static int SetTscKhz(uint khz)
     {
         ulong host = HostCpu.TscKhz(), wanted = khz == 0 ? host : khz;
         ulong difference = wanted > host ? wanted - host : host - wanted;
         return difference * 1_000_000 <= host * TolerancePerMillion ? 0 : Errno.EINVAL;
     }
 
-    public static int GetTscKhz(ref Vm.Vm vm) => (int)HostCpu.TscKhz();
+    public static int GetTscKhz() => (int)HostCpu.TscKhz();
 }

@@ -72,9 +72,9 @@ internal static class VmIoctls
                     ? Capabilities.Enable(ref vm, capability.cap, capability.flags, capability.args[0])
                     : Errno.EFAULT;
             case KVM_SET_TSC_KHZ:
-                return VmCpuState.SetTscKhz(ref vm, (uint)argument);
+                return VmCpuState.SetTscKhz((uint)argument);
             case KVM_GET_TSC_KHZ:
-                return VmCpuState.GetTscKhz(ref vm);
+                return VmCpuState.GetTscKhz();
             default:
                 return Errno.ENOTTY;
         }
@@ -141,17 +141,18 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_SET_CPUID => StateIoctls<TVendor>.SetCpuid(ref vcpu, pointer),
             KVM_SET_CPUID2 => StateIoctls<TVendor>.SetCpuid2(ref vcpu, pointer),
             KVM_GET_CPUID2 => StateIoctls<TVendor>.GetCpuid2(ref vcpu, pointer),
-            KVM_SET_TSC_KHZ => StateIoctls<TVendor>.SetTscKhz(ref vcpu, (uint)argument),
-            KVM_GET_TSC_KHZ => StateIoctls<TVendor>.GetTscKhz(ref vcpu),
+            KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
+            KVM_GET_TSC_KHZ => VmCpuState.GetTscKhz(),
             KVM_TRANSLATE => StateIoctls<TVendor>.Translate(ref vcpu, pointer),
             KVM_INTERRUPT => StateIoctls<TVendor>.Interrupt(ref vcpu, pointer),
             KVM_NMI => StateIoctls<TVendor>.Nmi(ref vcpu),
-            KVM_SMI => StateIoctls<TVendor>.Smi(ref vcpu),
+            // No system-management mode.
+            KVM_SMI => Errno.ENOTTY,
             KVM_X86_SETUP_MCE => StateIoctls<TVendor>.SetupMce(ref vcpu, pointer),
             KVM_X86_SET_MCE => StateIoctls<TVendor>.SetMce(ref vcpu, pointer),
             KVM_TPR_ACCESS_REPORTING => StateIoctls<TVendor>.TprAccessReporting(ref vcpu, pointer),
-            KVM_SET_VAPIC_ADDR => StateIoctls<TVendor>.SetVapicAddr(ref vcpu, pointer),
-            KVM_KVMCLOCK_CTRL => StateIoctls<TVendor>.KvmclockCtrl(ref vcpu),
+            // They need an APIC in the kernel, and a clock page that the guest has registered.
+            KVM_SET_VAPIC_ADDR or KVM_KVMCLOCK_CTRL => Errno.EINVAL,
             KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, pointer),
             _ => Errno.EINVAL,
         };

@@ -358,11 +358,11 @@ public class StateIoctlsTests
     [Test]
     public void TheTscRunsAtTheHostsRate()
     {
-        Assert.That(Ioctls.GetTscKhz(ref _test.Vcpu), Is.EqualTo(2_000_000));
-        Assert.That(Ioctls.SetTscKhz(ref _test.Vcpu, 0), Is.Zero);
-        Assert.That(Ioctls.SetTscKhz(ref _test.Vcpu, 2_000_400), Is.Zero);
-        Assert.That(Ioctls.SetTscKhz(ref _test.Vcpu, 1_000_000), Is.EqualTo(Errno.EINVAL));
-        Assert.That(Ioctls.SetTscKhz(ref _test.Vcpu, uint.MaxValue), Is.EqualTo(Errno.EINVAL));
+        Assert.That(VmCpuState.GetTscKhz(), Is.EqualTo(2_000_000));
+        Assert.That(VmCpuState.SetTscKhz(0), Is.Zero);
+        Assert.That(VmCpuState.SetTscKhz(2_000_400), Is.Zero);
+        Assert.That(VmCpuState.SetTscKhz(1_000_000), Is.EqualTo(Errno.EINVAL));
+        Assert.That(VmCpuState.SetTscKhz(uint.MaxValue), Is.EqualTo(Errno.EINVAL));
     }
 
     [Test]
@@ -390,11 +390,13 @@ public class StateIoctlsTests
     [Test]
     public void WhatNeedsAnInterruptControllerInTheKernelIsRefused()
     {
-        Assert.That(_test.Call(Ioctls.SetVapicAddr), Is.EqualTo(Errno.EINVAL));
-        Assert.That(Ioctls.KvmclockCtrl(ref _test.Vcpu), Is.EqualTo(Errno.EINVAL));
-        Assert.That(Ioctls.Smi(ref _test.Vcpu), Is.EqualTo(Errno.ENOTTY));
+        Assert.That(Dispatch(Ioctl.KVM_SET_VAPIC_ADDR), Is.EqualTo(Errno.EINVAL));
+        Assert.That(Dispatch(Ioctl.KVM_KVMCLOCK_CTRL), Is.EqualTo(Errno.EINVAL));
+        Assert.That(Dispatch(Ioctl.KVM_SMI), Is.EqualTo(Errno.ENOTTY));
         Assert.That(_test.Set(Ioctls.TprAccessReporting, new kvm_tpr_access_ctl { enabled = 1 }),
             Is.EqualTo(Errno.EINVAL));
+
+        long Dispatch(uint command) => VcpuIoctls<FakeVendor>.Dispatch(ref _test.Vcpu, command, TestVcpu.Argument);
     }
 
     [Test]
