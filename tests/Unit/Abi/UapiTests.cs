@@ -127,8 +127,9 @@ public class UapiTests
             return known;
         return type.Name switch
         {
-            nameof(kvm_dtable) or nameof(kvm_translation) or nameof(kvm_x86_mce) =>
-                Regex.Replace(path, @"^(padding|pad\d?)(\d)$", "$1[$2]"),
+            nameof(kvm_dtable) or nameof(kvm_translation) or nameof(kvm_x86_mce) or nameof(kvm_debugregs)
+                or nameof(kvm_tpr_access_ctl) or nameof(kvm_cpuid_entry2) =>
+                Regex.Replace(path, @"^(padding|reserved|pad\d?)(\d)$", "$1[$2]"),
             _ => path,
         };
     }
