@@ -49,11 +49,9 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     {
         ulong old = TVendor.GetCr4(ref vcpu), changed = value ^ old;
         bool longMode = (TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0;
-        if ((value & ~vcpu.Cpuid.Cr4Allowed) != 0)
-            return false;
-        if (longMode && ((value & Cr4.Pae) == 0 || (changed & Cr4.La57) != 0))
-            return false;
-        if ((changed & value & Cr4.Pcide) != 0 && (!longMode || (TVendor.GetCr3(ref vcpu) & PcidMask) != 0))
+        if ((value & ~vcpu.Cpuid.Cr4Allowed) != 0
+            || longMode && ((value & Cr4.Pae) == 0 || (changed & Cr4.La57) != 0)
+            || (changed & value & Cr4.Pcide) != 0 && (!longMode || (TVendor.GetCr3(ref vcpu) & PcidMask) != 0))
             return false;
         TVendor.SetCr4(ref vcpu, value);
         if ((changed & (Cr4.Osxsave | Cr4.Pke)) != 0)
@@ -74,9 +72,8 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     public static bool TrySetEfer(ref Vcpu vcpu, ulong value, ulong allowed)
     {
         ulong old = TVendor.GetEfer(ref vcpu);
-        if ((value & ~allowed) != 0)
-            return false;
-        if (((value ^ old) & Efer.Lme) != 0 && (TVendor.GetCr0(ref vcpu) & Cr0.Pg) != 0)
+        if ((value & ~allowed) != 0
+            || ((value ^ old) & Efer.Lme) != 0 && (TVendor.GetCr0(ref vcpu) & Cr0.Pg) != 0)
             return false;
         TVendor.SetEfer(ref vcpu, value & ~Efer.Lma | old & Efer.Lma);
         return true;

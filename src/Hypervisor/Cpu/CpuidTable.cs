@@ -6,7 +6,6 @@ using SharpKvm.Vm;
 namespace SharpKvm.Cpu;
 
 /// <summary>The CPUID of a vCPU, as user space set it, and what the rest of the core derives from it.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct CpuidTable
 {
     /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
@@ -167,11 +166,7 @@ internal struct CpuidTable
         {
             if (!UserMemory.TryRead(body, out kvm_cpuid_entry old))
                 return Errno.EFAULT;
-            entry.function = old.function;
-            entry.eax = old.eax;
-            entry.ebx = old.ebx;
-            entry.ecx = old.ecx;
-            entry.edx = old.edx;
+            entry = new() { function = old.function, eax = old.eax, ebx = old.ebx, ecx = old.ecx, edx = old.edx };
             body += (ulong)Unsafe.SizeOf<kvm_cpuid_entry>();
         }
         return 0;

@@ -191,7 +191,7 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         && !TVendor.GetNmiMasked(ref vcpu) && TVendor.GetInterruptShadow(ref vcpu) == 0;
 
     /// <summary>KVM_GET_VCPU_EVENTS.</summary>
-    public static void Get(ref Vcpu vcpu, ref kvm_vcpu_events events)
+    public static kvm_vcpu_events Get(ref Vcpu vcpu)
     {
         ref EventState state = ref vcpu.Events;
         bool payloads = vcpu.Vm.Cpu.ExceptionPayload;
@@ -199,26 +199,29 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             DeliverPayload(ref vcpu);
         // INT3 and INTO are executed again instead, because the ABI does not carry their length.
         bool reported = !state.Exception.Vector.IsSoftException;
-        events.exception = new()
+        return new()
         {
-            injected = Flag(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
-            pending = Flag(reported && state.Exception.Pending), nr = state.Exception.Vector.Value,
-            has_error_code = Flag(state.Exception.HasErrorCode), error_code = state.Exception.ErrorCode,
+            exception =
+            {
+                injected = Flag(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
+                pending = Flag(reported && state.Exception.Pending), nr = state.Exception.Vector.Value,
+                has_error_code = Flag(state.Exception.HasErrorCode), error_code = state.Exception.ErrorCode,
+            },
+            exception_has_payload = Flag(state.Exception.HasPayload),
+            exception_payload = state.Exception.Payload,
+            interrupt =
+            {
+                injected = Flag(state.Interrupt.Injected && !state.Interrupt.Soft),
+                nr = state.Interrupt.Vector.Value, shadow = (byte)TVendor.GetInterruptShadow(ref vcpu),
+            },
+            nmi =
+            {
+                injected = Flag(state.Nmi.Injected), pending = Flag(state.Nmi.Pending != 0),
+                masked = Flag(TVendor.GetNmiMasked(ref vcpu)),
+            },
+            triple_fault = { pending = Flag(vcpu.Vm.Cpu.TripleFaultEvent && state.TripleFault) },
+            flags = ReportedFlags | EnabledFlags(in vcpu.Vm.Cpu),
         };
-        events.exception_has_payload = Flag(state.Exception.HasPayload);
-        events.exception_payload = state.Exception.Payload;
-        events.interrupt = new()
-        {
-            injected = Flag(state.Interrupt.Injected && !state.Interrupt.Soft), nr = state.Interrupt.Vector.Value,
-            shadow = (byte)TVendor.GetInterruptShadow(ref vcpu),
-        };
-        events.nmi = new()
-        {
-            injected = Flag(state.Nmi.Injected), pending = Flag(state.Nmi.Pending != 0),
-            masked = Flag(TVendor.GetNmiMasked(ref vcpu)),
-        };
-        events.triple_fault.pending = Flag(vcpu.Vm.Cpu.TripleFaultEvent && state.TripleFault);
-        events.flags = ReportedFlags | EnabledFlags(in vcpu.Vm.Cpu);
     }
 
     /// <summary>

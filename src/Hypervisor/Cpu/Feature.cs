@@ -4,7 +4,6 @@ using SharpKvm.Host;
 namespace SharpKvm.Cpu;
 
 /// <summary>What one CPUID instruction returns.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct CpuidLeaf
 {
     public uint Eax, Ebx, Ecx, Edx;

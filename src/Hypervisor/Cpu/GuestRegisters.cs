@@ -11,7 +11,6 @@ internal enum Gpr : byte
 /// The sixteen general registers, RIP and RFLAGS of a vCPU. The world switch addresses this block by offset: register
 /// n stands at byte 8n, RIP at 128, RFLAGS at 136.
 /// </summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct GuestRegisters
 {
     [InlineArray(16)]

@@ -11,7 +11,6 @@ internal enum SegmentName : byte
 /// A segment register with its hidden part. <see cref="Attributes"/> is descriptor bits 40-47 in bits 0-7 and bits
 /// 52-55 in bits 8-11, the packing of the VMCB (APM vol. 2, appendix B).
 /// </summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct Segment
 {
     public const ushort TypeMask = 0xf;

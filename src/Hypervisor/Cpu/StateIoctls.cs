@@ -285,12 +285,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         UserMemory.TryRead(argument, out kvm_guest_debug debug)
             ? Debugging<TVendor>.SetGuestDebug(ref vcpu, in debug) : Errno.EFAULT;
 
-    public static int GetVcpuEvents(ref Vcpu vcpu, Hva argument)
-    {
-        kvm_vcpu_events events = default;
-        Exceptions<TVendor>.Get(ref vcpu, ref events);
-        return Result(UserMemory.TryWrite(argument, events));
-    }
+    public static int GetVcpuEvents(ref Vcpu vcpu, Hva argument) =>
+        Result(UserMemory.TryWrite(argument, Exceptions<TVendor>.Get(ref vcpu)));
 
     public static int SetVcpuEvents(ref Vcpu vcpu, Hva argument) =>
         UserMemory.TryRead(argument, out kvm_vcpu_events events)
