@@ -2,7 +2,6 @@
 namespace SharpKvm.Abi;
 
 /// <summary>Argument of KVM_SET_USER_MEMORY_REGION.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_userspace_memory_region
 {
     public const uint KVM_MEM_LOG_DIRTY_PAGES = 1 << 0;
@@ -18,7 +17,6 @@ internal struct kvm_userspace_memory_region
 }
 
 /// <summary>Argument of KVM_GET_DIRTY_LOG.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_dirty_log
 {
     public uint slot;
@@ -28,7 +26,6 @@ internal struct kvm_dirty_log
 }
 
 /// <summary>KVM_ENABLE_CAP.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_enable_cap
 {
     public uint cap;

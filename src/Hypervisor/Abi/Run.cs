@@ -4,7 +4,6 @@ namespace SharpKvm.Abi;
 /// <summary>KVM_EXIT_*: why KVM_RUN returned.</summary>
 internal enum Exit : uint
 {
-    KVM_EXIT_UNKNOWN = 0,
     KVM_EXIT_IO = 2,
     KVM_EXIT_DEBUG = 4,
     KVM_EXIT_HLT = 5,
@@ -53,14 +52,12 @@ internal struct kvm_run
     [FieldOffset(288)] public ulong kvm_valid_regs;
     [FieldOffset(296)] public ulong kvm_dirty_regs;
 
-    [StructLayout(LayoutKind.Sequential)]
     internal struct FailEntry
     {
         public ulong hardware_entry_failure_reason;
         public uint cpu;
     }
 
-    [StructLayout(LayoutKind.Sequential)]
     internal struct Io
     {
         public byte direction;
@@ -70,7 +67,6 @@ internal struct kvm_run
         public ulong data_offset;
     }
 
-    [StructLayout(LayoutKind.Sequential)]
     internal struct Mmio
     {
         public ulong phys_addr;
@@ -79,18 +75,11 @@ internal struct kvm_run
         public byte is_write;
     }
 
-    [InlineArray(16)]
-    internal struct InternalData
-    {
-        private ulong _first;
-    }
-
-    [StructLayout(LayoutKind.Sequential)]
     internal struct Internal
     {
         public uint suberror;
         public uint ndata;
-        public InternalData data;
+        public ulong_16 data;
     }
 
     [InlineArray(15)]
@@ -99,7 +88,6 @@ internal struct kvm_run
         private byte _first;
     }
 
-    [StructLayout(LayoutKind.Sequential)]
     internal struct EmulationFailure
     {
         public uint suberror;

@@ -2,15 +2,10 @@
 namespace SharpKvm.Abi;
 
 // Arguments of the ioctls that get and set guest state: the UAPI's names, order and sizes (asm/kvm.h, linux/kvm.h).
+// Structs lie in memory in the order of their fields unless they say otherwise.
 
 [InlineArray(3)]
 internal struct uint_3
-{
-    private uint _first;
-}
-
-[InlineArray(8)]
-internal struct uint_8
 {
     private uint _first;
 }
@@ -23,12 +18,6 @@ internal struct ulong_4
 
 [InlineArray(8)]
 internal struct ulong_8
-{
-    private ulong _first;
-}
-
-[InlineArray(9)]
-internal struct ulong_9
 {
     private ulong _first;
 }
@@ -58,7 +47,6 @@ internal struct byte_256
 }
 
 /// <summary>KVM_GET_REGS, KVM_SET_REGS.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_regs
 {
     public ulong rax, rbx, rcx, rdx;
@@ -68,7 +56,6 @@ internal struct kvm_regs
     public ulong rip, rflags;
 }
 
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_segment
 {
     public ulong @base;
@@ -80,7 +67,6 @@ internal struct kvm_segment
     public byte padding;
 }
 
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_dtable
 {
     public ulong @base;
@@ -89,7 +75,6 @@ internal struct kvm_dtable
 }
 
 /// <summary>The part that kvm_sregs and kvm_sregs2 have in common; both begin with it.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_sregs_common
 {
     public kvm_segment cs, ds, es, fs, gs, ss;
@@ -106,7 +91,6 @@ internal struct kvm_sregs_common
 }
 
 /// <summary>KVM_GET_SREGS, KVM_SET_SREGS.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_sregs
 {
     public kvm_sregs_common common;
@@ -114,7 +98,6 @@ internal struct kvm_sregs
 }
 
 /// <summary>KVM_GET_SREGS2, KVM_SET_SREGS2.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_sregs2
 {
     public const ulong KVM_SREGS2_FLAGS_PDPTRS_VALID = 1;
@@ -125,7 +108,6 @@ internal struct kvm_sregs2
 }
 
 /// <summary>KVM_GET_FPU, KVM_SET_FPU.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_fpu
 {
     public byte_128 fpr;
@@ -160,7 +142,6 @@ internal struct fxregs_state
     [FieldOffset(512)] public ulong present;
 }
 
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_msr_entry
 {
     public uint index;
@@ -169,7 +150,6 @@ internal struct kvm_msr_entry
 }
 
 /// <summary>Head of KVM_GET_MSRS and KVM_SET_MSRS; <see cref="kvm_msr_entry"/> elements follow.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_msrs
 {
     public uint nmsrs;
@@ -177,7 +157,6 @@ internal struct kvm_msrs
 }
 
 /// <summary>Element of the legacy KVM_SET_CPUID.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_cpuid_entry
 {
     public uint function;
@@ -185,7 +164,6 @@ internal struct kvm_cpuid_entry
     public uint padding;
 }
 
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_cpuid_entry2
 {
     public const uint KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1 << 0;
@@ -198,14 +176,12 @@ internal struct kvm_cpuid_entry2
 }
 
 /// <summary>Head of KVM_SET_CPUID2 and its kin; elements follow.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_cpuid2
 {
     public uint nent;
     public uint padding;
 }
 
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_debug_exit_arch
 {
     public uint exception;
@@ -216,7 +192,6 @@ internal struct kvm_debug_exit_arch
 }
 
 /// <summary>KVM_SET_GUEST_DEBUG.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_guest_debug
 {
     public const uint KVM_GUESTDBG_ENABLE = 1 << 0;
@@ -232,7 +207,6 @@ internal struct kvm_guest_debug
 }
 
 /// <summary>KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_vcpu_events
 {
     public const uint KVM_VCPUEVENT_VALID_NMI_PENDING = 1 << 0;
@@ -241,10 +215,7 @@ internal struct kvm_vcpu_events
     public const uint KVM_VCPUEVENT_VALID_SMM = 1 << 3;
     public const uint KVM_VCPUEVENT_VALID_PAYLOAD = 1 << 4;
     public const uint KVM_VCPUEVENT_VALID_TRIPLE_FAULT = 1 << 5;
-    public const int KVM_X86_SHADOW_INT_MOV_SS = 1;
-    public const int KVM_X86_SHADOW_INT_STI = 2;
 
-    [StructLayout(LayoutKind.Sequential)]
     public struct exception_state
     {
         public byte injected;
@@ -254,7 +225,6 @@ internal struct kvm_vcpu_events
         public uint error_code;
     }
 
-    [StructLayout(LayoutKind.Sequential)]
     public struct interrupt_state
     {
         public byte injected;
@@ -263,7 +233,6 @@ internal struct kvm_vcpu_events
         public byte shadow;
     }
 
-    [StructLayout(LayoutKind.Sequential)]
     public struct nmi_state
     {
         public byte injected;
@@ -272,7 +241,6 @@ internal struct kvm_vcpu_events
         public byte pad;
     }
 
-    [StructLayout(LayoutKind.Sequential)]
     public struct smi_state
     {
         public byte smm;
@@ -281,7 +249,6 @@ internal struct kvm_vcpu_events
         public byte latched_init;
     }
 
-    [StructLayout(LayoutKind.Sequential)]
     public struct triple_fault_state
     {
         public byte pending;
@@ -300,17 +267,15 @@ internal struct kvm_vcpu_events
 }
 
 /// <summary>KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_debugregs
 {
     public ulong_4 db;
     public ulong dr6;
     public ulong dr7;
     public ulong flags;
-    public ulong_9 reserved;
+    public ulong reserved0, reserved1, reserved2, reserved3, reserved4, reserved5, reserved6, reserved7, reserved8;
 }
 
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_xcr
 {
     public uint xcr;
@@ -325,7 +290,6 @@ internal struct kvm_xcr_16
 }
 
 /// <summary>KVM_GET_XCRS, KVM_SET_XCRS.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_xcrs
 {
     public const uint KVM_MAX_XCRS = 16;
@@ -337,7 +301,6 @@ internal struct kvm_xcrs
 }
 
 /// <summary>KVM_GET_MP_STATE, KVM_SET_MP_STATE.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_mp_state
 {
     public const uint KVM_MP_STATE_RUNNABLE = 0;
@@ -346,7 +309,6 @@ internal struct kvm_mp_state
 }
 
 /// <summary>KVM_TRANSLATE.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_translation
 {
     public ulong linear_address;
@@ -358,7 +320,6 @@ internal struct kvm_translation
 }
 
 /// <summary>KVM_INTERRUPT.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_interrupt
 {
     public const uint KVM_NR_INTERRUPTS = 256;
@@ -367,16 +328,14 @@ internal struct kvm_interrupt
 }
 
 /// <summary>KVM_TPR_ACCESS_REPORTING.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_tpr_access_ctl
 {
     public uint enabled;
     public uint flags;
-    public uint_8 reserved;
+    public uint reserved0, reserved1, reserved2, reserved3, reserved4, reserved5, reserved6, reserved7;
 }
 
 /// <summary>KVM_X86_SET_MCE.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct kvm_x86_mce
 {
     public ulong status;

@@ -5,13 +5,10 @@ namespace SharpKvm.Host;
 internal static class Errno
 {
     public const int Ok = 0;
-    public const int EPERM = -1;
     public const int ENOENT = -2;
     public const int EINTR = -4;
     public const int EIO = -5;
-    public const int ENXIO = -6;
     public const int E2BIG = -7;
-    public const int EAGAIN = -11;
     public const int ENOMEM = -12;
     public const int EFAULT = -14;
     public const int EBUSY = -16;
@@ -19,5 +16,4 @@ internal static class Errno
     public const int ENODEV = -19;
     public const int EINVAL = -22;
     public const int ENOTTY = -25;
-    public const int EOPNOTSUPP = -95;
 }

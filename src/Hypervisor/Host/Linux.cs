@@ -2,83 +2,60 @@
 #if !SIMULATED
 using System.Runtime;
 using SharpKvm.Cpu;
+using static System.Runtime.CompilerServices.MethodImplOptions;
 
 namespace SharpKvm.Host;
 
-/// <summary>The functions of the shim (src/Shim), each one kernel service.</summary>
+/// <summary>
+/// The functions of the shim (src/Shim), each one kernel service; those that take and return what the core does stand
+/// below in place of a method's body.
+/// </summary>
 internal static unsafe class Shim
 {
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_page_allocate")]
-    public static extern ulong PageAllocate();
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_page_free")]
-    public static extern void PageFree(ulong address);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_page_address")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_address")]
     public static extern void* PageAddress(ulong address);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_bitmap_allocate")]
-    public static extern ulong BitmapAllocate(uint order);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_bitmap_free")]
-    public static extern void BitmapFree(ulong address, uint order);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_heap_allocate")]
-    public static extern nint HeapAllocate(nuint bytes);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_heap_free")]
-    public static extern void HeapFree(nint address);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_read")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read")]
     public static extern int UserRead(void* destination, ulong source, nuint bytes);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_write")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_write")]
     public static extern int UserWrite(ulong destination, void* source, nuint bytes);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_read_u64")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_u64")]
     public static extern int UserReadUInt64(ulong source, ulong* value);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_range")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_range")]
     public static extern int UserRange(ulong start, ulong bytes);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_user_exchange")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_exchange")]
     public static extern long UserExchange(ulong address, uint size, ulong expected, ulong replacement);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_look_up_page")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_look_up_page")]
     public static extern long LookUpPage(nint vm, ulong address, byte write, ulong* frame, byte* writable);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_mmu_lock")]
-    public static extern void MmuLock(nint vm);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_mmu_unlock")]
-    public static extern void MmuUnlock(nint vm);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_invalidation_sequence")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_lock")] public static extern void MmuLock(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_unlock")] public static extern void MmuUnlock(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidation_sequence")]
     public static extern ulong InvalidationSequence(nint vm);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_invalidated")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidated")]
     public static extern int Invalidated(nint vm, ulong sequence, ulong address);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_flush_tlbs")]
-    public static extern void FlushTlbs(nint vm);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_flush_tlbs")] public static extern void FlushTlbs(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
     public static extern void SynchronizeSlots(nint vm);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_create_vm")]
-    public static extern int CreateVm();
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_create_vcpu")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_create_vm")] public static extern int CreateVm();
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_create_vcpu")]
     public static extern long CreateVcpu(nint vm, uint id);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_vcpu_enter")]
-    public static extern long VcpuEnter(nint vcpu);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_vcpu_work")]
-    public static extern long VcpuWork(nint vcpu);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_enter")] public static extern long VcpuEnter(nint vcpu);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_work")] public static extern long VcpuWork(nint vcpu);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
     public static extern void VcpuRenewSlots(nint vcpu);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
     public static extern void VcpuSignalMask(nint vcpu, ulong mask, byte active);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_legacy")]
-    public static extern void* FpuLegacy(nint vcpu);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_size")]
-    public static extern uint FpuSize(nint vcpu);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_to_user")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_legacy")] public static extern void* FpuLegacy(nint vcpu);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_size")] public static extern uint FpuSize(nint vcpu);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_to_user")]
     public static extern int FpuToUser(nint vcpu, ulong destination, uint size);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_fpu_from_user")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_from_user")]
     public static extern long FpuFromUser(nint vcpu, ulong source);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_cpuid")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_cpuid")]
     public static extern void Cpuid(uint leaf, uint subleaf, CpuidLeaf* result);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_read_msr")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_read_msr")]
     public static extern int ReadMsr(uint index, ulong* value);
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_tsc_khz")]
-    public static extern uint TscKhz();
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
-    public static extern ulong SupportedXcr0();
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_flush_predictors")]
-    public static extern void FlushPredictors();
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_parameter_ignore_msrs")]
-    public static extern int IgnoreMsrs();
-    [MethodImpl(MethodImplOptions.InternalCall), RuntimeImport("*", "sk_log_error")]
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameter_ignore_msrs")] public static extern int IgnoreMsrs();
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_log_error")]
     public static extern void LogError(byte* text, ulong value);
 }
 
@@ -87,19 +64,22 @@ internal static unsafe class Shim
 
 internal static unsafe partial class KernelPages
 {
-    public static partial Hpa Allocate() => new(Shim.PageAllocate());
-    public static partial void Free(Hpa page) => Shim.PageFree(page.Value);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_allocate")] public static extern partial Hpa Allocate();
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_free")] public static extern partial void Free(Hpa page);
     public static partial Span<byte> Bytes(Hpa page) => new(Shim.PageAddress(page.Value), Page.Size);
     public static partial Span<ulong> Entries(Hpa page) => new(Shim.PageAddress(page.Value), EntriesPerTable);
     private static partial nint Address(Hpa page) => (nint)Shim.PageAddress(page.Value);
-    public static partial Hpa AllocateBitmap(int order) => new(Shim.BitmapAllocate((uint)order));
-    public static partial void FreeBitmap(Hpa bitmap, int order) => Shim.BitmapFree(bitmap.Value, (uint)order);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_bitmap_allocate")]
+    public static extern partial Hpa AllocateBitmap(int order);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_bitmap_free")]
+    public static extern partial void FreeBitmap(Hpa bitmap, int order);
 }
 
 internal static partial class KernelHeap
 {
-    public static partial nint Allocate(nuint bytes) => Shim.HeapAllocate(bytes);
-    public static partial void Free(nint address) => Shim.HeapFree(address);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_heap_allocate")]
+    public static extern partial nint Allocate(nuint bytes);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_heap_free")] public static extern partial void Free(nint address);
 }
 
 internal static unsafe partial class UserMemory
@@ -191,9 +171,11 @@ internal static unsafe partial class HostCpu
 
     public static partial void WriteMsr(uint index, ulong value) => Kernel.X86.Wrmsr(index, value);
     public static partial ulong Tsc() => Kernel.X86.Rdtsc();
-    public static partial uint TscKhz() => Shim.TscKhz();
-    public static partial ulong SupportedXcr0() => Shim.SupportedXcr0();
-    public static partial void FlushPredictors() => Shim.FlushPredictors();
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_tsc_khz")] public static extern partial uint TscKhz();
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
+    public static extern partial ulong SupportedXcr0();
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_flush_predictors")]
+    public static extern partial void FlushPredictors();
 }
 
 internal static partial class Parameters

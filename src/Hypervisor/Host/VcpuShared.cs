@@ -8,7 +8,6 @@ namespace SharpKvm.Host;
 /// The part of a vCPU that the shim and its world switch read and write; struct sk_vcpu_shared in src/Shim/shim.h has
 /// the same layout, and loading the module proves it.
 /// </summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct VcpuShared
 {
     public GuestRegisters Registers;
@@ -19,10 +18,7 @@ internal struct VcpuShared
     public ulong Xcr0;
     public ulong TscAux;
     /// <summary>DR0-3 to load before entry when <see cref="EntryFlags.LoadDebugRegisters"/> is set.</summary>
-    public ulong Dr0;
-    public ulong Dr1;
-    public ulong Dr2;
-    public ulong Dr3;
+    public ulong Dr0, Dr1, Dr2, Dr3;
     /// <summary>The shim's own part of this vCPU.</summary>
     public HostVcpu Host;
     /// <summary>The page shared with user space.</summary>
@@ -87,7 +83,6 @@ internal struct ExitTrace
 }
 
 /// <summary>One exit: when, where, why (the vendor's exit code and its two qualifications).</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct ExitRecord
 {
     public ulong Tsc;
@@ -96,25 +91,4 @@ internal struct ExitRecord
     public ulong Info2;
     public uint Reason;
     public uint Reserved;
-}
-
-/// <summary>The shim's part of a vCPU.</summary>
-internal readonly partial struct HostVcpu(nint handle)
-{
-    private readonly nint _handle = handle;
-
-    /// <summary>
-    /// One turn of the guest. False when a request, a signal or a due reschedule kept it from entering: handle the
-    /// requests, call <see cref="Work"/>, try again.
-    /// </summary>
-    public partial bool Enter();
-
-    /// <summary>Reschedules and does other pending work of the thread. False: a signal waits.</summary>
-    public partial bool Work();
-
-    /// <summary>Leaves and enters the read section of the memory-slot table.</summary>
-    public partial void RenewSlots();
-
-    /// <summary>Signals that are blocked during KVM_RUN, if <paramref name="active"/>.</summary>
-    public partial void SetSignalMask(ulong mask, bool active);
 }

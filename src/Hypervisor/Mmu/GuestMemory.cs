@@ -15,14 +15,6 @@ internal enum MemoryAccess : byte
     Fault,
 }
 
-/// <summary>What lies at a guest physical address.</summary>
-internal enum MemoryKind : byte
-{
-    None,
-    ReadOnly,
-    Writable,
-}
-
 /// <summary>
 /// Guest physical memory as the core reads and writes it: through the process's own mapping, in its context. An access
 /// across the end of a slot that fails in the middle has done its first part.
@@ -113,12 +105,11 @@ internal static class GuestMemory
         return MemoryAccess.Done;
     }
 
-    public static MemoryKind Kind(ref Vm.Vm vm, Gpa address)
+    /// <summary>Whether memory that can be read, or written to, is at <paramref name="address"/>.</summary>
+    public static bool IsMemory(ref Vm.Vm vm, Gpa address, bool write)
     {
         ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(address);
-        if (!slot.Contains(address))
-            return MemoryKind.None;
-        return slot.IsReadOnly ? MemoryKind.ReadOnly : MemoryKind.Writable;
+        return slot.Contains(address) && !(write && slot.IsReadOnly);
     }
 
     /// <summary>How many of <paramref name="length"/> bytes at <paramref name="address"/> lie in the slot.</summary>

@@ -59,9 +59,6 @@ internal static class NestedFault
             if (writable && result != MapResult.NeedsTable)
                 slot.MarkDirty(address);
         }
-        vm.Memory.Statistics.Faults++;
-        if (result == MapResult.NeedsTable)
-            vm.Memory.Statistics.Retries++;
         vm.Host.UnlockMmu();
 
         if (result == MapResult.Replaced)

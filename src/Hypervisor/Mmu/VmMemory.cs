@@ -6,10 +6,6 @@ namespace SharpKvm.Mmu;
 /// <summary>Counts for people; changed under the MMU lock, read at any time.</summary>
 internal struct MemoryStatistics
 {
-    /// <summary>Nested page faults that found memory.</summary>
-    public ulong Faults;
-    /// <summary>Faults that lost a race against Linux or an ioctl and are taken again.</summary>
-    public ulong Retries;
     /// <summary>Guest pages that are mapped now.</summary>
     public ulong MappedPages;
     /// <summary>Pages that hold nested tables now, the root included.</summary>
@@ -21,7 +17,6 @@ internal struct MemoryStatistics
 /// <para>Slots are replaced as a whole table, under the VM's slots mutex. Who reads them is in an SRCU section of the
 /// shim, or holds the MMU lock: a new table is published under that lock.</para>
 /// </summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct VmMemory
 {
     private nint _slots;

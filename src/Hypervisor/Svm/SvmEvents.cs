@@ -92,11 +92,13 @@ internal static class SvmEvents
         return VcpuAction.Resume;
     }
 
-    public static void CloseInterruptWindow(ref Vmcb vmcb)
+    /// <summary>The guest can take an interrupt: the run loop asks user space for one.</summary>
+    public static VcpuAction CloseInterruptWindow(ref Vmcb vmcb)
     {
         vmcb.Intercept3 &= ~Intercept3.Vintr;
         vmcb.VirtualInterrupt &= ~(VirtualInterrupt.Pending | VirtualInterrupt.HighestPriority
             | VirtualInterrupt.IgnoreTpr);
+        return VcpuAction.Resume;
     }
 
     /// <summary>A virtual interrupt that is intercepted: the guest exits as soon as it could take one.</summary>

@@ -63,7 +63,7 @@ internal static class SvmExits
             case ExitCode.Msr: return vmcb.ExitInfo1 != 0 ? WriteMsr(ref vcpu) : ReadMsr(ref vcpu);
             case ExitCode.Cpuid: return ExecuteCpuid(ref vcpu);
             case ExitCode.Hlt: return Halt(ref vcpu);
-            case ExitCode.Vintr: return CloseInterruptWindow(ref vmcb);
+            case ExitCode.Vintr: return SvmEvents.CloseInterruptWindow(ref vmcb);
             case ExitCode.Iret: return SvmEvents.InterceptIret(ref vcpu, ref vmcb);
             case ExitCode.Vmmcall: return Hypercall(ref vcpu);
             case ExitCode.Debug: return Debug(ref vcpu, ref vmcb);
@@ -88,7 +88,8 @@ internal static class SvmExits
             case ExitCode.Rsm:
             case ExitCode.Rdtscp:
             case ExitCode.Rdpru: return Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
-            case ExitCode.TaskSwitch: return TaskSwitch(ref vcpu);
+            // Hardware task switches (32-bit TSS and task gates) are not carried out.
+            case ExitCode.TaskSwitch: return UserExit.EmulationFailure(ref vcpu, default);
             case ExitCode.Invalid: return EntryFailed(ref vcpu, ref vmcb);
             case >= ExitCode.ReadCr0 and <= ExitCode.WriteDr15: return ControlOrDebugAccess(ref vcpu);
             default:
@@ -229,15 +230,6 @@ internal static class SvmExits
 
     private static VcpuAction Breakpoint(ref Vcpu vcpu, ref Vmcb vmcb) =>
         UserExit.Debug(ref vcpu, Vector.Breakpoint.Value, SingleStep.LinearRip<SvmVendor>(ref vcpu), 0, vmcb.Dr7);
-
-    private static VcpuAction CloseInterruptWindow(ref Vmcb vmcb)
-    {
-        SvmEvents.CloseInterruptWindow(ref vmcb);
-        return VcpuAction.Resume;
-    }
-
-    /// <summary>Hardware task switches (32-bit TSS and task gates) are not carried out.</summary>
-    private static VcpuAction TaskSwitch(ref Vcpu vcpu) => UserExit.EmulationFailure(ref vcpu, default);
 
     private static VcpuAction EntryFailed(ref Vcpu vcpu, ref Vmcb vmcb)
     {

@@ -7,12 +7,9 @@ namespace SharpKvm.Svm;
 /// <summary>What all SVM guests share: features, the permission bitmaps, address space identifiers.</summary>
 internal static class SvmHardware
 {
-    private const uint MsrVmCr = 0xc0010114;
-    private const uint MsrVmHsavePa = 0xc0010117;
-    private const uint MsrEfer = 0xc0000080;
+    private const uint MsrVmCr = 0xc0010114, MsrVmHsavePa = 0xc0010117, MsrEfer = 0xc0000080;
     private const ulong VmCrSvmDisable = 1 << 4;
-    private const int IopmOrder = 2;
-    private const int MsrpmOrder = 1;
+    private const int IopmOrder = 2, MsrpmOrder = 1;
 
     /// <summary>I/O permission bitmap, all ports intercepted (12 KiB).</summary>
     public static Hpa Iopm;
@@ -24,7 +21,7 @@ internal static class SvmHardware
     private static uint s_asidCount;
     private static AsidSet s_asids;
 
-    [System.Runtime.CompilerServices.InlineArray(AsidWords)]
+    [InlineArray(AsidWords)]
     private struct AsidSet
     {
         private ulong _first;

@@ -27,7 +27,6 @@ internal struct Vmcb
     [FieldOffset(0x090)] public ulong NestedControl;
     [FieldOffset(0x0a8)] public EventInjection Inject;
     [FieldOffset(0x0b0)] public ulong NestedCr3;
-    [FieldOffset(0x0c0)] public uint Clean;
     [FieldOffset(0x0c8)] public ulong NextRip;
 
     [FieldOffset(0x400)] public SegmentFile Segments;
@@ -98,11 +97,9 @@ internal enum Intercept4 : uint
     Stgi = 1u << 4,
     Clgi = 1u << 5,
     Skinit = 1u << 6,
-    Rdtscp = 1u << 7,
     Wbinvd = 1u << 9,
     Monitor = 1u << 10,
     Mwait = 1u << 11,
-    MwaitArmed = 1u << 12,
     Xsetbv = 1u << 13,
     Rdpru = 1u << 14,
 }
@@ -128,7 +125,7 @@ internal enum VirtualInterrupt : uint
 /// <summary>EVENTINJ and EXITINTINFO (APM vol. 2, 15.20): vector, type, and error code.</summary>
 internal readonly struct EventInjection(ulong value)
 {
-    private readonly ulong _value = value;
+    public readonly ulong Raw = value;
 
     private const ulong ErrorCodeValid = 1ul << 11, ValidBit = 1ul << 31;
 
@@ -145,12 +142,11 @@ internal readonly struct EventInjection(ulong value)
     public static EventInjection Of(byte vector, uint errorCode) =>
         new(ValidBit | ErrorCodeValid | (ulong)EventType.Exception << 8 | vector | (ulong)errorCode << 32);
 
-    public ulong Raw => _value;
-    public bool Valid => (_value & ValidBit) != 0;
-    public byte Vector => (byte)_value;
-    public EventType Type => (EventType)((_value >> 8) & 7);
-    public bool HasErrorCode => (_value & ErrorCodeValid) != 0;
-    public uint ErrorCode => (uint)(_value >> 32);
+    public bool Valid => (Raw & ValidBit) != 0;
+    public byte Vector => (byte)Raw;
+    public EventType Type => (EventType)((Raw >> 8) & 7);
+    public bool HasErrorCode => (Raw & ErrorCodeValid) != 0;
+    public uint ErrorCode => (uint)(Raw >> 32);
 }
 
 /// <summary>#VMEXIT codes (APM vol. 2, appendix C).</summary>

@@ -117,9 +117,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         PageAccess kind = (rights & Rights.Write) != 0 ? PageAccess.Write : PageAccess.Read;
         if (!TryTranslate(address, kind, rights, out Gpa physical, ref fault))
             return Access.Fault;
-        MemoryKind found = GuestMemory.Kind(ref _vcpu.Vm, physical);
         memory = (int)address.Offset + length <= Page.Size
-            && (found == MemoryKind.Writable || found == MemoryKind.ReadOnly && kind == PageAccess.Read);
+            && GuestMemory.IsMemory(ref _vcpu.Vm, physical, write: kind == PageAccess.Write);
         return Access.Done;
     }
 
@@ -274,7 +273,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         uint length = (uint)(size * count);
         if (_vcpu.Pending.Log.TryReplay(kind, port, length, out _))
             return Access.Done;
-        if (!TryAppend(kind, port, length))
+        if (!_vcpu.Pending.Log.TryAppend(kind, port, length))
             return Access.Unsupported;
         UserExit.Port(ref _vcpu, kind == ReplayKind.PortRead, port, (byte)size, (uint)count);
         return Access.UserSpace;
@@ -283,19 +282,10 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     /// <summary>No supported instruction reads device memory after it has written to it.</summary>
     private Access AskMmio(ulong address, uint length)
     {
-        if (!_vcpu.Pending.Writes.IsEmpty || !TryAppend(ReplayKind.MmioRead, address, length))
+        if (!_vcpu.Pending.Writes.IsEmpty || !_vcpu.Pending.Log.TryAppend(ReplayKind.MmioRead, address, length))
             return Access.Unsupported;
         UserExit.Mmio(ref _vcpu, write: false, address, length, 0);
         return Access.UserSpace;
-    }
-
-    private bool TryAppend(ReplayKind kind, ulong address, uint length)
-    {
-        ref ReplayLog log = ref _vcpu.Pending.Log;
-        if (log.IsFull)
-            return false;
-        log.Append(kind, address, length);
-        return true;
     }
 
     private static Access DebugOutcome(DebugAccess outcome, ref Fault fault) => outcome switch

@@ -84,13 +84,12 @@ internal static class SingleStep
 {
     private const ulong Dr6Bs = 1 << 14;
     private const ulong Dr6Fixed = 0xffff0ff0;
-    private const uint DebugVector = 1;
 
     public static VcpuAction Completed<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
     {
         if (vcpu.Debug.SingleSteps)
         {
-            return UserExit.Debug(ref vcpu, DebugVector, LinearRip<TVendor>(ref vcpu), Dr6Fixed | Dr6Bs,
+            return UserExit.Debug(ref vcpu, Vector.Debug.Value, LinearRip<TVendor>(ref vcpu), Dr6Fixed | Dr6Bs,
                 TVendor.GetDr7(ref vcpu));
         }
         Exceptions<TVendor>.QueueDebug(ref vcpu, Dr6Bs);

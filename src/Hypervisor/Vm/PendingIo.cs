@@ -152,8 +152,6 @@ internal struct ReplayLog
         Waiting = false;
     }
 
-    public readonly bool IsFull => Count == Capacity;
-
     /// <summary>The answer to this access, if it is the next one that was already served.</summary>
     public bool TryReplay(ReplayKind kind, ulong address, uint length, out ulong data)
     {
@@ -172,11 +170,14 @@ internal struct ReplayLog
         return true;
     }
 
-    /// <summary>Adds the access that goes to user space now.</summary>
-    public void Append(ReplayKind kind, ulong address, uint length)
+    /// <summary>Adds the access that goes to user space now. False: there is no room.</summary>
+    public bool TryAppend(ReplayKind kind, ulong address, uint length)
     {
+        if (Count == Capacity)
+            return false;
         _entries[Count++] = new ReplayEntry { Kind = kind, Address = address, Length = length };
         Waiting = true;
+        return true;
     }
 
     /// <summary>Completes the access that waited and rewinds for another run.</summary>

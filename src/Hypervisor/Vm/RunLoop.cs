@@ -128,15 +128,12 @@ internal static class PortAccess<TVendor> where TVendor : struct, IVendor
         ref PendingIo pending = ref vcpu.Pending;
         if (pending.IsInput)
         {
-            uint value = 0;
-            ReadOnlySpan<byte> data = vcpu.Shared.Port.Value;
-            for (int i = 0; i < pending.Size; i++)
-                value |= (uint)data[i] << (8 * i);
+            uint value = BinaryPrimitives.ReadUInt32LittleEndian(vcpu.Shared.Port.Value);
             ref ulong rax = ref vcpu.Registers[Gpr.Rax];
             rax = pending.Size switch
             {
-                1 => rax & ~0xfful | value,
-                2 => rax & ~0xfffful | value,
+                1 => rax & ~0xfful | (byte)value,
+                2 => rax & ~0xfffful | (ushort)value,
                 _ => value,
             };
         }

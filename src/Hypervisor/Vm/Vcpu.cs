@@ -7,7 +7,6 @@ using SharpKvm.Svm;
 namespace SharpKvm.Vm;
 
 /// <summary>A virtual CPU. Lives in memory that the shim allocated together with its own part.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct Vcpu
 {
     /// <summary>What the world switch and the shim share with the core; first, because they address it by offset.</summary>

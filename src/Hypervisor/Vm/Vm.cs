@@ -6,7 +6,6 @@ using SharpKvm.Mmu;
 namespace SharpKvm.Vm;
 
 /// <summary>A virtual machine. Lives in memory that the shim allocated together with its own part.</summary>
-[StructLayout(LayoutKind.Sequential)]
 internal struct Vm
 {
     public HostVm Host;

@@ -69,11 +69,14 @@ internal sealed class GuestMemoryTests
         Assert.That(GuestMemory.Write(ref _memory.Vm, new Gpa(8), []), Is.EqualTo(MemoryAccess.Done));
     }
 
-    [TestCase(0x3ff8UL, ExpectedResult = (int)MemoryKind.Writable)]
-    [TestCase(0x8000UL, ExpectedResult = (int)MemoryKind.ReadOnly)]
-    [TestCase(0xa000UL, ExpectedResult = (int)MemoryKind.None)]
-    [TestCase(0xffff_ffff_ffff_f000UL, ExpectedResult = (int)MemoryKind.None)]
-    public int KnowsWhatIsThere(ulong address) => (int)GuestMemory.Kind(ref _memory.Vm, new Gpa(address));
+    [TestCase(0x3ff8UL, false, ExpectedResult = true)]
+    [TestCase(0x3ff8UL, true, ExpectedResult = true)]
+    [TestCase(0x8000UL, false, ExpectedResult = true)]
+    [TestCase(0x8000UL, true, ExpectedResult = false)]
+    [TestCase(0xa000UL, false, ExpectedResult = false)]
+    [TestCase(0xffff_ffff_ffff_f000UL, false, ExpectedResult = false)]
+    public bool KnowsWhatIsThere(ulong address, bool write) =>
+        GuestMemory.IsMemory(ref _memory.Vm, new Gpa(address), write);
 
     [TestCase(1, 0x80UL)]
     [TestCase(2, 0x8001UL)]

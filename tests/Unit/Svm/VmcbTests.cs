@@ -30,7 +30,6 @@ public class VmcbTests
     [TestCase(nameof(Vmcb.NestedControl), 0x090)]
     [TestCase(nameof(Vmcb.Inject), 0x0a8)]
     [TestCase(nameof(Vmcb.NestedCr3), 0x0b0)]
-    [TestCase(nameof(Vmcb.Clean), 0x0c0)]
     [TestCase(nameof(Vmcb.NextRip), 0x0c8)]
     [TestCase(nameof(Vmcb.Segments), 0x400)]
     [TestCase(nameof(Vmcb.Gdtr), 0x460)]

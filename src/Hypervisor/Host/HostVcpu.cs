@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Host;
+
+/// <summary>The shim's part of a vCPU.</summary>
+internal readonly partial struct HostVcpu(nint handle)
+{
+    private readonly nint _handle = handle;
+
+    /// <summary>
+    /// One turn of the guest. False when a request, a signal or a due reschedule kept it from entering: handle the
+    /// requests, call <see cref="Work"/>, try again.
+    /// </summary>
+    public partial bool Enter();
+
+    /// <summary>Reschedules and does other pending work of the thread. False: a signal waits.</summary>
+    public partial bool Work();
+
+    /// <summary>Leaves and enters the read section of the memory-slot table.</summary>
+    public partial void RenewSlots();
+
+    /// <summary>Signals that are blocked during KVM_RUN, if <paramref name="active"/>.</summary>
+    public partial void SetSignalMask(ulong mask, bool active);
+
+    // The guest's FPU state, which the kernel keeps (struct fpu_guest).
+    public const int FxsaveSize = 512;
+    public const int XsaveHeaderSize = 64;
+
+    /// <summary>
+    /// The FXSAVE image and the XSAVE header behind it (SDM vol. 1, 13.4), 576 bytes. Only while the guest's state
+    /// is not in the registers.
+    /// </summary>
+    public partial Span<byte> LegacyFpu();
+
+    /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2; at least those of struct kvm_xsave, 4096.</summary>
+    public partial uint XsaveSize();
+
+    /// <summary>Writes the state in the XSAVE format of the UAPI, <paramref name="size"/> bytes.</summary>
+    public partial bool FpuToUser(Hva destination, uint size);
+
+    /// <summary>Takes the state from the XSAVE format of the UAPI: 0, EFAULT, or EINVAL for impossible contents.</summary>
+    public partial int FpuFromUser(Hva source);
+}
