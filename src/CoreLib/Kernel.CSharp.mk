@@ -94,7 +94,8 @@ $(CS_STAGE)/.built: $(CS_STAGE)/.gathered
 	+$(MAKE) -C $(KDIR) M=$(CS_STAGE) CONFIG_DEBUG_INFO_BTF_MODULES= \
 		KCFLAGS="$(CS_MAP)" KAFLAGS="$(CS_MAP_ASSEMBLER)" modules 2>&1 \
 		| tee $(CS_STAGE)/kbuild.log; test $${PIPESTATUS[0]} = 0
-	@! grep -E 'objtool:|WARNING: modpost' $(CS_STAGE)/kbuild.log || { echo "Warnings count as errors here."; exit 1; }
+	@! grep -E 'objtool:|WARNING: modpost' $(CS_STAGE)/kbuild.log || \
+		{ echo "Warnings count as errors here."; rm -f $(CS_STAGE)/*.o; exit 1; }
 	@touch $@
 
 $(CS_STAGE)/.checked: $(CS_STAGE)/.built $(IMPORTS)
