@@ -39,7 +39,7 @@ internal static class ApicBase
 /// <summary>DR6 and DR7 bits (SDM vol. 3, 18.2).</summary>
 internal static class DebugBits
 {
-    public const ulong Dr6Bd = 1 << 13, Dr6Traps = 0xf, Dr6Writable = 0xe00f, Dr6Fixed = 0xffff0ff0,
+    public const ulong Dr6Bd = 1 << 13, Dr6Bs = 1 << 14, Dr6Traps = 0xf, Dr6Writable = 0xe00f, Dr6Fixed = 0xffff0ff0,
         Dr7Writable = 0xffff23ff, Dr7Fixed = 0x400, Dr7Enable = 0xff, Dr7Gd = 1 << 13;
 }
 

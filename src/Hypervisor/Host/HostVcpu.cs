@@ -37,6 +37,8 @@ internal readonly partial struct HostVcpu(nint handle)
     /// <summary>Writes the state in the XSAVE format of the UAPI, <paramref name="size"/> bytes.</summary>
     public partial bool FpuToUser(Hva destination, uint size);
 
-    /// <summary>Takes the state from the XSAVE format of the UAPI: 0, EFAULT, or EINVAL for impossible contents.</summary>
+    /// <summary>
+    /// Takes the state from the XSAVE format of the UAPI: 0, EFAULT, or EINVAL for impossible contents.
+    /// </summary>
     public partial int FpuFromUser(Hva source);
 }

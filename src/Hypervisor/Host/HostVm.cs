@@ -11,7 +11,9 @@ internal enum PageLookup : byte
     Interrupted,
 }
 
-/// <summary>A page of the process. It may be used only as <see cref="HostVm.IsInvalidated"/> allows: nothing pins it.</summary>
+/// <summary>
+/// A page of the process. It may be used only as <see cref="HostVm.IsInvalidated"/> allows: nothing pins it.
+/// </summary>
 internal struct HostPage
 {
     public Pfn Frame;

@@ -31,7 +31,9 @@ internal struct VcpuShared
     public ulong MsrWrites;
     public ulong TlbFlushes;
     public EntryFlags Flags;
-    /// <summary>What others ask of this vCPU before its next entry: set atomically by anyone, cleared by its thread.</summary>
+    /// <summary>
+    /// What others ask of this vCPU before its next entry: set atomically by anyone, cleared by its thread.
+    /// </summary>
     public uint RequestBits;
     /// <summary>The next entry of <see cref="Trace"/> to be written.</summary>
     public uint TraceNext;

@@ -30,7 +30,8 @@ internal static class GuestMemory
         if (!slot.TryToHva(source, out Hva hva))
             return MemoryAccess.NoMemory;
         int tail = destination.Length - sizeof(ulong);
-        if (!UserMemory.TryReadUInt64(hva, out ulong first) || !UserMemory.TryReadUInt64(hva + (ulong)tail, out ulong last))
+        if (!UserMemory.TryReadUInt64(hva, out ulong first)
+            || !UserMemory.TryReadUInt64(hva + (ulong)tail, out ulong last))
             return MemoryAccess.Fault;
         BinaryPrimitives.WriteUInt64LittleEndian(destination, first);
         BinaryPrimitives.WriteUInt64LittleEndian(destination[tail..], last);

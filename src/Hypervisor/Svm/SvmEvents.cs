@@ -7,7 +7,9 @@ namespace SharpKvm.Svm;
 /// <summary>Delivery of exceptions, interrupts and NMIs through EVENTINJ, and what an exit cut short.</summary>
 internal static class SvmEvents
 {
-    /// <summary>Decides what this entry injects. May be called again before the guest has run: it comes out the same.</summary>
+    /// <summary>
+    /// Decides what this entry injects. May be called again before the guest has run: it comes out the same.
+    /// </summary>
     public static void Deliver(ref Vcpu vcpu, ref Vmcb vmcb)
     {
         ref EventState events = ref vcpu.Events;
@@ -53,7 +55,9 @@ internal static class SvmEvents
             OpenInterruptWindow(ref vmcb);
     }
 
-    /// <summary>Notes what the exit interrupted, so that it is injected again, and when an IRET has completed.</summary>
+    /// <summary>
+    /// Notes what the exit interrupted, so that it is injected again, and when an IRET has completed.
+    /// </summary>
     public static void AfterExit(ref Vcpu vcpu, ref Vmcb vmcb)
     {
         ref EventState events = ref vcpu.Events;

@@ -12,9 +12,7 @@ internal static class SvmExits
 {
     private const uint OpcodeCpuid = 0x0fa2, OpcodeRdmsr = 0x0f32, OpcodeWrmsr = 0x0f30, OpcodeHlt = 0xf4,
         OpcodeVmmcall = 0x0f01d9, OpcodeXsetbv = 0x0f01d1, OpcodeWbinvd = 0x0f09, OpcodeInvd = 0x0f08,
-        OpcodeMonitor = 0x0f01c8, OpcodeMwait = 0x0f01c9, OpcodeRdpmc = 0x0f33;
-
-    private const ulong Dr6Quiet = 0xffff0ff0, Dr6Step = 1 << 14;
+        OpcodeMonitor = 0x0f01c8, OpcodeMwait = 0x0f01c9;
 
     public static VcpuAction Step(ref Vcpu vcpu)
     {
@@ -122,7 +120,9 @@ internal static class SvmExits
         };
     }
 
-    /// <summary>EXITINFO1 of IOIO: direction, string, size, port (APM vol. 2, 15.10.2); EXITINFO2 is the next RIP.</summary>
+    /// <summary>
+    /// EXITINFO1 of IOIO: direction, string, size, port (APM vol. 2, 15.10.2); EXITINFO2 is the next RIP.
+    /// </summary>
     private static VcpuAction PortAccess(ref Vcpu vcpu, ref Vmcb vmcb)
     {
         const ulong Input = 1, String = 1 << 2;
@@ -196,7 +196,9 @@ internal static class SvmExits
             : Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
     }
 
-    /// <summary>A write to CR8 that lowers the priority goes to user space, which holds back interrupts by it.</summary>
+    /// <summary>
+    /// A write to CR8 that lowers the priority goes to user space, which holds back interrupts by it.
+    /// </summary>
     private static VcpuAction ControlOrDebugAccess(ref Vcpu vcpu)
     {
         byte before = vcpu.Events.Cr8;
@@ -208,21 +210,21 @@ internal static class SvmExits
 
     private static VcpuAction Debug(ref Vcpu vcpu, ref Vmcb vmcb)
     {
-        ulong causes = vmcb.Dr6 ^ Dr6Quiet;
-        vmcb.Dr6 = Dr6Quiet;
+        ulong causes = vmcb.Dr6 ^ DebugBits.Dr6Fixed;
+        vmcb.Dr6 = DebugBits.Dr6Fixed;
         if (vcpu.Svm.StepsOverIret)
         {
             vcpu.Svm.StepsOverIret = false;
             // The step is ours alone; a breakpoint that it met is not.
             if (!vcpu.Debug.SingleSteps && (vcpu.Registers.Rflags & Rflags.Tf) == 0)
-                causes &= ~Dr6Step;
+                causes &= ~DebugBits.Dr6Bs;
             if (causes == 0)
                 return VcpuAction.Resume;
         }
         if (vcpu.Debug.SingleSteps || vcpu.Debug.HardwareBreakpoints)
         {
             return UserExit.Debug(ref vcpu, Vector.Debug.Value, SingleStep.LinearRip<SvmVendor>(ref vcpu),
-                causes ^ Dr6Quiet, vmcb.Dr7);
+                causes ^ DebugBits.Dr6Fixed, vmcb.Dr7);
         }
         Exceptions<SvmVendor>.QueueDebug(ref vcpu, causes);
         return VcpuAction.Resume;

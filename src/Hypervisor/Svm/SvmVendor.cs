@@ -10,7 +10,6 @@ internal readonly struct SvmVendor : IVendor
 {
     private const ulong NestedPaging = 1;
     private const ulong Cr0Cacheability = Cpu.Cr0.Cd | Cpu.Cr0.Nw;
-    private const ulong Dr6Quiet = 0xffff0ff0;
     private const uint CrRead = 1, CrWrite = 1 << 16;
 
     // Debug and alignment-check loops would hang the CPU (no interrupt gets between their deliveries).
@@ -47,8 +46,8 @@ internal readonly struct SvmVendor : IVendor
         vmcb.NestedControl = NestedPaging;
         vmcb.NestedCr3 = vcpu.Vm.Memory.Root.Value;
         vmcb.Efer = Efer.Svme;
-        vmcb.Dr6 = Dr6Quiet;
-        vcpu.Svm.Dr6 = Dr6Quiet;
+        vmcb.Dr6 = DebugBits.Dr6Fixed;
+        vcpu.Svm.Dr6 = DebugBits.Dr6Fixed;
         return Errno.Ok;
     }
 
@@ -203,7 +202,9 @@ internal readonly struct SvmVendor : IVendor
 
     /// <summary>SVM has one shadow for both causes; STI stands for it, as the weaker promise.</summary>
     public static int GetInterruptShadow(ref Vcpu vcpu) =>
-        (Control(ref vcpu).InterruptShadow & 1) != 0 ? InterruptShadow.Sti | InterruptShadow.MovSs : InterruptShadow.None;
+        (Control(ref vcpu).InterruptShadow & 1) != 0
+            ? InterruptShadow.Sti | InterruptShadow.MovSs
+            : InterruptShadow.None;
 
     public static void SetInterruptShadow(ref Vcpu vcpu, int shadow)
     {

@@ -7,7 +7,9 @@ using SharpKvm.Mmu;
 
 namespace SharpKvm.Vm;
 
-/// <summary>A vCPU as the emulator sees it: registers, guest memory through its page tables, devices in user space.</summary>
+/// <summary>
+/// A vCPU as the emulator sees it: registers, guest memory through its page tables, devices in user space.
+/// </summary>
 internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : struct, IVendor
 {
     private const int MmioUnit = sizeof(ulong);

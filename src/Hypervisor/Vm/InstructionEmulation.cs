@@ -82,17 +82,14 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
 /// <summary>The trap after an instruction that software completed while TF was set.</summary>
 internal static class SingleStep
 {
-    private const ulong Dr6Bs = 1 << 14;
-    private const ulong Dr6Fixed = 0xffff0ff0;
-
     public static VcpuAction Completed<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
     {
         if (vcpu.Debug.SingleSteps)
         {
-            return UserExit.Debug(ref vcpu, Vector.Debug.Value, LinearRip<TVendor>(ref vcpu), Dr6Fixed | Dr6Bs,
-                TVendor.GetDr7(ref vcpu));
+            return UserExit.Debug(ref vcpu, Vector.Debug.Value, LinearRip<TVendor>(ref vcpu),
+                DebugBits.Dr6Fixed | DebugBits.Dr6Bs, TVendor.GetDr7(ref vcpu));
         }
-        Exceptions<TVendor>.QueueDebug(ref vcpu, Dr6Bs);
+        Exceptions<TVendor>.QueueDebug(ref vcpu, DebugBits.Dr6Bs);
         return VcpuAction.Resume;
     }
 

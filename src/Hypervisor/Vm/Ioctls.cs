@@ -39,7 +39,9 @@ internal static class SystemIoctls
 internal static class VmIoctls
 {
     private const ulong DefaultMmuPages = 0;
-    /// <summary>KVM_SET_TSS_ADDR takes three pages below 4 GiB (they matter to VMX without unrestricted guest).</summary>
+    /// <summary>
+    /// KVM_SET_TSS_ADDR takes three pages below 4 GiB (they matter to VMX without unrestricted guest).
+    /// </summary>
     private const ulong TssPages = 3;
 
     public static long Dispatch(ref Vm vm, uint command, ulong argument)

@@ -57,7 +57,9 @@ internal struct FaultHint
     /// <summary>The emulated instruction has one memory operand only, which must be it.</summary>
     public bool Usable;
 
-    /// <summary>Whether an access is the one that faulted: the only one, with the same offset within the page.</summary>
+    /// <summary>
+    /// Whether an access is the one that faulted: the only one, with the same offset within the page.
+    /// </summary>
     public readonly bool Covers(Gva address, PageAccess kind, int length) => Usable && Valid
         && (address.Value ^ Address.Value) % Page.Size == 0 && (int)address.Offset + length <= Page.Size
         && (Write || kind == PageAccess.Read);
@@ -71,10 +73,14 @@ internal struct PostedWrite
     public uint Length;
 }
 
-/// <summary>The writes to device memory of one instruction, in order. Dropped when the instruction ends in a fault.</summary>
+/// <summary>
+/// The writes to device memory of one instruction, in order. Dropped when the instruction ends in a fault.
+/// </summary>
 internal struct PostedWrites
 {
-    /// <summary>More than any supported instruction makes (PUSHA: 16 halves; ENTER is bounded by the emulator).</summary>
+    /// <summary>
+    /// More than any supported instruction makes (PUSHA: 16 halves; ENTER is bounded by the emulator).
+    /// </summary>
     private const int Capacity = 40;
 
     [InlineArray(Capacity)]

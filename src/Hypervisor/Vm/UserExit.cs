@@ -34,7 +34,10 @@ internal static class UserExit
     {
         ref kvm_run run = ref vcpu.Run;
         run.exit_reason = Exit.KVM_EXIT_MMIO;
-        run.mmio = new kvm_run.Mmio { phys_addr = address, data = value, len = length, is_write = write ? (byte)1 : (byte)0 };
+        run.mmio = new kvm_run.Mmio
+        {
+            phys_addr = address, data = value, len = length, is_write = write ? (byte)1 : (byte)0,
+        };
     }
 
     /// <summary>KVM_EXIT_DEBUG.</summary>

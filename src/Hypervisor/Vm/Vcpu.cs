@@ -9,7 +9,9 @@ namespace SharpKvm.Vm;
 /// <summary>A virtual CPU. Lives in memory that the shim allocated together with its own part.</summary>
 internal struct Vcpu
 {
-    /// <summary>What the world switch and the shim share with the core; first, because they address it by offset.</summary>
+    /// <summary>
+    /// What the world switch and the shim share with the core; first, because they address it by offset.
+    /// </summary>
     public VcpuShared Shared;
     public KernelRef<Vm> VmRef;
     public uint Id;
