@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Entry points for people. Each sets up what it needs; `make help` lists them.
 
-# The headers to build for: the running kernel's, else the newest installed.
-KDIR ?= $(firstword $(wildcard /lib/modules/$(shell uname -r)/build) \
+# The headers to build for: the running kernel's, else the newest installed. Looked up when it is needed, also in a make
+# that inherits an empty name: on a fresh machine there are none before 'setup' has run.
+ifeq ($(KDIR),)
+KDIR = $(firstword $(wildcard /lib/modules/$(shell uname -r)/build) \
 	$(shell ls -d /lib/modules/*/build 2>/dev/null | sort -V | tail -n 1))
+endif
 CONFIGURATION ?= Debug
 
 SAMPLES := samples/hello tests/Toolchain/Batch
