@@ -16,6 +16,9 @@ internal static partial class HostCpu
 
     public static partial ulong Tsc();
 
+    /// <summary>CLOCK_MONOTONIC: what timers are armed by.</summary>
+    public static partial ulong Nanoseconds();
+
     /// <summary>Rate of the time-stamp counter in kHz.</summary>
     public static partial uint TscKhz();
 

@@ -1,6 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Host;
 
+/// <summary>Why a vCPU sleeps no longer.</summary>
+internal enum HaltEnd : byte
+{
+    /// <summary>A request was set while the thread still polled.</summary>
+    Polled,
+    /// <summary>A request was set while the thread slept.</summary>
+    Woken,
+    /// <summary>A signal or other work of the thread.</summary>
+    Interrupted,
+}
+
 /// <summary>The shim's part of a vCPU.</summary>
 internal readonly partial struct HostVcpu(nint handle)
 {
@@ -14,6 +25,21 @@ internal readonly partial struct HostVcpu(nint handle)
 
     /// <summary>Reschedules and does other pending work of the thread. False: a signal waits.</summary>
     public partial bool Work();
+
+    /// <summary>
+    /// Sees to it that the vCPU looks at its requests soon: wakes its thread from <see cref="Halt"/>, or makes it leave
+    /// the guest. From any context; the request is set before.
+    /// </summary>
+    public partial void Kick();
+
+    /// <summary>Sleeps until a request is set. Before that it polls for so many nanoseconds.</summary>
+    public partial HaltEnd Halt(ulong pollNanoseconds);
+
+    /// <summary>
+    /// Arms the vCPU's one timer: at <paramref name="deadline"/> (<see cref="HostCpu.Nanoseconds"/>)
+    /// <see cref="VcpuRequests.Timer"/> is set and the vCPU kicked. 0 cancels it. By the vCPU's own thread only.
+    /// </summary>
+    public partial void SetTimer(ulong deadline);
 
     /// <summary>Leaves and enters the read section of the memory-slot table.</summary>
     public partial void RenewSlots();

@@ -34,6 +34,13 @@ internal readonly partial struct HostVm(nint handle)
     public partial void UnlockMmu();
 
     /// <summary>
+    /// The lock of the interrupt chips and routes that the vCPUs share. Interrupts are off under it, because it is
+    /// taken in interrupt handlers too.
+    /// </summary>
+    public partial void LockIrq();
+    public partial void UnlockIrq();
+
+    /// <summary>
     /// Sequence of invalidations by Linux. Read before <see cref="LookUpPage"/>; the page may be mapped only if, with
     /// the MMU lock held, <see cref="IsInvalidated"/> says false.
     /// </summary>

@@ -28,6 +28,8 @@ internal static unsafe class Shim
     public static extern long LookUpPage(nint vm, ulong address, byte write, ulong* frame, byte* writable);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_lock")] public static extern void MmuLock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_unlock")] public static extern void MmuUnlock(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_lock")] public static extern void IrqLock(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_unlock")] public static extern void IrqUnlock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidation_sequence")]
     public static extern ulong InvalidationSequence(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidated")]
@@ -40,6 +42,11 @@ internal static unsafe class Shim
     public static extern long CreateVcpu(nint vm, uint id);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_enter")] public static extern long VcpuEnter(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_work")] public static extern long VcpuWork(nint vcpu);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_kick")] public static extern void VcpuKick(nint vcpu);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_halt")]
+    public static extern int VcpuHalt(nint vcpu, ulong poll);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_set_timer")]
+    public static extern void VcpuSetTimer(nint vcpu, ulong deadline);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
     public static extern void VcpuRenewSlots(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
@@ -118,6 +125,8 @@ internal readonly unsafe partial struct HostVm
 {
     public partial void LockMmu() => Shim.MmuLock(_handle);
     public partial void UnlockMmu() => Shim.MmuUnlock(_handle);
+    public partial void LockIrq() => Shim.IrqLock(_handle);
+    public partial void UnlockIrq() => Shim.IrqUnlock(_handle);
     public partial ulong InvalidationSequence() => Shim.InvalidationSequence(_handle);
     public partial bool IsInvalidated(ulong sequence, Hva address) =>
         Shim.Invalidated(_handle, sequence, address.Value) != 0;
@@ -142,6 +151,9 @@ internal readonly unsafe partial struct HostVcpu
 {
     public partial bool Enter() => Shim.VcpuEnter(_handle) == 0;
     public partial bool Work() => Shim.VcpuWork(_handle) == 0;
+    public partial void Kick() => Shim.VcpuKick(_handle);
+    public partial HaltEnd Halt(ulong pollNanoseconds) => (HaltEnd)Shim.VcpuHalt(_handle, pollNanoseconds);
+    public partial void SetTimer(ulong deadline) => Shim.VcpuSetTimer(_handle, deadline);
     public partial void RenewSlots() => Shim.VcpuRenewSlots(_handle);
     public partial void SetSignalMask(ulong mask, bool active) =>
         Shim.VcpuSignalMask(_handle, mask, active ? (byte)1 : (byte)0);
@@ -171,6 +183,7 @@ internal static unsafe partial class HostCpu
 
     public static partial void WriteMsr(uint index, ulong value) => Kernel.X86.Wrmsr(index, value);
     public static partial ulong Tsc() => Kernel.X86.Rdtsc();
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_nanoseconds")] public static extern partial ulong Nanoseconds();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_tsc_khz")] public static extern partial uint TscKhz();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
     public static extern partial ulong SupportedXcr0();

@@ -42,6 +42,13 @@ internal struct VcpuShared
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
 
     public void Request(VcpuRequests request) => Interlocked.Or(ref RequestBits, (uint)request);
+
+    /// <summary>Sets the bits and sees to it that the vCPU looks at them soon. From any context.</summary>
+    public void RequestNow(VcpuRequests request)
+    {
+        Request(request);
+        Host.Kick();
+    }
 }
 
 /// <summary>What the world switch does besides the switch.</summary>
@@ -67,6 +74,14 @@ internal enum VcpuRequests : uint
     Trap = 1 << 5,
     /// <summary>Someone waits for the end of an old memory-slot table.</summary>
     RenewSlots = 1 << 4,
+    /// <summary>The local APIC has an interrupt that it did not have, or another reason to look at it.</summary>
+    Event = 1 << 6,
+    /// <summary>The vCPU's timer has expired.</summary>
+    Timer = 1 << 7,
+    /// <summary>Messages of the APIC bus that need the vCPU's own thread.</summary>
+    Nmi = 1 << 8,
+    Init = 1 << 9,
+    StartUp = 1 << 10,
 }
 
 /// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>

@@ -8,8 +8,8 @@ namespace SharpKvm.Vm;
 /// <summary>KVM_CHECK_EXTENSION: only what is complete (UAPI linux/kvm.h, KVM_CAP_*).</summary>
 internal static class Capabilities
 {
-    public const int MaxVcpus = 255;
-    public const uint MaxVcpuId = 255;
+    public const int MaxVcpus = 1024;
+    public const uint MaxVcpuId = 1024;
 
     private const uint
         KVM_CAP_HLT = 1,

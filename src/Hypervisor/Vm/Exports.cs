@@ -58,16 +58,20 @@ internal static class Exports
         return Errno.Ok;
     }
 
+    /// <summary>Everything else of the vCPU exists: after this it can be found, and nothing fails any more.</summary>
     [RuntimeExport("sk_core_vcpu_init")]
     private static long InitVcpu(nint core, nint vm, ulong id)
     {
-        ref Vcpu vcpu = ref new KernelRef<Vcpu>(core).Value;
+        KernelRef<Vcpu> self = new(core);
+        ref Vcpu vcpu = ref self.Value;
         vcpu.VmRef = new KernelRef<Vm>(vm);
         vcpu.Id = (uint)id;
         int result = SvmVendor.CreateVcpu(ref vcpu);
         if (result == Errno.Ok)
             result = Cpu.Reset<SvmVendor>.PowerOn(ref vcpu);
-        if (result != Errno.Ok)
+        if (result == Errno.Ok)
+            vcpu.Vm.Vcpus.Add(vcpu.Id, self);
+        else
             DestroyVcpu(core);
         return result;
     }

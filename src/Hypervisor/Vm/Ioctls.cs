@@ -86,17 +86,7 @@ internal static class VmIoctls
     {
         if (id >= Capabilities.MaxVcpuId)
             return Errno.EINVAL;
-        ref ulong word = ref vm.VcpuIds[(int)(id / 64)];
-        ulong bit = 1ul << (int)(id % 64);
-        if ((word & bit) != 0)
-            return Errno.EEXIST;
-        long result = vm.Host.CreateVcpu((uint)id);
-        if (result >= 0)
-        {
-            word |= bit;
-            vm.HasVcpus = true;
-        }
-        return result;
+        return vm.Vcpus.Find((uint)id).IsNull ? vm.Host.CreateVcpu((uint)id) : Errno.EEXIST;
     }
 
     private static int SetIdentityMap(ref Vm vm, Hva pointer)
@@ -104,7 +94,7 @@ internal static class VmIoctls
         if (!UserMemory.TryRead(pointer, out ulong _))
             return Errno.EFAULT;
         // Only the first vCPU would use it.
-        return vm.HasVcpus ? Errno.EINVAL : Errno.Ok;
+        return vm.Vcpus.Count != 0 ? Errno.EINVAL : Errno.Ok;
     }
 }
 

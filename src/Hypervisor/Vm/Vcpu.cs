@@ -2,6 +2,7 @@
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Svm;
 
 namespace SharpKvm.Vm;
@@ -24,6 +25,8 @@ internal struct Vcpu
     public DebugState Debug;
     /// <summary>Exceptions, interrupts and NMIs that wait for delivery or were interrupted in it.</summary>
     public EventState Events;
+    /// <summary>The local APIC, if the kernel has one for this VM.</summary>
+    public Lapic Apic;
     /// <summary>A port or memory access that user space is serving.</summary>
     public PendingIo Pending;
     public SvmVcpu Svm;
@@ -33,6 +36,8 @@ internal struct Vcpu
     [UnscopedRef]
     public ref kvm_run Run => ref Shared.Run.Value;
     public readonly ref Vm Vm => ref VmRef.Value;
+    /// <summary>Whether the kernel has a local APIC for it.</summary>
+    public readonly bool HasApic => Vm.Irqchip.Mode != IrqchipMode.None;
 
     /// <summary>Notes an exit in the trace ring.</summary>
     public void Trace(uint reason, ulong info1, ulong info2)

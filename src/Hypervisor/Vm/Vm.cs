@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 
 namespace SharpKvm.Vm;
@@ -13,14 +14,7 @@ internal struct Vm
     public VmMemory Memory;
     /// <summary>What its vCPUs share: enabled capabilities, the time-stamp counter's base.</summary>
     public VmCpuState Cpu;
-    /// <summary>Ids that are taken, a bit each.</summary>
-    public VcpuIdSet VcpuIds;
-    public bool HasVcpus;
-}
-
-/// <summary>A bit for each possible vCPU id.</summary>
-[InlineArray((Capabilities.MaxVcpus + 63) / 64)]
-internal struct VcpuIdSet
-{
-    private ulong _first;
+    public VcpuTable Vcpus;
+    /// <summary>Interrupt controllers in the kernel.</summary>
+    public IrqChip Irqchip;
 }

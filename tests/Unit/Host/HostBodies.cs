@@ -59,13 +59,19 @@ internal readonly partial struct HostVm
 
     public partial void LockMmu() => Vm.Lock();
     public partial void UnlockMmu() => Vm.Unlock();
+    public partial void LockIrq() => Vm.LockIrq();
+    public partial void UnlockIrq() => Vm.UnlockIrq();
     public partial ulong InvalidationSequence() => Vm.Sequence;
     public partial bool IsInvalidated(ulong sequence, Hva address) => Vm.IsInvalidated(sequence, address);
     public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page) =>
         SimulatedHost.Current.Process.LookUp(address, write, out page);
     public partial void FlushTlbs() => Vm.FlushTlbs();
     public partial void SynchronizeSlots() => Vm.Synchronize();
-    public partial int CreateVcpu(uint id) => SimulatedHost.Current.Thread.NextDescriptor++;
+    public partial int CreateVcpu(uint id)
+    {
+        Vm.Vm.Vcpus.Add(id, new KernelRef<SharpKvm.Vm.Vcpu>(1));
+        return SimulatedHost.Current.Thread.NextDescriptor++;
+    }
     public static partial int Create() => SimulatedHost.Current.Thread.NextDescriptor++;
 }
 
@@ -80,6 +86,7 @@ internal static partial class HostCpu
     public static partial void WriteMsr(uint index, ulong value) => SimulatedHost.Current.Cpu.Msrs[index] = value;
 
     public static partial ulong Tsc() => SimulatedHost.Current.Cpu.Tsc;
+    public static partial ulong Nanoseconds() => SimulatedHost.Current.Cpu.Nanoseconds;
     public static partial uint TscKhz() => SimulatedHost.Current.Cpu.TscKhz;
     public static partial ulong SupportedXcr0() => SimulatedHost.Current.Cpu.SupportedXcr0;
     public static partial void FlushPredictors() => SimulatedHost.Current.Cpu.PredictorFlushes++;
@@ -100,6 +107,9 @@ internal readonly partial struct HostVcpu
 {
     public partial bool Enter() => SimulatedHost.Current.Thread.Guest(_handle);
     public partial bool Work() => !SimulatedHost.Current.Thread.SignalPending;
+    public partial void Kick() => SimulatedHost.Current.Thread.Kicks.Add(_handle);
+    public partial HaltEnd Halt(ulong pollNanoseconds) => SimulatedHost.Current.Thread.Halt(_handle);
+    public partial void SetTimer(ulong deadline) => SimulatedHost.Current.Thread.Timers[_handle] = deadline;
     public partial void RenewSlots() => SimulatedHost.Current.Thread.SlotRenewals++;
     public partial void SetSignalMask(ulong mask, bool active) =>
         SimulatedHost.Current.Thread.SignalMask = (mask, active);

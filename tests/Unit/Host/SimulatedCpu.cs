@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Host;
 
 namespace SharpKvm.Tests.Host;
 
@@ -9,6 +10,7 @@ internal sealed class SimulatedCpu
     public Dictionary<(uint Leaf, uint Subleaf), CpuidLeaf> Cpuid { get; } = [];
     public Dictionary<uint, ulong> Msrs { get; } = [];
     public ulong Tsc { get; set; }
+    public ulong Nanoseconds { get; set; } = 1_000_000_000;
     public uint TscKhz { get; set; } = 2_000_000;
     public ulong SupportedXcr0 { get; set; } = 7;
     public int PredictorFlushes { get; set; }
@@ -30,6 +32,12 @@ internal sealed class SimulatedThread
 {
     /// <summary>One turn of the guest, by vCPU; none enters by default.</summary>
     public Func<nint, bool> Guest { get; set; } = _ => false;
+    /// <summary>A vCPU that halts; by default a signal comes.</summary>
+    public Func<nint, HaltEnd> Halt { get; set; } = _ => HaltEnd.Interrupted;
+    /// <summary>vCPUs in the order of their kicks.</summary>
+    public List<nint> Kicks { get; } = [];
+    /// <summary>The deadline of each vCPU's timer, 0 when it is not armed.</summary>
+    public Dictionary<nint, ulong> Timers { get; } = [];
     public bool SignalPending { get; set; }
     public (ulong Mask, bool Active) SignalMask { get; set; }
     public int SlotRenewals { get; set; }

@@ -178,8 +178,8 @@ internal sealed class SimulatedHost : IDisposable
     {
         foreach (SimulatedVm vm in _vms.Values)
         {
-            if (vm.IsLocked)
-                throw new InvalidOperationException("sleeping call under the MMU lock");
+            if (vm.IsLocked || vm.IsIrqLocked)
+                throw new InvalidOperationException("sleeping call under a spinlock");
         }
     }
 

@@ -59,6 +59,23 @@ internal sealed unsafe class SimulatedVm : IDisposable
         _host.EndReading();
     }
 
+    /// <summary>Whether the lock of the interrupt chips is held: interrupts are off.</summary>
+    public bool IsIrqLocked { get; private set; }
+
+    public void LockIrq()
+    {
+        if (IsIrqLocked)
+            throw new InvalidOperationException("irq lock taken twice");
+        IsIrqLocked = true;
+    }
+
+    public void UnlockIrq()
+    {
+        if (!IsIrqLocked)
+            throw new InvalidOperationException("irq lock released without being held");
+        IsIrqLocked = false;
+    }
+
     public bool IsInvalidated(ulong sequence, Hva address)
     {
         if (!IsLocked)

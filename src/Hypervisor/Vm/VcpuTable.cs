@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Host;
+
+namespace SharpKvm.Vm;
+
+/// <summary>
+/// The vCPUs of a VM by id. One is added under the VM's lock and stays until the VM ends, so that anyone may look at
+/// any time, in interrupt handlers too.
+/// </summary>
+internal struct VcpuTable
+{
+    [InlineArray((int)Capabilities.MaxVcpuId)]
+    private struct ById
+    {
+        private nint _first;
+    }
+
+    private ById _vcpus;
+
+    /// <summary>How many there are.</summary>
+    public int Count;
+
+    /// <summary>One more than the highest id.</summary>
+    public int End;
+
+    /// <summary>The vCPU with this id; null when there is none.</summary>
+    public KernelRef<Vcpu> Find(uint id) =>
+        id < Capabilities.MaxVcpuId ? new(Volatile.Read(ref _vcpus[(int)id])) : default;
+
+    /// <summary>Shows a vCPU that is ready to others.</summary>
+    public void Add(uint id, KernelRef<Vcpu> vcpu)
+    {
+        Volatile.Write(ref _vcpus[(int)id], vcpu.Address);
+        Volatile.Write(ref End, Math.Max(End, (int)id + 1));
+        Count++;
+    }
+}
