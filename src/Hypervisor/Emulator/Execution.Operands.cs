@@ -84,7 +84,7 @@ internal ref partial struct Execution<TMachine>
         if (vector != 0)
             return Raise(vector);
         bool aligned = (linear & (uint)(size - 1)) == 0 || (size & (size - 1)) != 0;
-        bool checks = !aligned && (Registers.Rflags & Rflags.Ac) != 0 && (_machine.Cr0 & AlignmentMask) != 0;
+        bool checks = !aligned && (Registers.Rflags & Rflags.Ac) != 0 && (_machine.Cr0 & Cr0.Am) != 0;
         return !checks || _machine.Cpl != 3 || Raise(Fault.AlignmentCheck);
     }
 

@@ -140,7 +140,7 @@ internal ref partial struct Execution<TMachine>
     {
         if (!_virtual8086 || (Registers.Rflags & Rflags.Iopl) == Rflags.Iopl)
             return true;
-        return (_machine.Cr4 & Cr4Vme) != 0 ? Unsupported() : Raise(Fault.GeneralProtection);
+        return (_machine.Cr4 & Cr4.Vme) != 0 ? Unsupported() : Raise(Fault.GeneralProtection);
     }
 
     /// <summary>POPF's rules (SDM vol. 2, POPF): IOPL only at CPL 0, IF only at CPL up to IOPL.</summary>

@@ -22,7 +22,7 @@ internal ref partial struct Execution<TMachine>
         // CLI and STI. The virtual interrupt flag of VME and PVI is not emulated.
         if (_protected && _machine.Cpl > (int)(flags >> 12 & 3))
         {
-            ulong virtualFlag = _virtual8086 ? Cr4Vme : Cr4Pvi;
+            ulong virtualFlag = _virtual8086 ? Cr4.Vme : Cr4.Pvi;
             return (_machine.Cr4 & virtualFlag) != 0 && _machine.Cpl == 3
                 ? Unsupported() : Raise(Fault.GeneralProtection);
         }
@@ -62,7 +62,7 @@ internal ref partial struct Execution<TMachine>
             case Op.Wbinvd: return true;
             case >= Op.MovFromControl and <= Op.MovToDebug: return MoveControl(operation);
             case Op.Rdmsr or Op.Rdtsc:
-                if (operation == Op.Rdtsc && (_machine.Cr4 & Cr4Tsd) != 0 && !Supervisor())
+                if (operation == Op.Rdtsc && (_machine.Cr4 & Cr4.Tsd) != 0 && !Supervisor())
                     return false;
                 if (!Check(operation == Op.Rdmsr
                     ? _machine.ReadMsr((uint)registers[Gpr.Rcx], out value, ref Result.Fault)
@@ -91,7 +91,7 @@ internal ref partial struct Execution<TMachine>
     private bool Supervisor() => _machine.Cpl == 0 || Raise(Fault.GeneralProtection);
 
     /// <summary>UMIP: SGDT, SIDT and SMSW only at CPL 0.</summary>
-    private bool UserMayLook() => (_machine.Cr4 & Cr4Umip) == 0 || Supervisor();
+    private bool UserMayLook() => (_machine.Cr4 & Cr4.Umip) == 0 || Supervisor();
 
     private bool MoveControl(Op operation)
     {

@@ -19,9 +19,6 @@ internal struct Words
 internal ref partial struct Execution<TMachine>
     where TMachine : struct, IMachine, allows ref struct
 {
-    private const ulong ProtectionEnable = 1, AlignmentMask = 1 << 18, LongModeActive = 1 << 10;
-    private const ulong Cr4Vme = 1 << 0, Cr4Pvi = 1 << 1, Cr4Tsd = 1 << 2, Cr4Umip = 1 << 11, Cr4La57 = 1 << 12;
-
     private TMachine _machine;
     private readonly ref FetchedInstruction _fetched;
     private readonly ref Instruction _i;
@@ -50,7 +47,7 @@ internal ref partial struct Execution<TMachine>
     public void Run()
     {
         ulong flags = Registers.Rflags;
-        _protected = (_machine.Cr0 & ProtectionEnable) != 0;
+        _protected = (_machine.Cr0 & Cr0.Pe) != 0;
         _virtual8086 = _protected && (flags & Rflags.Vm) != 0;
         if (!_machine.Resumes && !Fetch())
             return;
@@ -72,7 +69,7 @@ internal ref partial struct Execution<TMachine>
     private bool Fetch()
     {
         Segment cs = _machine.GetSegment(SegmentName.Cs);
-        _code = cs.Long && (_machine.Efer & LongModeActive) != 0 ? CodeSize.Bits64
+        _code = cs.Long && (_machine.Efer & Efer.Lma) != 0 ? CodeSize.Bits64
             : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
         _fetched.Code = _code;
         ulong rip = Registers.Rip;
@@ -177,7 +174,7 @@ internal ref partial struct Execution<TMachine>
 
     private bool Canonical(ulong address)
     {
-        int unused = (_machine.Cr4 & Cr4La57) != 0 ? 64 - 57 : 64 - 48;
+        int unused = (_machine.Cr4 & Cr4.La57) != 0 ? 64 - 57 : 64 - 48;
         return (long)(address << unused) >> unused == (long)address;
     }
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
 using SharpKvm.Host;
 
 namespace SharpKvm.Mmu;
@@ -20,12 +21,14 @@ internal static class GuestWalker
 
     /// <summary>An access to be translated.</summary>
     private readonly ref struct Request(
-        ref Vm.Vm vm, ref readonly PagingState paging, Gva address, PageAccess access)
+        ref Vm.Vm vm, ref readonly PagingState paging, Gva address, PageAccess access, int topShift)
     {
         public readonly ref Vm.Vm Vm = ref vm;
         public readonly ref readonly PagingState Paging = ref paging;
         public readonly Gva Address = address;
         public readonly PageAccess Access = access;
+        /// <summary>The level of the table that CR3 points at.</summary>
+        public readonly int TopShift = topShift;
 
         public bool Writes => (Access & PageAccess.Write) != 0;
         public bool IsUser => Paging.Cpl == 3 && (Access & PageAccess.Implicit) == 0;
@@ -39,19 +42,17 @@ internal static class GuestWalker
     /// </summary>
     public static Translation Translate(ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access)
     {
-        if ((paging.Cr0 & PagingState.Cr0Pg) == 0)
+        if ((paging.Cr0 & Cr0.Pg) == 0)
             return new Translation(new Gpa((uint)address.Value));
-        Request request = new(ref vm, in paging, address, access);
-        if ((paging.Efer & PagingState.EferLma) != 0)
-        {
-            return (paging.Cr4 & PagingState.Cr4La57) == 0
-                ? Walk<LongPaging<FourLevels>>(in request)
-                : Walk<LongPaging<FiveLevels>>(in request);
-        }
-        return (paging.Cr4 & PagingState.Cr4Pae) != 0 ? Walk<PagingPae>(in request) : Walk<Paging32>(in request);
+        if ((paging.Efer & Efer.Lma) != 0)
+            return Walk<LongPaging>(new(ref vm, in paging, address, access, (paging.Cr4 & Cr4.La57) == 0 ? 39 : 48));
+        address = new Gva((uint)address.Value);
+        return (paging.Cr4 & Cr4.Pae) != 0
+            ? Walk<PagingPae>(new(ref vm, in paging, address, access, 30))
+            : Walk<Paging32>(new(ref vm, in paging, address, access, 22));
     }
 
-    private static Translation Walk<TMode>(ref readonly Request request) where TMode : struct, IPagingMode
+    private static Translation Walk<TMode>(in Request request) where TMode : struct, IPagingMode
     {
         ulong checkedBits = TMode.Reserved(in request.Paging) | GuestEntry.Present;
         Gva address = request.Address;
@@ -61,7 +62,7 @@ internal static class GuestWalker
             ulong table = request.Paging.Cr3 & TMode.RootMask;
             ulong entry;
             ref MemorySlot slot = ref request.Vm.Memory.Slots.Recent;
-            int shift = TMode.TopShift;
+            int shift = request.TopShift;
             while (true)
             {
                 Gpa location = EntryAddress<TMode>(table, address, shift);
@@ -79,14 +80,11 @@ internal static class GuestWalker
                     restrictions |= entry ^ Inverted;
                 if (shift == Page.Shift)
                     break;
-                if (TMode.IsLargePage(in request.Paging, entry, shift))
-                {
-                    if ((entry & TMode.ReservedInLargePage(in request.Paging, shift)) != 0)
-                        return FailAtEntry(in request, entry);
-                    break;
-                }
-                if (TMode.IsBadPointer(entry, shift))
+                bool large = TMode.IsLargePage(in request.Paging, entry, shift);
+                if ((entry & TMode.ReservedAbove(in request.Paging, shift, large)) != 0)
                     return FailAtEntry(in request, entry);
+                if (large)
+                    break;
                 table = entry & GuestEntry.AddressMask;
                 shift -= TMode.IndexBits;
             }
@@ -108,9 +106,7 @@ internal static class GuestWalker
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Gpa EntryAddress<TMode>(ulong table, Gva address, int shift) where TMode : struct, IPagingMode
     {
-        // The top level of PAE has an index of two bits, because linear addresses have 32 there.
-        ulong linear = TMode.TopShift > 32 ? address.Value : (uint)address.Value;
-        ulong index = (linear >> shift) & ((1UL << TMode.IndexBits) - 1);
+        ulong index = (address.Value >> shift) & ((1UL << TMode.IndexBits) - 1);
         return new Gpa(table + (index << TMode.EntryShift));
     }
 
@@ -134,15 +130,15 @@ internal static class GuestWalker
         if ((request.Access & PageAccess.Fetch) != 0)
         {
             denied |= (restrictions & GuestEntry.NoExecute) != 0;
-            denied |= !user && userPage && (paging.Cr4 & PagingState.Cr4Smep) != 0;
+            denied |= !user && userPage && (paging.Cr4 & Cr4.Smep) != 0;
             return denied ? PageFaultCode.Present : PageFaultCode.None;
         }
 
-        bool writes = request.Writes && (user || (paging.Cr0 & PagingState.Cr0Wp) != 0);
+        bool writes = request.Writes && (user || (paging.Cr0 & Cr0.Wp) != 0);
         denied |= writes && (restrictions & GuestEntry.Writable) != 0;
-        if (!user && userPage && (paging.Cr4 & PagingState.Cr4Smap) != 0)
+        if (!user && userPage && (paging.Cr4 & Cr4.Smap) != 0)
             denied |= !paging.AlignmentCheck || (request.Access & PageAccess.Implicit) != 0;
-        if (userPage && (paging.Cr4 & PagingState.Cr4Pke) != 0 && (paging.Efer & PagingState.EferLma) != 0)
+        if (userPage && (paging.Cr4 & Cr4.Pke) != 0 && (paging.Efer & Efer.Lma) != 0)
         {
             int key = (int)(leaf >> GuestEntry.ProtectionKeyShift) & 15;
             uint disabled = (paging.Pkru >> (2 * key)) & 3;
@@ -168,8 +164,8 @@ internal static class GuestWalker
             code |= PageFaultCode.User;
         // The fetch bit exists only where something can forbid fetches.
         ref readonly PagingState paging = ref request.Paging;
-        bool noExecute = (paging.Cr4 & PagingState.Cr4Pae) != 0 && (paging.Efer & PagingState.EferNxe) != 0;
-        if (noExecute || (paging.Cr4 & PagingState.Cr4Smep) != 0)
+        bool noExecute = (paging.Cr4 & Cr4.Pae) != 0 && (paging.Efer & Efer.Nxe) != 0;
+        if (noExecute || (paging.Cr4 & Cr4.Smep) != 0)
             code |= (PageFaultCode)(request.Access & PageAccess.Fetch);
         return new Translation(code);
     }
@@ -183,7 +179,7 @@ internal static class GuestWalker
     private static bool SetFlags<TMode>(ref readonly Request request, ulong leaf) where TMode : struct, IPagingMode
     {
         ulong table = request.Paging.Cr3 & TMode.RootMask;
-        for (int shift = TMode.TopShift; ; shift -= TMode.IndexBits)
+        for (int shift = request.TopShift; ; shift -= TMode.IndexBits)
         {
             Gpa location = EntryAddress<TMode>(table, request.Address, shift);
             ref MemorySlot slot = ref request.Vm.Memory.Slots.Find(location);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+
 namespace SharpKvm.Mmu;
 
 /// <summary>Bits of the guest's page-table entries that all paging modes share (SDM vol. 3, 4.3 to 4.5).</summary>
@@ -24,7 +26,7 @@ internal static class GuestEntry
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong NoExecuteIfReserved(in PagingState paging) =>
-        (paging.Efer & PagingState.EferNxe) != 0 ? 0 : NoExecute;
+        (paging.Efer & Efer.Nxe) != 0 ? 0 : NoExecute;
 }
 
 /// <summary>
@@ -33,7 +35,6 @@ internal static class GuestEntry
 /// </summary>
 internal interface IPagingMode
 {
-    static abstract int TopShift { get; }
     static abstract int IndexBits { get; }
     /// <summary>Binary logarithm of an entry's size in bytes.</summary>
     static abstract int EntryShift { get; }
@@ -41,10 +42,10 @@ internal interface IPagingMode
 
     /// <summary>Bits that must be 0 in each present entry.</summary>
     static abstract ulong Reserved(in PagingState paging);
-    /// <summary>Whether more bits are set that must be 0 in an entry that points at a table.</summary>
-    static abstract bool IsBadPointer(ulong entry, int shift);
-    /// <summary>More bits that must be 0 in an entry above the lowest level that maps a page.</summary>
-    static abstract ulong ReservedInLargePage(in PagingState paging, int shift);
+    /// <summary>
+    /// More bits that must be 0 in an entry above the lowest level, which maps a large page or points at a table.
+    /// </summary>
+    static abstract ulong ReservedAbove(in PagingState paging, int shift, bool large);
 
     static abstract bool IsLargePage(in PagingState paging, ulong entry, int shift);
     static abstract ulong LargePageBase(ulong entry);
@@ -56,20 +57,18 @@ internal interface IPagingMode
 /// <summary>32-bit paging with 4 MiB pages and PSE-36 (SDM vol. 3, 4.3).</summary>
 internal readonly struct Paging32 : IPagingMode
 {
-    public static int TopShift => 22;
     public static int IndexBits => 10;
     public static int EntryShift => 2;
     public static ulong RootMask => 0xffff_f000;
 
     public static ulong Reserved(in PagingState paging) => 0;
-    public static bool IsBadPointer(ulong entry, int shift) => false;
 
     /// <summary>Bits 13-20 are address bits 32-39, as far as the processor has them; bit 21 is always 0.</summary>
-    public static ulong ReservedInLargePage(in PagingState paging, int shift) =>
-        (1UL << 22) - (1UL << (Math.Min(40, (int)paging.PhysicalBits) - 19));
+    public static ulong ReservedAbove(in PagingState paging, int shift, bool large) =>
+        large ? (1UL << 22) - (1UL << (Math.Min(40, (int)paging.PhysicalBits) - 19)) : 0;
 
     public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
-        (entry & GuestEntry.LargePage) != 0 && (paging.Cr4 & PagingState.Cr4Pse) != 0;
+        (entry & GuestEntry.LargePage) != 0 && (paging.Cr4 & Cr4.Pse) != 0;
 
     public static ulong LargePageBase(ulong entry) =>
         (entry & 0xffc0_0000) | ((entry & 0x001f_e000) << (32 - 13));
@@ -85,7 +84,6 @@ internal readonly struct PagingPae : IPagingMode
 {
     private const int PointerShift = 30;
 
-    public static int TopShift => PointerShift;
     public static int IndexBits => 9;
     public static int EntryShift => 3;
     public static ulong RootMask => 0xffff_ffe0;
@@ -94,10 +92,9 @@ internal readonly struct PagingPae : IPagingMode
         GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging) | 0x7ff0_0000_0000_0000;
 
     // Emulated processors set the accessed flag in pointers, though the manuals reserve its place.
-    public static bool IsBadPointer(ulong entry, int shift) =>
-        shift == PointerShift && (entry & (GuestEntry.NoExecute | (0x1e6 & ~GuestEntry.Accessed))) != 0;
-
-    public static ulong ReservedInLargePage(in PagingState paging, int shift) => GuestEntry.BelowLargePage(shift);
+    public static ulong ReservedAbove(in PagingState paging, int shift, bool large) =>
+        large ? GuestEntry.BelowLargePage(shift)
+        : shift == PointerShift ? GuestEntry.NoExecute | (0x1e6 & ~GuestEntry.Accessed) : 0;
 
     public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
         (entry & GuestEntry.LargePage) != 0 && shift < PointerShift;
@@ -107,28 +104,11 @@ internal readonly struct PagingPae : IPagingMode
     public static bool IsPlain(int shift) => shift == PointerShift;
 }
 
-/// <summary>How many levels long-mode paging has.</summary>
-internal interface IPagingDepth
-{
-    static abstract int TopShift { get; }
-}
-
-internal readonly struct FourLevels : IPagingDepth
-{
-    public static int TopShift => 39;
-}
-
-internal readonly struct FiveLevels : IPagingDepth
-{
-    public static int TopShift => 48;
-}
-
 /// <summary>4-level and 5-level paging (SDM vol. 3, 4.5).</summary>
-internal readonly struct LongPaging<TDepth> : IPagingMode where TDepth : struct, IPagingDepth
+internal readonly struct LongPaging : IPagingMode
 {
     private const int LargestPageShift = 30;
 
-    public static int TopShift => TDepth.TopShift;
     public static int IndexBits => 9;
     public static int EntryShift => 3;
     public static ulong RootMask => GuestEntry.AddressMask;
@@ -136,10 +116,8 @@ internal readonly struct LongPaging<TDepth> : IPagingMode where TDepth : struct,
     public static ulong Reserved(in PagingState paging) =>
         GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging);
 
-    public static bool IsBadPointer(ulong entry, int shift) =>
-        (entry & GuestEntry.LargePage) != 0 && shift > LargestPageShift;
-
-    public static ulong ReservedInLargePage(in PagingState paging, int shift) => GuestEntry.BelowLargePage(shift);
+    public static ulong ReservedAbove(in PagingState paging, int shift, bool large) =>
+        large ? GuestEntry.BelowLargePage(shift) : shift > LargestPageShift ? GuestEntry.LargePage : 0;
 
     public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
         (entry & GuestEntry.LargePage) != 0 && shift <= LargestPageShift;

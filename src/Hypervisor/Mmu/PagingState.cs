@@ -16,17 +16,6 @@ internal struct PagingState
     public byte PhysicalBits;
     /// <summary>RFLAGS.AC: lifts SMAP for explicit accesses.</summary>
     public bool AlignmentCheck;
-
-    public const ulong Cr0Wp = 1 << 16;
-    public const ulong Cr0Pg = 1UL << 31;
-    public const ulong Cr4Pse = 1 << 4;
-    public const ulong Cr4Pae = 1 << 5;
-    public const ulong Cr4La57 = 1 << 12;
-    public const ulong Cr4Smep = 1 << 20;
-    public const ulong Cr4Smap = 1 << 21;
-    public const ulong Cr4Pke = 1 << 22;
-    public const ulong EferLma = 1 << 10;
-    public const ulong EferNxe = 1 << 11;
 }
 
 /// <summary>An access by linear address; a read if no flag says otherwise.</summary>

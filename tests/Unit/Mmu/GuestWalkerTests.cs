@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Buffers.Binary;
 using NUnit.Framework;
+using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Mmu;
 
@@ -11,10 +12,10 @@ internal sealed class GuestWalkerTests
 {
     private const int WritableFrames = 12;
     private const int Frames = 16;
-    private const ulong Pg = PagingState.Cr0Pg;
-    private const ulong Pae = PagingState.Cr4Pae;
-    private const ulong La57 = PagingState.Cr4La57;
-    private const ulong Lma = PagingState.EferLma;
+    private const ulong Pg = Cr0.Pg;
+    private const ulong Pae = Cr4.Pae;
+    private const ulong La57 = Cr4.La57;
+    private const ulong Lma = Efer.Lma;
 
     private static readonly PageAccess[] s_accesses =
     [
@@ -49,11 +50,11 @@ internal sealed class GuestWalkerTests
             {
                 PagingState state = new()
                 {
-                    Cr0 = cr0 | Pick(random, PagingState.Cr0Wp),
+                    Cr0 = cr0 | Pick(random, Cr0.Wp),
                     Cr3 = ((ulong)random.Next(Frames) << Page.Shift) | ((ulong)random.Next(128) << 5),
-                    Cr4 = cr4 | Pick(random, PagingState.Cr4Pse) | Pick(random, PagingState.Cr4Smep)
-                        | Pick(random, PagingState.Cr4Smap) | Pick(random, PagingState.Cr4Pke),
-                    Efer = efer | (round % 4 != 0 ? PagingState.EferNxe : Pick(random, PagingState.EferNxe)),
+                    Cr4 = cr4 | Pick(random, Cr4.Pse) | Pick(random, Cr4.Smep)
+                        | Pick(random, Cr4.Smap) | Pick(random, Cr4.Pke),
+                    Efer = efer | (round % 4 != 0 ? Efer.Nxe : Pick(random, Efer.Nxe)),
                     Pkru = (uint)random.NextInt64(),
                     Cpl = (byte)(random.Next(2) * 3),
                     PhysicalBits = physicalBits,
