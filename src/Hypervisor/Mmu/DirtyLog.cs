@@ -53,26 +53,14 @@ internal static class DirtyLog
             {
                 if (Volatile.Read(ref bitmap[word]) == 0)
                     continue;
-                snapshot[word] = Interlocked.Exchange(ref bitmap[word], 0);
-                flush |= Protect(ref vm, slot.Start.Frame + (ulong)word * 64, snapshot[word]);
+                ulong bits = snapshot[word] = Interlocked.Exchange(ref bitmap[word], 0);
+                // From the first written page to the last; those between that are clean are protected already.
+                Gfn frame = slot.Start.Frame + (ulong)word * 64;
+                flush |= NestedTables.WriteProtect(ref vm.Memory,
+                    frame + (ulong)BitOperations.TrailingZeroCount(bits),
+                    frame + (ulong)(64 - BitOperations.LeadingZeroCount(bits)));
             }
             vm.Host.UnlockMmu();
-        }
-        return flush;
-    }
-
-    /// <summary>Write-protects the pages of one word of the bitmap, run by run.</summary>
-    private static bool Protect(ref Vm.Vm vm, Gfn first, ulong bits)
-    {
-        bool flush = false;
-        while (bits != 0)
-        {
-            int start = BitOperations.TrailingZeroCount(bits);
-            int length = BitOperations.TrailingZeroCount(~(bits >> start));
-            length = Math.Min(length, 64 - start);
-            Gfn run = first + (ulong)start;
-            flush |= NestedTables.WriteProtect(ref vm.Memory, run, run + (ulong)length);
-            bits = start + length == 64 ? 0 : bits >> (start + length) << (start + length);
         }
         return flush;
     }

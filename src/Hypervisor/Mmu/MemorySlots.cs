@@ -101,13 +101,13 @@ internal static class MemorySlots
 
         bool stays = slot.Size != 0 && slot.Start.Value == old.Start.Value;
         if (index != 0 && !stays)
-            Retire(ref vm, ref old);
+            TakeAway(ref vm, ref old, retires: true);
 
         vm.Host.LockMmu();
         vm.Memory.Publish(next);
         vm.Host.UnlockMmu();
         if (starts && index != 0 && stays)
-            WriteProtect(ref vm, in slot);
+            TakeAway(ref vm, ref slot, retires: false);
         vm.Host.SynchronizeSlots();
         if (stops)
             old.DirtyBitmap.Free();
@@ -147,36 +147,30 @@ internal static class MemorySlots
     }
 
     /// <summary>
-    /// Ends a slot's use by the guest. The mark comes first, so that a fault under way cannot map its pages again; it
+    /// Ends a slot's use by the guest, or starts the logging of writes to it: from here on each first write to a page
+    /// faults. The mark of the end comes first, so that a fault under way cannot map the slot's pages again; the slot
     /// stays in the table until nothing is mapped, so that the MMU notifier misses none.
     /// </summary>
-    private static void Retire(ref Vm.Vm vm, ref MemorySlot slot)
+    private static void TakeAway(ref Vm.Vm vm, ref MemorySlot slot, bool retires)
     {
-        TablePool retired = default;
+        bool flush = retires;
         for (ulong done = 0; done < slot.Size; done += BytesPerLock)
         {
-            Gpa end = slot.Start + Math.Min(slot.Size, done + BytesPerLock);
+            Gfn first = (slot.Start + done).Frame, end = (slot.Start + Math.Min(slot.Size, done + BytesPerLock)).Frame;
             vm.Host.LockMmu();
-            slot.Flags |= SlotFlags.Retired;
-            NestedTables.Remove(ref vm.Memory, (slot.Start + done).Frame, end.Frame, ref retired);
-            vm.Host.UnlockMmu();
-        }
-        vm.Host.FlushTlbs();
-        retired.Free();
-    }
-
-    /// <summary>Starts the logging of writes: from here on each first write to a page faults.</summary>
-    private static void WriteProtect(ref Vm.Vm vm, in MemorySlot slot)
-    {
-        bool flush = false;
-        for (ulong done = 0; done < slot.Size; done += BytesPerLock)
-        {
-            Gpa end = slot.Start + Math.Min(slot.Size, done + BytesPerLock);
-            vm.Host.LockMmu();
-            flush |= NestedTables.WriteProtect(ref vm.Memory, (slot.Start + done).Frame, end.Frame);
+            if (retires)
+            {
+                slot.Flags |= SlotFlags.Retired;
+                NestedTables.Remove(ref vm.Memory, first, end);
+            }
+            else
+            {
+                flush |= NestedTables.WriteProtect(ref vm.Memory, first, end);
+            }
             vm.Host.UnlockMmu();
         }
         if (flush)
             vm.Host.FlushTlbs();
+        vm.Memory.Retired.Free();
     }
 }

@@ -64,36 +64,35 @@ internal static class NestedTables
     /// <summary>Removes the mappings of [first, end); tables stay.</summary>
     /// <returns>Whether there were any, so that TLBs must be flushed.</returns>
     public static bool Unmap(ref VmMemory memory, Gfn first, Gfn end) =>
-        !memory.Root.IsNull
-        && Restrict(ref memory.Statistics, memory.Root, Levels, first.Value, end.Value, keep: 0);
+        !memory.Root.IsNull && Sweep(ref memory, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: false);
 
     /// <summary>Makes the mappings of [first, end) read-only.</summary>
     /// <returns>Whether any was writable, so that TLBs must be flushed.</returns>
     public static bool WriteProtect(ref VmMemory memory, Gfn first, Gfn end) =>
-        Restrict(ref memory.Statistics, memory.Root, Levels, first.Value, end.Value, keep: ~Writable);
+        Sweep(ref memory, memory.Root, Levels, first.Value, end.Value, keep: ~Writable, prunes: false);
 
     /// <summary>
     /// Removes the mappings of [first, end) and the tables that are empty then. The tables go to
-    /// <paramref name="retired"/>, to be freed when TLBs have been flushed.
+    /// <see cref="VmMemory.Retired"/>, to be freed when TLBs have been flushed.
     /// </summary>
-    public static void Remove(ref VmMemory memory, Gfn first, Gfn end, ref TablePool retired)
-    {
-        Prune(ref memory.Statistics, memory.Root, Levels, first.Value, end.Value, ref retired);
-    }
+    public static void Remove(ref VmMemory memory, Gfn first, Gfn end) =>
+        Sweep(ref memory, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: true);
 
     /// <summary>Frees all tables. No CPU uses them any more.</summary>
-    public static void Destroy(Hpa root)
+    public static void Destroy(ref VmMemory memory)
     {
-        MemoryStatistics ignored = default;
-        TablePool tables = default;
-        Prune(ref ignored, root, Levels, 0, 1UL << (AddressBits - Page.Shift), ref tables);
-        tables.Push(root);
-        tables.Free();
+        Remove(ref memory, default, new Gfn(1UL << (AddressBits - Page.Shift)));
+        memory.Retired.Push(memory.Root);
+        memory.Retired.Free();
     }
 
-    /// <summary>Masks the leaf entries of [first, end). Recursion ends at level 1.</summary>
-    private static bool Restrict(
-        ref MemoryStatistics statistics, Hpa table, int level, ulong first, ulong end, ulong keep)
+    /// <summary>
+    /// Masks the leaf entries of [first, end) with <paramref name="keep"/>; takes out tables that are empty then if it
+    /// <paramref name="prunes"/>. Recursion ends at level 1.
+    /// </summary>
+    /// <returns>Whether a leaf entry has changed.</returns>
+    private static bool Sweep(
+        ref VmMemory memory, Hpa table, int level, ulong first, ulong end, ulong keep, bool prunes)
     {
         bool changed = false;
         Span<ulong> entries = KernelPages.Entries(table);
@@ -106,45 +105,27 @@ internal static class NestedTables
                 continue;
             if (level > 1)
             {
-                changed |= Restrict(ref statistics, Target(old), level - 1, first, next, keep);
+                changed |= Sweep(ref memory, Target(old), level - 1, first, next, keep, prunes);
+                if (!prunes || !IsEmpty(Target(old)))
+                    continue;
+                Volatile.Write(ref entry, 0);
+                memory.Statistics.TablePages--;
+                memory.Retired.Push(Target(old));
             }
             else if ((old & keep) != old)
             {
                 Volatile.Write(ref entry, old & keep);
                 changed = true;
                 if (keep == 0)
-                    statistics.MappedPages--;
+                    memory.Statistics.MappedPages--;
             }
         }
         return changed;
     }
 
-    /// <summary>Clears the entries of [first, end). Recursion ends at level 1.</summary>
-    /// <returns>Whether the table is empty now.</returns>
-    private static bool Prune(
-        ref MemoryStatistics statistics, Hpa table, int level, ulong first, ulong end, ref TablePool retired)
+    private static bool IsEmpty(Hpa table)
     {
-        Span<ulong> entries = KernelPages.Entries(table);
-        for (ulong next; first < end; first = next)
-        {
-            next = Math.Min(end, NextEntry(first, level));
-            ref ulong entry = ref entries[IndexOf(first, level)];
-            ulong old = entry;
-            if (old == 0)
-                continue;
-            if (level == 1)
-            {
-                Volatile.Write(ref entry, 0);
-                statistics.MappedPages--;
-            }
-            else if (Prune(ref statistics, Target(old), level - 1, first, next, ref retired))
-            {
-                Volatile.Write(ref entry, 0);
-                statistics.TablePages--;
-                retired.Push(Target(old));
-            }
-        }
-        foreach (ulong entry in entries)
+        foreach (ulong entry in KernelPages.Entries(table))
         {
             if (entry != 0)
                 return false;

@@ -26,6 +26,8 @@ internal struct VmMemory
     public Hpa Root;
     /// <summary>Empty pages that wait to become tables; guarded by the MMU lock.</summary>
     public TablePool Spare;
+    /// <summary>Tables that were taken out, until no TLB can know them any more; guarded by the slots mutex.</summary>
+    public TablePool Retired;
     public MemoryStatistics Statistics;
 
     [UnscopedRef]
@@ -72,7 +74,7 @@ internal struct VmMemory
 
         memory.Spare.Free();
         if (!memory.Root.IsNull)
-            NestedTables.Destroy(memory.Root);
+            NestedTables.Destroy(ref memory);
         if (memory._slots == 0)
             return;
         foreach (ref readonly MemorySlot slot in memory.Slots.All)

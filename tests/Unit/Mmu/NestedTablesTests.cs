@@ -31,7 +31,6 @@ internal sealed class NestedTablesTests
         using TestMemory memory = new();
         SortedDictionary<ulong, (ulong Frame, bool Writable)> model = [];
         ulong nextFrame = 0x5000;
-        TablePool retired = default;
         foreach ((Operation operation, ulong frame, ulong length) in operations)
         {
             ulong end = Math.Min(FrameLimit, frame + length);
@@ -63,16 +62,16 @@ internal sealed class NestedTablesTests
                     inRange.ForEach(key => model[key] = (model[key].Frame, false));
                     break;
                 case Operation.Remove:
-                    NestedTables.Remove(ref memory.Vm.Memory, new Gfn(frame), new Gfn(end), ref retired);
+                    NestedTables.Remove(ref memory.Vm.Memory, new Gfn(frame), new Gfn(end));
                     inRange.ForEach(key => model.Remove(key));
                     break;
             }
             Assert.That(Contents(memory.Vm.Memory.Root.Value, 27, 0), Is.EqualTo(model).AsCollection);
             Assert.That(memory.Vm.Memory.Statistics.MappedPages, Is.EqualTo((ulong)model.Count));
         }
-        NestedTables.Remove(ref memory.Vm.Memory, default, new Gfn(FrameLimit), ref retired);
+        NestedTables.Remove(ref memory.Vm.Memory, default, new Gfn(FrameLimit));
         Assert.That(memory.Vm.Memory.Statistics.TablePages, Is.EqualTo(1));
-        retired.Free();
+        memory.Vm.Memory.Retired.Free();
         memory.Destroy();
     }, iter: 300);
 
