@@ -104,13 +104,6 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     public static void UpdateCpuid(ref Vcpu vcpu) =>
         vcpu.Cpuid.UpdateRuntime(TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
 
-    /// <summary>Whether a linear address is canonical, 48 or 57 bits by the paging mode.</summary>
-    public static bool IsCanonical(ref Vcpu vcpu, ulong address)
-    {
-        int unused = (TVendor.GetCr4(ref vcpu) & Cr4.La57) != 0 ? 7 : 16;
-        return (ulong)((long)(address << unused) >> unused) == address;
-    }
-
     /// <summary>Whether KVM_SET_SREGS may load these values: a state that the CPU itself could be in.</summary>
     public static bool IsValid(ref Vcpu vcpu, in kvm_sregs_common sregs)
     {

@@ -110,7 +110,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             Msr.Efer => ControlRegisters<TVendor>.TrySetEfer(ref vcpu, value,
                 host ? ControlRegisters<TVendor>.EferOfHost() : vcpu.Cpuid.EferAllowed),
             Msr.Lstar or Msr.Cstar or Msr.KernelGsBase or Msr.FsBase or Msr.GsBase =>
-                ControlRegisters<TVendor>.IsCanonical(ref vcpu, value) && TVendor.TrySetMsr(ref vcpu, index, value),
+                Cr4.IsCanonical(TVendor.GetCr4(ref vcpu), value) && TVendor.TrySetMsr(ref vcpu, index, value),
             // Intel refuses what is not canonical, AMD keeps 32 bits: what survives either is kept.
             Msr.SysenterEsp or Msr.SysenterEip =>
                 TVendor.TrySetMsr(ref vcpu, index, (ulong)((long)(value << 16) >> 16)),

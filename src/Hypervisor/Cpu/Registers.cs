@@ -21,6 +21,14 @@ internal static class Cr4
         Smap = 1 << 21, Pke = 1 << 22;
     /// <summary>VME … OSXMMEXCPT: every 64-bit CPU has them.</summary>
     public const ulong Always = 0x7ff;
+
+    /// <summary>Whether a linear address is canonical, 48 or 57 bits by the paging mode.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool IsCanonical(ulong cr4, ulong address)
+    {
+        int unused = (cr4 & La57) != 0 ? 64 - 57 : 64 - 48;
+        return (long)(address << unused) >> unused == (long)address;
+    }
 }
 
 /// <summary>EFER bits (APM vol. 2, 3.1.7).</summary>

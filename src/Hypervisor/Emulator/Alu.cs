@@ -88,8 +88,8 @@ internal static class Alu
         int bits = size * 8;
         return operation switch
         {
-            Op.Rol or Op.Ror => Rotate(operation == Op.Rol, value, count % bits, size, ref flags),
-            Op.Rcl or Op.Rcr => RotateCarry(operation == Op.Rcl, value, count % (bits + 1), size, ref flags),
+            Op.Rol or Op.Ror => Rotate(operation == Op.Rol, value, count % bits, bits, size, ref flags),
+            Op.Rcl or Op.Rcr => Rotate(operation == Op.Rcl, value, count % (bits + 1), bits + 1, size, ref flags),
             Op.Shl => ShiftLeft(value, count, size, ref flags),
             _ => ShiftRight(operation == Op.Sar, value, count, size, ref flags),
         };
@@ -110,29 +110,20 @@ internal static class Alu
         return Set(ref flags, result, size, (before & 1) != 0, overflow, false);
     }
 
-    private static ulong Rotate(bool left, ulong value, int count, int size, ref ulong flags)
+    /// <summary>Rotates a ring of all bits, of which CF is one when it is longer than the operand.</summary>
+    private static ulong Rotate(bool left, ulong value, int count, int ring, int size, ref ulong flags)
     {
-        int bits = size * 8;
-        int leftCount = left ? count : (bits - count) % bits;
-        ulong result = leftCount == 0 ? value : (value << leftCount | value >> (bits - leftCount)) & Mask(size);
-        bool carry = left ? (result & 1) != 0 : Top(result, size);
-        Put(ref flags, Rflags.Cf, carry);
-        Put(ref flags, Rflags.Of, left ? carry != Top(result, size) : carry != Top(result << 1, size));
-        return result;
-    }
-
-    private static ulong RotateCarry(bool left, ulong value, int count, int size, ref ulong flags)
-    {
-        bool carry = (flags & Rflags.Cf) != 0;
-        int bits = size * 8;
-        for (int n = left ? count : bits + 1 - count; n > 0 && n <= bits; n--)
+        bool carry = (flags & Rflags.Cf) != 0, withCarry = ring > size * 8;
+        for (int n = left ? count : ring - count; n > 0 && n < ring; n--)
         {
-            bool next = Top(value, size);
-            value = (value << 1 | (carry ? 1UL : 0)) & Mask(size);
-            carry = next;
+            bool top = Top(value, size);
+            value = (value << 1 | ((withCarry ? carry : top) ? 1UL : 0)) & Mask(size);
+            carry = top;
         }
+        if (!withCarry)
+            carry = left ? (value & 1) != 0 : Top(value, size);
         Put(ref flags, Rflags.Cf, carry);
-        Put(ref flags, Rflags.Of, left ? carry != Top(value, size) : Top(value, size) != Top(value << 1, size));
+        Put(ref flags, Rflags.Of, Top(value, size) != (left ? carry : Top(value << 1, size)));
         return value;
     }
 
@@ -154,19 +145,11 @@ internal static class Alu
     /// <summary>Full product of two operands; CF and OF tell that the upper half carries information.</summary>
     public static ulong Multiply(ulong a, ulong b, int size, bool signed, out ulong high, ref ulong flags)
     {
-        ulong low;
-        if (size == 8)
-        {
-            high = Math.BigMul(a, b, out low);
-            // The unsigned product of two's complements is too high by the other operand, once for each minus.
-            high -= signed ? ((long)a < 0 ? b : 0) + ((long)b < 0 ? a : 0) : 0;
-        }
-        else
-        {
-            ulong product = signed ? SignExtend(a, size) * SignExtend(b, size) : a * b;
-            low = product & Mask(size);
-            high = product >> (size * 8) & Mask(size);
-        }
+        UInt128 product = signed
+            ? (UInt128)((Int128)(long)SignExtend(a, size) * (long)SignExtend(b, size))
+            : (UInt128)a * b;
+        ulong low = (ulong)product & Mask(size);
+        high = (ulong)(product >> (size * 8)) & Mask(size);
         bool carry = high != (signed && Top(low, size) ? Mask(size) : 0);
         Set(ref flags, low, size, carry, carry, false);
         return low;
@@ -176,55 +159,23 @@ internal static class Alu
     public static bool Divide(ulong high, ulong low, ulong divisor, int size, bool signed, out ulong quotient,
         out ulong remainder)
     {
-        bool negativeDividend = signed && Top(high, size);
-        bool negativeDivisor = signed && Top(divisor, size);
+        int bits = size * 8;
         ulong mask = Mask(size);
+        bool negativeDividend = signed && Top(high, size);
+        bool negative = negativeDividend != (signed && Top(divisor, size));
+        UInt128 dividend = (UInt128)high << bits | low;
         if (negativeDividend)
-        {
-            low = (0 - low) & mask;
-            high = (~high + (low == 0 ? 1UL : 0)) & mask;
-        }
-        divisor = negativeDivisor ? (0 - divisor) & mask : divisor;
-        if (!DivideUnsigned(high, low, divisor, size, out quotient, out remainder))
-            return false;
-        if (!signed)
-            return true;
-        bool negative = negativeDividend != negativeDivisor;
-        ulong limit = (mask >> 1) + (negative ? 1UL : 0);
-        bool fits = quotient <= limit;
-        quotient = (negative ? 0 - quotient : quotient) & mask;
-        remainder = (negativeDividend ? 0 - remainder : remainder) & mask;
-        return fits;
-    }
-
-    private static bool DivideUnsigned(ulong high, ulong low, ulong divisor, int size, out ulong quotient,
-        out ulong remainder)
-    {
+            dividend = -dividend & (UInt128.MaxValue >> (128 - 2 * bits));
+        if (negative != negativeDividend)
+            divisor = (0 - divisor) & mask;
         quotient = remainder = 0;
-        // Also the divisor zero; after this the quotient fits.
-        if (high >= divisor)
+        if (divisor == 0)
             return false;
-        if (size < 8 || high == 0)
-        {
-            ulong dividend = size < 8 ? high << (size * 8) | low : low;
-            quotient = dividend / divisor;
-            remainder = dividend % divisor;
-            return true;
-        }
-        for (int n = 0; n < 64; n++)
-        {
-            bool carry = (long)high < 0;
-            high = high << 1 | low >> 63;
-            low <<= 1;
-            if (carry || high >= divisor)
-            {
-                high -= divisor;
-                low |= 1;
-            }
-        }
-        quotient = low;
-        remainder = high;
-        return true;
+        UInt128 magnitude = dividend / divisor;
+        quotient = (ulong)(negative ? -magnitude : magnitude) & mask;
+        remainder = (ulong)(dividend - magnitude * divisor);
+        remainder = (negativeDividend ? 0 - remainder : remainder) & mask;
+        return magnitude <= (signed ? (mask >> 1) + (negative ? 1UL : 0) : mask);
     }
 
     /// <summary>BSF, BSR, TZCNT and LZCNT. False: BSF or BSR of zero, which leaves the destination.</summary>

@@ -198,11 +198,7 @@ internal ref struct Decoder
             i.Displacement = Next(i.AddressSize);
     }
 
-    private ulong Signed(int size)
-    {
-        int shift = 64 - size * 8;
-        return (ulong)((long)(Next(size) << shift) >> shift);
-    }
+    private ulong Signed(int size) => Alu.SignExtend(Next(size), size);
 
     /// <summary>The next little-endian value; 0 and a note when the bytes end before it.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

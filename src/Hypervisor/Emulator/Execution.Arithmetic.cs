@@ -7,41 +7,45 @@ namespace SharpKvm.Emulator;
 /// <summary>Arithmetic, bits and data movement.</summary>
 internal ref partial struct Execution<TMachine>
 {
-    /// <summary>Stores result and flags of a read-modify-write.</summary>
-    private bool Finish(ulong result, ulong flags)
+    /// <summary>
+    /// What puts a function of destination, source and flags into the destination: arithmetic and logic of one and two
+    /// operands, shifts, bit tests. CMP, TEST and BT keep only the flags.
+    /// </summary>
+    private bool Modify(Op operation)
     {
-        if (!StoreModified(result, _i.Locked))
-            return false;
-        Registers.Rflags = flags;
-        return true;
-    }
-
-    private bool Binary(Op operation)
-    {
-        bool stores = operation is not (Op.Cmp or Op.Test);
-        if (!Load(_i.Destination, _i.OperandSize, out ulong a, stores ? Rights.Write : Rights.None)
-            || !LoadSource(out ulong b))
-            return false;
-        ulong flags = Registers.Rflags;
-        ulong result = Alu.Binary(operation, a, b, _i.OperandSize, ref flags);
-        if (stores)
-            return Finish(result, flags);
-        Registers.Rflags = flags;
-        return true;
-    }
-
-    private bool Unary(Op operation)
-    {
-        if (!LoadDestination(out ulong value))
-            return false;
-        ulong flags = Registers.Rflags;
         int size = _i.OperandSize;
-        return Finish(operation switch
+        bool stores = operation is not (Op.Cmp or Op.Test or Op.Bt);
+        if (!LoadSource(out ulong b))
+            return false;
+        int bit = (int)b & (size * 8 - 1);
+        // A bit in memory by a register's offset may lie beyond the operand (SDM vol. 1, 3.7.5 and vol. 2, BT).
+        if (operation >= Op.Bt && _i.IsMemory && _i.Source == Op.RegOperand)
+            _beyond = (ulong)((long)(Alu.SignExtend(b, size) - (uint)bit) >> 3);
+        if (!Load(_i.Destination, size, out ulong a, stores ? Rights.Write : Rights.None))
+            return false;
+        ulong flags = Registers.Rflags;
+        ulong result;
+        switch (operation)
         {
-            Op.Not => ~value & Alu.Mask(size),
-            Op.Neg => Alu.Subtract(0, value, false, size, ref flags),
-            _ => Alu.Step(value, operation == Op.Inc, size, ref flags),
-        }, flags);
+            case <= Op.Test: result = Alu.Binary(operation, a, b, size, ref flags); break;
+            case Op.Not: result = ~a; break;
+            case Op.Neg: result = Alu.Subtract(0, a, false, size, ref flags); break;
+            case <= Op.Dec: result = Alu.Step(a, operation == Op.Inc, size, ref flags); break;
+            case <= Op.Sar: result = Alu.Shift(operation, a, (int)(b & 0xff), size, ref flags); break;
+            case <= Op.Shrd:
+                ulong count = (_i.Row & Op.ImmediateMask) != 0 ? _i.Immediate : Registers[Gpr.Rcx];
+                result = Alu.DoubleShift(operation == Op.Shld, a, b, (int)(count & 0xff), size, ref flags);
+                break;
+            default:
+                ulong mask = 1UL << bit;
+                flags = (flags & ~Rflags.Cf) | (a >> bit & 1);
+                result = operation == Op.Bts ? a | mask : operation == Op.Btr ? a & ~mask : a ^ mask;
+                break;
+        }
+        if (stores && !StoreModified(result, _i.Locked))
+            return false;
+        Registers.Rflags = flags;
+        return true;
     }
 
     /// <summary>MUL, IMUL, DIV and IDIV on the double accumulator: AX, or rDX:rAX.</summary>
@@ -70,48 +74,6 @@ internal ref partial struct Execution<TMachine>
         ulong b = operation == Op.ImulThree ? _i.Immediate & Alu.Mask(_i.OperandSize)
             : GetRegister(_i.Reg, _i.OperandSize);
         SetRegister(_i.Reg, _i.OperandSize, Alu.Multiply(a, b, _i.OperandSize, true, out _, ref Registers.Rflags));
-        return true;
-    }
-
-    private bool Shift(Op operation)
-    {
-        if (!LoadDestination(out ulong value) || !Load(_i.Source, 1, out ulong count))
-            return false;
-        ulong flags = Registers.Rflags;
-        return Finish(Alu.Shift(operation, value, (int)count, _i.OperandSize, ref flags), flags);
-    }
-
-    private bool DoubleShift(Op operation)
-    {
-        if (!LoadDestination(out ulong value))
-            return false;
-        ulong count = (_i.Row & Op.ImmediateMask) != 0 ? _i.Immediate : Registers[Gpr.Rcx];
-        ulong flags = Registers.Rflags;
-        ulong fill = GetRegister(_i.Reg, _i.OperandSize);
-        bool left = operation == Op.Shld;
-        return Finish(Alu.DoubleShift(left, value, fill, (int)(count & 0xff), _i.OperandSize, ref flags), flags);
-    }
-
-    private bool BitTest(Op operation)
-    {
-        int size = _i.OperandSize;
-        if (!Load(_i.Source, size, out ulong offset))
-            return false;
-        int bit = (int)offset & (size * 8 - 1);
-        if (_i.IsMemory && _i.Source == Op.RegOperand)
-        {
-            // A register's offset reaches beyond the operand: a bit string (SDM vol. 1, 3.7.5 and vol. 2, BT).
-            _beyond = (ulong)((long)(Alu.SignExtend(offset, size) - (uint)bit) >> 3);
-        }
-        bool stores = operation != Op.Bt;
-        if (!Load(_i.Destination, size, out ulong value, stores ? Rights.Write : Rights.None))
-            return false;
-        ulong mask = 1UL << bit;
-        ulong flags = (Registers.Rflags & ~Rflags.Cf) | ((value & mask) != 0 ? Rflags.Cf : 0);
-        ulong result = operation == Op.Bts ? value | mask : operation == Op.Btr ? value & ~mask : value ^ mask;
-        if (stores)
-            return Finish(result, flags);
-        Registers.Rflags = flags;
         return true;
     }
 
@@ -213,7 +175,7 @@ internal ref partial struct Execution<TMachine>
             return false;
         if (half == 8 && (_fetched.Linear & 15) != 0)
             return Raise(Fault.GeneralProtection);
-        Words old = default;
+        InlineArray2<ulong> old = default;
         Span<byte> bytes = MemoryMarshal.AsBytes((Span<ulong>)old);
         if (!Check(_machine.Read(new Gva(_fetched.Linear), bytes[..(half * 2)], Rights.Write, ref Result.Fault)))
             return false;
@@ -225,7 +187,7 @@ internal ref partial struct Execution<TMachine>
             low = (uint)low;
         }
         bool equal = low == (Registers[Gpr.Rax] & Alu.Mask(half)) && high == (Registers[Gpr.Rdx] & Alu.Mask(half));
-        Words replacement = old;
+        InlineArray2<ulong> replacement = old;
         if (equal)
         {
             ulong newLow = Registers[Gpr.Rbx];

@@ -98,7 +98,7 @@ internal ref partial struct Execution<TMachine>
 
     private bool PopAll(int size, ulong pointer)
     {
-        Words values = default;
+        InlineArray8<ulong> values = default;
         for (int register = (int)Gpr.Rdi; register >= 0; register--)
             if (!PopAt(ref pointer, size, out values[register]))
                 return false;

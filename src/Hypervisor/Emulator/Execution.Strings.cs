@@ -30,12 +30,7 @@ internal ref partial struct Execution<TMachine>
             if (_i.Repeat != 0 && left == 0)
                 return true;
             ulong limit = _i.Repeat != 0 ? left : 1;
-            int count = operation switch
-            {
-                Op.Ins => InString(limit),
-                Op.Outs => OutString(limit),
-                _ => StringElement(operation) ? 1 : 0,
-            };
+            int count = operation >= Op.Ins ? PortString(operation == Op.Ins, limit) : StringElement(operation) ? 1 : 0;
             if (count == 0)
                 return false;
             if (_i.Repeat == 0)
@@ -107,27 +102,23 @@ internal ref partial struct Execution<TMachine>
         return memory ? count : 1;
     }
 
-    private int InString(ulong limit)
+    /// <summary>A batch of INS or OUTS: how many elements, 0 when it did not get through.</summary>
+    private int PortString(bool input, ulong limit)
     {
         int size = _i.OperandSize;
-        int count = Batch(SegmentName.Es, DestinationOffset, true, limit, out ulong linear);
-        if (count == 0 || !Check(_machine.PortRead((ushort)Registers[Gpr.Rdx], size, count, ref Result.Fault))
-            || !Check(_machine.Write(new Gva(linear), _machine.PortData[..(count * size)], Rights.None,
-                ref Result.Fault)))
+        ushort port = (ushort)Registers[Gpr.Rdx];
+        int count = input ? Batch(SegmentName.Es, DestinationOffset, true, limit, out ulong linear)
+            : Batch(_i.Segment, SourceOffset, false, limit, out linear);
+        Gva address = new(linear);
+        Span<byte> data = _machine.PortData[..(count * size)];
+        bool done = count != 0 && (input
+            ? Check(_machine.PortRead(port, size, count, ref Result.Fault))
+                && Check(_machine.Write(address, data, Rights.None, ref Result.Fault))
+            : Check(_machine.Read(address, data, Rights.None, ref Result.Fault))
+                && Check(_machine.PortWrite(port, size, count, ref Result.Fault)));
+        if (!done)
             return 0;
-        Advance(Gpr.Rdi, count * size);
-        return count;
-    }
-
-    private int OutString(ulong limit)
-    {
-        int size = _i.OperandSize;
-        int count = Batch(_i.Segment, SourceOffset, false, limit, out ulong linear);
-        if (count == 0 || !Check(_machine.Read(new Gva(linear), _machine.PortData[..(count * size)], Rights.None,
-            ref Result.Fault))
-            || !Check(_machine.PortWrite((ushort)Registers[Gpr.Rdx], size, count, ref Result.Fault)))
-            return 0;
-        Advance(Gpr.Rsi, count * size);
+        Advance(input ? Gpr.Rdi : Gpr.Rsi, count * size);
         return count;
     }
 

@@ -4,13 +4,6 @@ using SharpKvm.Host;
 
 namespace SharpKvm.Emulator;
 
-/// <summary>Values that come from memory together, in its order: POPA's eight, CMPXCHG16B's two.</summary>
-[InlineArray(8)]
-internal struct Words
-{
-    private ulong _first;
-}
-
 /// <summary>
 /// One instruction on its way. Each instruction's method returns true when it is complete; false means that
 /// <see cref="Result"/> tells why not (or that it shall simply be run again). Order within a method: all accesses that
@@ -121,13 +114,9 @@ internal ref partial struct Execution<TMachine>
         Op operation = _i.Operation;
         switch (operation)
         {
-            case >= Op.Add and <= Op.Test: return Binary(operation);
-            case >= Op.Inc and <= Op.Neg: return Unary(operation);
+            case (>= Op.Add and <= Op.Neg) or (>= Op.Rol and <= Op.Btc): return Modify(operation);
             case Op.Mul or Op.Imul or Op.Div or Op.Idiv: return WideArithmetic(operation);
             case Op.ImulTwo or Op.ImulThree: return Product(operation);
-            case >= Op.Rol and <= Op.Sar: return Shift(operation);
-            case Op.Shld or Op.Shrd: return DoubleShift(operation);
-            case >= Op.Bt and <= Op.Btc: return BitTest(operation);
             case Op.Bsf or Op.Bsr or Op.Popcnt: return Count(operation);
             case Op.Mov or Op.Movbe or Op.Movnti: return Move(operation);
             case >= Op.MovzxByte and <= Op.Movsxd: return MoveExtended(operation);
@@ -172,9 +161,5 @@ internal ref partial struct Execution<TMachine>
         return false;
     }
 
-    private bool Canonical(ulong address)
-    {
-        int unused = (_machine.Cr4 & Cr4.La57) != 0 ? 64 - 57 : 64 - 48;
-        return (long)(address << unused) >> unused == (long)address;
-    }
+    private bool Canonical(ulong address) => Cr4.IsCanonical(_machine.Cr4, address);
 }

@@ -31,7 +31,12 @@ internal static class GuestWalker
         public readonly int TopShift = topShift;
 
         public bool Writes => (Access & PageAccess.Write) != 0;
-        public bool IsUser => Paging.Cpl == 3 && (Access & PageAccess.Implicit) == 0;
+        public bool IsUser
+        {
+            [MethodImpl(MethodImplOptions.AggressiveInlining)]
+            get => Paging.Cpl == 3 && (Access & PageAccess.Implicit) == 0;
+        }
+
         /// <summary>The flag that the access needs in the entry that maps the page.</summary>
         public ulong Dirty => Writes ? GuestEntry.Dirty : 0;
     }

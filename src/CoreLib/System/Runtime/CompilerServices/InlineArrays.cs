@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace System.Runtime.CompilerServices;
+
+[InlineArray(2)]
+public struct InlineArray2<T>
+{
+    private T _element0;
+}
+
+[InlineArray(3)]
+public struct InlineArray3<T>
+{
+    private T _element0;
+}
+
+[InlineArray(4)]
+public struct InlineArray4<T>
+{
+    private T _element0;
+}
+
+[InlineArray(8)]
+public struct InlineArray8<T>
+{
+    private T _element0;
+}
+
+[InlineArray(12)]
+public struct InlineArray12<T>
+{
+    private T _element0;
+}
+
+[InlineArray(16)]
+public struct InlineArray16<T>
+{
+    private T _element0;
+}
