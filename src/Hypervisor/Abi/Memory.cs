@@ -30,6 +30,6 @@ internal struct kvm_enable_cap
 {
     public uint cap;
     public uint flags;
-    public ulong_4 args;
-    public ulong_8 pad;
+    public InlineArray4<ulong> args;
+    public InlineArray8<ulong> pad;
 }

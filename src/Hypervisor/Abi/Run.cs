@@ -79,7 +79,7 @@ internal struct kvm_run
     {
         public uint suberror;
         public uint ndata;
-        public ulong_16 data;
+        public InlineArray16<ulong> data;
     }
 
     [InlineArray(15)]

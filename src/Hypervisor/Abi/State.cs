@@ -4,30 +4,6 @@ namespace SharpKvm.Abi;
 // Arguments of the ioctls that get and set guest state: the UAPI's names, order and sizes (asm/kvm.h, linux/kvm.h).
 // Structs lie in memory in the order of their fields unless they say otherwise.
 
-[InlineArray(3)]
-internal struct uint_3
-{
-    private uint _first;
-}
-
-[InlineArray(4)]
-internal struct ulong_4
-{
-    private ulong _first;
-}
-
-[InlineArray(8)]
-internal struct ulong_8
-{
-    private ulong _first;
-}
-
-[InlineArray(16)]
-internal struct ulong_16
-{
-    private ulong _first;
-}
-
 [InlineArray(26)]
 internal struct byte_26
 {
@@ -94,7 +70,7 @@ internal struct kvm_sregs_common
 internal struct kvm_sregs
 {
     public kvm_sregs_common common;
-    public ulong_4 interrupt_bitmap;
+    public InlineArray4<ulong> interrupt_bitmap;
 }
 
 /// <summary>KVM_GET_SREGS2, KVM_SET_SREGS2.</summary>
@@ -104,20 +80,23 @@ internal struct kvm_sregs2
 
     public kvm_sregs_common common;
     public ulong flags;
-    public ulong_4 pdptrs;
+    public InlineArray4<ulong> pdptrs;
+}
+
+/// <summary>What kvm_fpu and the FXSAVE image have in common: control, status, tags and the last instruction.</summary>
+internal struct x87_environment
+{
+    public ushort fcw, fsw;
+    public byte ftwx, pad1;
+    public ushort last_opcode;
+    public ulong last_ip, last_dp;
 }
 
 /// <summary>KVM_GET_FPU, KVM_SET_FPU.</summary>
 internal struct kvm_fpu
 {
     public byte_128 fpr;
-    public ushort fcw;
-    public ushort fsw;
-    public byte ftwx;
-    public byte pad1;
-    public ushort last_opcode;
-    public ulong last_ip;
-    public ulong last_dp;
+    public x87_environment x87;
     public byte_256 xmm;
     public uint mxcsr;
     public uint pad2;
@@ -129,12 +108,7 @@ internal struct fxregs_state
 {
     public const ulong X87 = 1, Sse = 2;
 
-    [FieldOffset(0)] public ushort cwd;
-    [FieldOffset(2)] public ushort swd;
-    [FieldOffset(4)] public byte twd;
-    [FieldOffset(6)] public ushort fop;
-    [FieldOffset(8)] public ulong rip;
-    [FieldOffset(16)] public ulong rdp;
+    [FieldOffset(0)] public x87_environment x87;
     [FieldOffset(24)] public uint mxcsr;
     [FieldOffset(32)] public byte_128 st;
     [FieldOffset(160)] public byte_256 xmm;
@@ -172,7 +146,7 @@ internal struct kvm_cpuid_entry2
     public uint index;
     public uint flags;
     public uint eax, ebx, ecx, edx;
-    public uint_3 padding;
+    public InlineArray3<uint> padding;
 }
 
 /// <summary>Head of KVM_SET_CPUID2 and its kin; elements follow.</summary>
@@ -203,7 +177,7 @@ internal struct kvm_guest_debug
 
     public uint control;
     public uint pad;
-    public ulong_8 debugreg;
+    public InlineArray8<ulong> debugreg;
 }
 
 /// <summary>KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS.</summary>
@@ -269,7 +243,7 @@ internal struct kvm_vcpu_events
 /// <summary>KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS.</summary>
 internal struct kvm_debugregs
 {
-    public ulong_4 db;
+    public InlineArray4<ulong> db;
     public ulong dr6;
     public ulong dr7;
     public ulong flags;
@@ -283,12 +257,6 @@ internal struct kvm_xcr
     public ulong value;
 }
 
-[InlineArray(16)]
-internal struct kvm_xcr_16
-{
-    private kvm_xcr _first;
-}
-
 /// <summary>KVM_GET_XCRS, KVM_SET_XCRS.</summary>
 internal struct kvm_xcrs
 {
@@ -296,8 +264,8 @@ internal struct kvm_xcrs
 
     public uint nr_xcrs;
     public uint flags;
-    public kvm_xcr_16 xcrs;
-    public ulong_16 padding;
+    public InlineArray16<kvm_xcr> xcrs;
+    public InlineArray16<ulong> padding;
 }
 
 /// <summary>KVM_GET_MP_STATE, KVM_SET_MP_STATE.</summary>

@@ -18,12 +18,6 @@ internal struct CpuidTable
     /// <summary>Basic, hypervisor's and extended leaves begin at 0, 0x40000000 and 0x80000000.</summary>
     private const int Ranges = 3, SlotsPerRange = 40;
 
-    [InlineArray(FeatureWords.Count)]
-    private struct Words
-    {
-        private uint _first;
-    }
-
     [InlineArray(Ranges * SlotsPerRange)]
     private struct Starts
     {
@@ -34,7 +28,7 @@ internal struct CpuidTable
     /// <summary>Where to begin looking for the leaves that real systems have.</summary>
     private Starts _starts;
     /// <summary>Features that the guest was given and that we support.</summary>
-    private Words _words;
+    private InlineArray12<uint> _words;
     public int MaxPhysAddr;
     /// <summary>Bits that a guest physical address cannot have.</summary>
     public ulong ReservedGpa;

@@ -26,10 +26,10 @@ internal struct DebugState
         | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP;
 
     /// <summary>The guest's DR0-3.</summary>
-    public ulong_4 Guest;
+    public InlineArray4<ulong> Guest;
     /// <summary>The guest's DR7 while user space's is in effect.</summary>
     public ulong GuestDr7;
-    public ulong_4 User;
+    public InlineArray4<ulong> User;
     /// <summary>KVM_GUESTDBG_* in force; 0 without ENABLE.</summary>
     public uint Control;
 
@@ -113,7 +113,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
     /// <summary>Puts the breakpoints in effect where the world switch finds them.</summary>
     public static void Apply(ref Vcpu vcpu)
     {
-        ulong_4 effective = vcpu.Debug.HardwareBreakpoints ? vcpu.Debug.User : vcpu.Debug.Guest;
+        InlineArray4<ulong> effective = vcpu.Debug.HardwareBreakpoints ? vcpu.Debug.User : vcpu.Debug.Guest;
         vcpu.Shared.Dr0 = effective[0];
         vcpu.Shared.Dr1 = effective[1];
         vcpu.Shared.Dr2 = effective[2];

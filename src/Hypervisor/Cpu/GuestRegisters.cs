@@ -13,13 +13,7 @@ internal enum Gpr : byte
 /// </summary>
 internal struct GuestRegisters
 {
-    [InlineArray(16)]
-    private struct File
-    {
-        private ulong _first;
-    }
-
-    private File _general;
+    private InlineArray16<ulong> _general;
     public ulong Rip;
     public ulong Rflags;
 

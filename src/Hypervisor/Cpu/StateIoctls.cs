@@ -168,16 +168,11 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     {
         ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(vcpu.Shared.Host.LegacyFpu());
         ulong present = HostCpu.SupportedXcr0() == 0 ? fxregs_state.X87 | fxregs_state.Sse : image.present;
-        kvm_fpu fpu = new() { fcw = InitialFcw, mxcsr = image.mxcsr };
+        kvm_fpu fpu = new() { x87 = { fcw = InitialFcw }, mxcsr = image.mxcsr };
         if ((present & fxregs_state.X87) != 0)
         {
             fpu.fpr = image.st;
-            fpu.fcw = image.cwd;
-            fpu.fsw = image.swd;
-            fpu.ftwx = image.twd;
-            fpu.last_opcode = image.fop;
-            fpu.last_ip = image.rip;
-            fpu.last_dp = image.rdp;
+            fpu.x87 = image.x87;
         }
         if ((present & fxregs_state.Sse) != 0)
             fpu.xmm = image.xmm;
@@ -193,12 +188,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             return Errno.EINVAL;
         ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(vcpu.Shared.Host.LegacyFpu());
         image.st = fpu.fpr;
-        image.cwd = fpu.fcw;
-        image.swd = fpu.fsw;
-        image.twd = fpu.ftwx;
-        image.fop = fpu.last_opcode;
-        image.rip = fpu.last_ip;
-        image.rdp = fpu.last_dp;
+        image.x87 = fpu.x87 with { pad1 = 0 };
         image.xmm = fpu.xmm;
         image.mxcsr = fpu.mxcsr;
         image.present |= fxregs_state.X87 | fxregs_state.Sse;

@@ -114,15 +114,16 @@ public class UapiTests
         from field in Layout.Fields(type, Opens)
         select (type, field);
 
-    /// <summary>Structures that the header declares in place, and what the two kvm_sregs share.</summary>
-    private static bool Opens(FieldInfo field) => field.FieldType == typeof(kvm_sregs_common)
+    /// <summary>Structures that the header declares in place, and what two structures share.</summary>
+    private static bool Opens(FieldInfo field) =>
+        field.FieldType == typeof(kvm_sregs_common) || field.FieldType == typeof(x87_environment)
         || field.FieldType.IsNested
         && !field.FieldType.IsDefined(typeof(System.Runtime.CompilerServices.InlineArrayAttribute));
 
     /// <summary>The path as C writes it; the core has no arrays of single bytes, but pad0, pad1 …</summary>
     private static string PathInC(Type type, FieldLayout field)
     {
-        string path = field.Path.StartsWith("common.", StringComparison.Ordinal) ? field.Path[7..] : field.Path;
+        string path = Regex.Replace(field.Path, @"^(common|x87)\.", "");
         if (s_paths.TryGetValue($"{type.Name}.{path}", out string? known))
             return known;
         return type.Name switch

@@ -277,7 +277,7 @@ public class StateIoctlsTests
     public void FpuComesBack() => Gen.Byte.Array[416].Sample(bytes =>
     {
         kvm_fpu fpu = MemoryMarshal.Cast<byte, kvm_fpu>(bytes)[0];
-        fpu.pad1 = 0;
+        fpu.x87.pad1 = 0;
         fpu.pad2 = 0;
         fpu.mxcsr &= 0xffff;
         Assert.That(_test.Set(Ioctls.SetFpu, fpu), Is.Zero);
@@ -293,7 +293,7 @@ public class StateIoctlsTests
         image[25] = 0x1f;
         image[26] = image[27] = 0;
         kvm_fpu fpu = _test.Get<kvm_fpu>(Ioctls.GetFpu);
-        Assert.That((fpu.fcw, fpu.fsw, fpu.ftwx, fpu.fpr[0], fpu.xmm[0], fpu.mxcsr),
+        Assert.That((fpu.x87.fcw, fpu.x87.fsw, fpu.x87.ftwx, fpu.fpr[0], fpu.xmm[0], fpu.mxcsr),
             Is.EqualTo(((ushort)0x37f, (ushort)0, (byte)0, (byte)0, (byte)0, 0x1f80u)));
     }
 
