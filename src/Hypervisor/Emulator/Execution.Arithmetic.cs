@@ -133,18 +133,12 @@ internal ref partial struct Execution<TMachine>
         ulong flags = Registers.Rflags;
         bool exchange = operation == Op.Xchg;
         ulong result = exchange ? value : Alu.Add(old, value, false, size, ref flags);
-        if (_i.IsMemory)
-        {
-            if (!StoreModified(result, exchange || _i.Locked))
-                return false;
-            SetRegister(_i.Reg, size, old);
-        }
-        else
-        {
-            // The sum goes last: XADD of a register with itself keeps it.
-            SetRegister(_i.Source == Op.RegOperand ? _i.Reg : _i.Rm, size, old);
+        if (_i.IsMemory && !StoreModified(result, exchange || _i.Locked))
+            return false;
+        SetRegister(_i.Source == Op.RegOperand ? _i.Reg : _i.Rm, size, old);
+        // In registers the sum goes last: XADD of one with itself keeps it.
+        if (!_i.IsMemory)
             Store(_i.Destination, size, result);
-        }
         Registers.Rflags = flags;
         return true;
     }
@@ -175,35 +169,28 @@ internal ref partial struct Execution<TMachine>
             return false;
         if (half == 8 && (_fetched.Linear & 15) != 0)
             return Raise(Fault.GeneralProtection);
-        InlineArray2<ulong> old = default;
-        Span<byte> bytes = MemoryMarshal.AsBytes((Span<ulong>)old);
-        if (!Check(_machine.Read(new Gva(_fetched.Linear), bytes[..(half * 2)], Rights.Write, ref Result.Fault)))
+        UInt128 old = default;
+        Span<byte> bytes = MemoryMarshal.AsBytes(new Span<UInt128>(ref old))[..(half * 2)];
+        if (!Check(_machine.Read(new Gva(_fetched.Linear), bytes, Rights.Write, ref Result.Fault)))
             return false;
-        ulong low = old[0];
-        ulong high = old[1];
-        if (half == 4)
-        {
-            high = low >> 32;
-            low = (uint)low;
-        }
-        bool equal = low == (Registers[Gpr.Rax] & Alu.Mask(half)) && high == (Registers[Gpr.Rdx] & Alu.Mask(half));
-        InlineArray2<ulong> replacement = old;
-        if (equal)
-        {
-            ulong newLow = Registers[Gpr.Rbx];
-            ulong newHigh = Registers[Gpr.Rcx];
-            replacement[0] = half == 8 ? newLow : newHigh << 32 | (uint)newLow;
-            replacement[1] = newHigh;
-        }
-        if (!Swap(half * 2, bytes, MemoryMarshal.AsBytes((Span<ulong>)replacement)))
+        bool equal = old == Pair(Gpr.Rdx, Gpr.Rax);
+        UInt128 stored = equal ? Pair(Gpr.Rcx, Gpr.Rbx) : old;
+        if (!Swap(half * 2, bytes, MemoryMarshal.AsBytes(new Span<UInt128>(ref stored))))
             return false;
         if (!equal)
         {
-            SetFull(Gpr.Rax, half, low);
-            SetFull(Gpr.Rdx, half, high);
+            SetFull(Gpr.Rax, half, (ulong)old);
+            SetFull(Gpr.Rdx, half, (ulong)(old >> (half * 8)));
         }
         Registers.Rflags = (Registers.Rflags & ~Rflags.Zf) | (equal ? Rflags.Zf : 0);
         return true;
+    }
+
+    /// <summary>Two registers of the operand size as one value.</summary>
+    private UInt128 Pair(Gpr high, Gpr low)
+    {
+        int half = _i.OperandSize;
+        return (UInt128)(Registers[high] & Alu.Mask(half)) << (half * 8) | Registers[low] & Alu.Mask(half);
     }
 
     private bool Conditional(Op operation)

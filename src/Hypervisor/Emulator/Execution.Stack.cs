@@ -203,9 +203,10 @@ internal ref partial struct Execution<TMachine>
     /// </summary>
     private bool FarBranch(Op operation)
     {
-        int size = _i.OperandSize;
         if (_protected && !(_virtual8086 && operation is Op.CallFar or Op.JmpFar or Op.RetFar))
             return Unsupported();
+        bool interrupts = operation is Op.Int or Op.Int3;
+        int size = interrupts ? 2 : _i.OperandSize;
         ulong pointer = StackPointer;
         ulong offset = _i.Immediate;
         ulong selector = _i.Immediate2;
@@ -213,7 +214,15 @@ internal ref partial struct Execution<TMachine>
         switch (operation)
         {
             case Op.Int or Op.Int3:
-                return Interrupt(operation == Op.Int3 ? 3 : (int)(_i.Immediate & 0xff), pointer);
+                ulong entry = (operation == Op.Int3 ? 3 : offset & 0xff) * 4;
+                if (entry + 3 > _machine.Idtr.Limit)
+                    return Raise(Fault.GeneralProtection);
+                if (!ReadLinear(_machine.Idtr.Base + entry, 4, Rights.System, out offset)
+                    || !PushAt(ref pointer, size, Registers.Rflags))
+                    return false;
+                selector = offset >> 16;
+                offset = (ushort)offset;
+                break;
             case Op.RetFar or Op.Iret:
                 if (!PopAt(ref pointer, size, out offset) || !PopAt(ref pointer, size, out selector)
                     || operation == Op.Iret && !PopAt(ref pointer, size, out flags))
@@ -223,35 +232,20 @@ internal ref partial struct Execution<TMachine>
             default:
                 if (_i.IsMemory && !LoadFarPointer(out offset, out selector))
                     return false;
-                if (operation == Op.CallFar && (!PushAt(ref pointer, size, _machine.GetSegment(SegmentName.Cs).Selector)
-                    || !PushAt(ref pointer, size, _next)))
-                    return false;
                 break;
         }
+        if ((interrupts || operation == Op.CallFar)
+            && (!PushAt(ref pointer, size, _machine.GetSegment(SegmentName.Cs).Selector)
+                || !PushAt(ref pointer, size, _next)))
+            return false;
         if (!Jump(offset))
             return false;
         SetRealSegment(SegmentName.Cs, (ushort)selector);
         SetStackPointer(pointer);
         if (operation == Op.Iret)
             SetFlags(flags, size);
-        return true;
-    }
-
-    /// <summary>Software interrupt through the real-mode vector table.</summary>
-    private bool Interrupt(int vector, ulong pointer)
-    {
-        DescriptorTable table = _machine.Idtr;
-        if (vector * 4 + 3 > table.Limit)
-            return Raise(Fault.GeneralProtection);
-        if (!ReadLinear(table.Base + (uint)(vector * 4), 4, Rights.System, out ulong entry)
-            || !PushAt(ref pointer, 2, Registers.Rflags)
-            || !PushAt(ref pointer, 2, _machine.GetSegment(SegmentName.Cs).Selector)
-            || !PushAt(ref pointer, 2, _next))
-            return false;
-        _next = (ushort)entry;
-        SetRealSegment(SegmentName.Cs, (ushort)(entry >> 16));
-        SetStackPointer(pointer);
-        Registers.Rflags &= ~(Rflags.If | Rflags.Tf | Rflags.Ac);
+        if (interrupts)
+            Registers.Rflags &= ~(Rflags.If | Rflags.Tf | Rflags.Ac);
         return true;
     }
 
