@@ -48,4 +48,23 @@ public static class MemoryExtensions
     public static bool Contains<T>(this ReadOnlySpan<T> span, T value)
         where T : struct, IEquatable<T>
         => IndexOf(span, value) >= 0;
+
+    /// <summary>Whether an element is not equal to the value.</summary>
+    public static bool ContainsAnyExcept<T>(this ReadOnlySpan<T> span, T value)
+        where T : struct, IEquatable<T>
+    {
+        for (int i = 0; i < span.Length; i++)
+        {
+            if (!span[i].Equals(value))
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    public static bool ContainsAnyExcept<T>(this Span<T> span, T value)
+        where T : struct, IEquatable<T>
+        => ContainsAnyExcept((ReadOnlySpan<T>)span, value);
 }

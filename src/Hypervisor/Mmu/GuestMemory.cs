@@ -17,7 +17,8 @@ internal enum MemoryAccess : byte
 
 /// <summary>
 /// Guest physical memory as the core reads and writes it: through the process's own mapping, in its context. An access
-/// across the end of a slot that fails in the middle has done its first part.
+/// across the end of a slot that fails in the middle has done its first part. Lengths are those of instructions and
+/// structures: few slots are crossed.
 /// </summary>
 internal static class GuestMemory
 {
@@ -40,39 +41,31 @@ internal static class GuestMemory
 
     public static MemoryAccess Read(ref Vm.Vm vm, Gpa source, Span<byte> destination)
     {
-        while (true)
-        {
-            ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(source);
-            if (!slot.Contains(source))
-                return MemoryAccess.NoMemory;
-            int count = Part(in slot, source, destination.Length);
-            if (!UserMemory.Read(slot.ToHva(source), destination[..count]))
-                return MemoryAccess.Fault;
-            if (count == destination.Length)
-                return MemoryAccess.Done;
-            destination = destination[count..];
-            source += (ulong)count;
-        }
+        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(source);
+        if (!slot.Contains(source))
+            return MemoryAccess.NoMemory;
+        int count = Part(in slot, source, destination.Length);
+        if (!UserMemory.Read(slot.ToHva(source), destination[..count]))
+            return MemoryAccess.Fault;
+        return count == destination.Length
+            ? MemoryAccess.Done
+            : Read(ref vm, source + (ulong)count, destination[count..]);
     }
 
     public static MemoryAccess Write(ref Vm.Vm vm, Gpa destination, ReadOnlySpan<byte> source)
     {
-        while (true)
-        {
-            ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(destination);
-            if (!slot.Contains(destination))
-                return MemoryAccess.NoMemory;
-            if (slot.IsReadOnly)
-                return MemoryAccess.ReadOnly;
-            int count = Part(in slot, destination, source.Length);
-            if (!UserMemory.Write(slot.ToHva(destination), source[..count]))
-                return MemoryAccess.Fault;
-            MarkDirty(in slot, destination, count);
-            if (count == source.Length)
-                return MemoryAccess.Done;
-            source = source[count..];
-            destination += (ulong)count;
-        }
+        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(destination);
+        if (!slot.Contains(destination))
+            return MemoryAccess.NoMemory;
+        if (slot.IsReadOnly)
+            return MemoryAccess.ReadOnly;
+        int count = Part(in slot, destination, source.Length);
+        if (!UserMemory.Write(slot.ToHva(destination), source[..count]))
+            return MemoryAccess.Fault;
+        MarkDirty(in slot, destination, count);
+        return count == source.Length
+            ? MemoryAccess.Done
+            : Write(ref vm, destination + (ulong)count, source[count..]);
     }
 
     public static bool TryRead<T>(ref Vm.Vm vm, Gpa source, out T value) where T : unmanaged

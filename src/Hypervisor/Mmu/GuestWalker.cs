@@ -48,7 +48,7 @@ internal static class GuestWalker
     public static Translation Translate(ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access)
     {
         if ((paging.Cr0 & Cr0.Pg) == 0)
-            return new Translation(new Gpa((uint)address.Value));
+            return Found((uint)address.Value);
         if ((paging.Efer & Efer.Lma) != 0)
             return Walk<LongPaging>(new(ref vm, in paging, address, access, (paging.Cr4 & Cr4.La57) == 0 ? 39 : 48));
         address = new Gva((uint)address.Value);
@@ -56,6 +56,8 @@ internal static class GuestWalker
             ? Walk<PagingPae>(new(ref vm, in paging, address, access, 30))
             : Walk<Paging32>(new(ref vm, in paging, address, access, 22));
     }
+
+    private static Translation Found(ulong address) => new() { Address = new Gpa(address), Succeeded = true };
 
     private static Translation Walk<TMode>(in Request request) where TMode : struct, IPagingMode
     {
@@ -101,9 +103,9 @@ internal static class GuestWalker
             if (!flagged && !SetFlags<TMode>(in request, entry))
                 continue;
             if (shift == Page.Shift)
-                return new Translation(new Gpa((entry & GuestEntry.AddressMask) | address.Offset));
+                return Found((entry & GuestEntry.AddressMask) | address.Offset);
             ulong offsetMask = (1UL << shift) - 1;
-            return new Translation(new Gpa((TMode.LargePageBase(entry) & ~offsetMask) | (address.Value & offsetMask)));
+            return Found((TMode.LargePageBase(entry) & ~offsetMask) | (address.Value & offsetMask));
         }
         return Fail(in request, PageFaultCode.Present);
     }
@@ -172,7 +174,7 @@ internal static class GuestWalker
         bool noExecute = (paging.Cr4 & Cr4.Pae) != 0 && (paging.Efer & Efer.Nxe) != 0;
         if (noExecute || (paging.Cr4 & Cr4.Smep) != 0)
             code |= (PageFaultCode)(request.Access & PageAccess.Fetch);
-        return new Translation(code);
+        return new() { Fault = code };
     }
 
     /// <summary>

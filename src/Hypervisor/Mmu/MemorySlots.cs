@@ -119,30 +119,21 @@ internal static class MemorySlots
     private static bool TryBuild(
         ReadOnlySpan<MemorySlot> slots, int removed, in MemorySlot added, out KernelRef<SlotTable> table)
     {
-        int count = slots.Length - 1;
-        if (removed != 0)
-            count--;
-        if (added.Size != 0)
-            count++;
+        int count = slots.Length - 1 - (removed != 0 ? 1 : 0) + (added.Size != 0 ? 1 : 0);
         if (!SlotTable.TryAllocate(count, out table))
             return false;
-
         Span<MemorySlot> target = table.Value.All;
         int next = 1;
-        bool pending = added.Size != 0;
         for (int i = 1; i < slots.Length; i++)
         {
-            if (i == removed)
-                continue;
-            if (pending && added.Start.Value < slots[i].Start.Value)
-            {
-                target[next++] = added;
-                pending = false;
-            }
-            target[next++] = slots[i];
+            if (i != removed)
+                target[next++] = slots[i];
         }
-        if (pending)
-            target[next] = added;
+        if (added.Size == 0)
+            return true;
+        for (; next > 1 && added.Start.Value < target[next - 1].Start.Value; next--)
+            target[next] = target[next - 1];
+        target[next] = added;
         return true;
     }
 

@@ -106,7 +106,7 @@ internal static class NestedTables
             if (level > 1)
             {
                 changed |= Sweep(ref memory, Target(old), level - 1, first, next, keep, prunes);
-                if (!prunes || !IsEmpty(Target(old)))
+                if (!prunes || KernelPages.Entries(Target(old)).ContainsAnyExcept(0ul))
                     continue;
                 Volatile.Write(ref entry, 0);
                 memory.Statistics.TablePages--;
@@ -121,16 +121,6 @@ internal static class NestedTables
             }
         }
         return changed;
-    }
-
-    private static bool IsEmpty(Hpa table)
-    {
-        foreach (ulong entry in KernelPages.Entries(table))
-        {
-            if (entry != 0)
-                return false;
-        }
-        return true;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -43,17 +43,9 @@ internal enum PageFaultCode : uint
 }
 
 /// <summary>The outcome of a translation: an address, or the #PF to raise (CR2 is the linear address).</summary>
-internal readonly struct Translation
+internal struct Translation
 {
-    public readonly Gpa Address;
-    public readonly PageFaultCode Fault;
-    public readonly bool Succeeded;
-
-    public Translation(Gpa address)
-    {
-        Address = address;
-        Succeeded = true;
-    }
-
-    public Translation(PageFaultCode fault) => Fault = fault;
+    public Gpa Address;
+    public PageFaultCode Fault;
+    public bool Succeeded;
 }
