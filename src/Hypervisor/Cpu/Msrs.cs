@@ -13,17 +13,9 @@ internal struct MsrState
     public const ulong McgCtlPresent = 1 << 8;
     private const ulong McgRecovery = 1 << 24;
     public const ulong McgSupported = McgCtlPresent | McgRecovery;
-    private const int MtrrPairs = 8;
-    public const int FirstFixed = 2 * MtrrPairs;
+    public const int VariableMtrrCount = 16;
     /// <summary>Eight variable pairs, fixed ranges, write-combining (SDM vol. 3, 12.11.1).</summary>
-    public const ulong MtrrCapabilities = 0x500 | MtrrPairs;
-
-    /// <summary>Base and mask of each variable MTRR, then the fixed ones.</summary>
-    [InlineArray(FirstFixed + 11)]
-    internal struct MtrrFile
-    {
-        private ulong _first;
-    }
+    public const ulong MtrrCapabilities = 0x500 | VariableMtrrCount / 2;
 
     [InlineArray(MaxBanks * RegistersPerBank)]
     internal struct McBanks
@@ -31,23 +23,19 @@ internal struct MsrState
         private ulong _first;
     }
 
-    public ulong ApicBase, MiscEnable, TscAdjust, Hwcr, DeCfg, MicrocodeRevision, MtrrDefType;
+    public ulong ApicBase, MiscEnable, TscAdjust, Hwcr, DeCfg, MicrocodeRevision, MtrrCap, MtrrDefType;
     public ulong McgCap, McgStatus, McgCtl;
-    public MtrrFile Mtrrs;
+    /// <summary>Base and mask of each variable MTRR.</summary>
+    public InlineArray16<ulong> VariableMtrrs;
+    /// <summary>Eleven of them: one of 64 KiB ranges, two of 16 KiB, eight of 4 KiB.</summary>
+    public InlineArray16<ulong> FixedMtrrs;
     /// <summary>CTL, STATUS, ADDR, MISC of each bank.</summary>
     public McBanks Banks;
 
-    public readonly int BankCount => (int)(McgCap & 0xff);
+    /// <summary>What those hold that have no value of their own.</summary>
+    public ulong Zero;
 
-    /// <summary>Where an MTRR is kept in <see cref="Mtrrs"/>; -1 for another MSR.</summary>
-    public static int MtrrSlot(uint index) => index switch
-    {
-        >= Msr.MtrrVariable and < Msr.MtrrVariable + FirstFixed => (int)(index - Msr.MtrrVariable),
-        Msr.MtrrFix64K => FirstFixed,
-        Msr.MtrrFix16K or Msr.MtrrFix16K + 1 => (int)(FirstFixed + 1 + index - Msr.MtrrFix16K),
-        >= Msr.MtrrFix4K and < Msr.MtrrFix4K + 8 => (int)(FirstFixed + 3 + index - Msr.MtrrFix4K),
-        _ => -1,
-    };
+    public readonly int BankCount => (int)(McgCap & 0xff);
 }
 
 /// <summary>
@@ -65,6 +53,14 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     private const ulong DebugCtlIgnored = 0x3f;
     private const ulong McCtlOptional = 1 << 10 | 1;
 
+    /// <summary>A register without side effects, and what a write may do to it.</summary>
+    private readonly ref struct Plain(ref ulong value, ulong writable = 0, ulong ignored = 0, bool takes = true)
+    {
+        public readonly ref ulong Value = ref value;
+        public readonly ulong Writable = writable, Ignored = ignored;
+        public readonly bool Takes = takes, Exists = true;
+    }
+
     /// <summary>RDMSR and KVM_GET_MSRS; false is #GP(0), or the end of the ioctl's list.</summary>
     public static bool TryRead(ref Vcpu vcpu, uint index, out ulong value, bool host = false) =>
         TryGet(ref vcpu, index, host, out value) || Parameters.IgnoreMsrs();
@@ -77,84 +73,117 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     {
         if (TVendor.TryGetMsr(ref vcpu, index, out value))
             return true;
-        ref MsrState msrs = ref vcpu.Msrs;
         switch (index)
         {
             case Msr.Efer: value = TVendor.GetEfer(ref vcpu); return true;
             case Msr.Tsc: value = HostCpu.Tsc() + TVendor.GetTscOffset(ref vcpu); return true;
-            case Msr.TscAdjust: value = msrs.TscAdjust; return true;
             case Msr.TscAux: value = vcpu.Shared.TscAux; return host || HasTscAux(ref vcpu);
-            case Msr.ApicBase: value = msrs.ApicBase; return true;
-            case Msr.MiscEnable: value = msrs.MiscEnable; return true;
             case Msr.SpecCtrl: value = vcpu.Shared.SpecCtrl; return host || vcpu.Cpuid.Has(Feature.Ibrs);
-            case Msr.MicrocodeRevision: value = msrs.MicrocodeRevision; return true;
-            case Msr.Hwcr: value = msrs.Hwcr; return true;
-            case Msr.DeCfg: value = msrs.DeCfg; return true;
-            case Msr.MtrrCap: value = MsrState.MtrrCapabilities; return true;
-            case Msr.MtrrDefType: value = msrs.MtrrDefType; return true;
-            case Msr.McgCap: value = msrs.McgCap; return true;
-            case Msr.McgStatus: value = msrs.McgStatus; return true;
-            case Msr.McgCtl: value = msrs.McgCtl; return host || (msrs.McgCap & MsrState.McgCtlPresent) != 0;
         }
-        bool isBank = TryFindBank(in msrs, index, out int register);
-        int slot = MsrState.MtrrSlot(index);
-        value = isBank ? msrs.Banks[register] : slot >= 0 ? msrs.Mtrrs[slot] : 0;
-        return isBank || slot >= 0 || ReadsAsZero(index) || host && IsAbsentFeature(index);
+        Plain register = Find(ref vcpu, index, 0, host);
+        value = register.Exists ? register.Value : 0;
+        return register.Exists;
     }
 
-    public static bool TrySet(ref Vcpu vcpu, uint index, ulong value, bool host)
+    public static bool TrySet(ref Vcpu vcpu, uint index, ulong value, bool host) => index switch
     {
-        ref MsrState msrs = ref vcpu.Msrs;
-        return index switch
-        {
-            Msr.Efer => ControlRegisters<TVendor>.TrySetEfer(ref vcpu, value,
-                host ? ControlRegisters<TVendor>.EferOfHost() : vcpu.Cpuid.EferAllowed),
-            Msr.Lstar or Msr.Cstar or Msr.KernelGsBase or Msr.FsBase or Msr.GsBase =>
-                Cr4.IsCanonical(TVendor.GetCr4(ref vcpu), value) && TVendor.TrySetMsr(ref vcpu, index, value),
-            // Intel refuses what is not canonical, AMD keeps 32 bits: what survives either is kept.
-            Msr.SysenterEsp or Msr.SysenterEip =>
-                TVendor.TrySetMsr(ref vcpu, index, (ulong)((long)(value << 16) >> 16)),
-            Msr.Pat => AreTypes(value, pat: true) && TVendor.TrySetMsr(ref vcpu, index, value),
-            Msr.Tsc => SetTsc(ref vcpu, value, host),
-            Msr.TscAdjust => SetTscAdjust(ref vcpu, value, host),
-            Msr.TscAux => (host || HasTscAux(ref vcpu)) && Assign(ref vcpu.Shared.TscAux, (uint)value, ~0ul),
-            Msr.ApicBase => TrySetApicBase(ref vcpu, value),
-            Msr.MiscEnable => (host || ((value ^ msrs.MiscEnable) & MiscEnableReadOnly) == 0) && Assign(
-                ref msrs.MiscEnable, value & ~MiscEnableReadOnly | msrs.MiscEnable & MiscEnableReadOnly, ~0ul),
-            Msr.SpecCtrl => (host || vcpu.Cpuid.Has(Feature.Ibrs))
-                && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost()),
-            Msr.PredCmd => (host || vcpu.Cpuid.Has(Feature.Ibpb)) && TryFlushPredictors(value),
-            Msr.MicrocodeRevision => !host || Assign(ref msrs.MicrocodeRevision, value, ~0ul),
-            Msr.Hwcr => Assign(ref msrs.Hwcr, value & ~HwcrIgnored, HwcrStatusWritable),
-            Msr.DeCfg => (host || value == msrs.DeCfg) && Assign(ref msrs.DeCfg, value, DeCfgLfence),
-            Msr.MtrrDefType => AreTypes(value & 0xff) && Assign(ref msrs.MtrrDefType, value, 0xcff),
-            Msr.McgCap => false,
-            Msr.McgStatus => Assign(ref msrs.McgStatus, value, ~0ul),
-            Msr.McgCtl => (msrs.McgCap & MsrState.McgCtlPresent) == 0 ? host && value == 0
-                : value is 0 or ~0ul && Assign(ref msrs.McgCtl, value, ~0ul),
-            _ => TrySetOther(ref vcpu, index, value, host),
-        };
-    }
+        Msr.Efer => ControlRegisters<TVendor>.TrySetEfer(ref vcpu, value,
+            host ? ControlRegisters<TVendor>.EferOfHost() : vcpu.Cpuid.EferAllowed),
+        Msr.Lstar or Msr.Cstar or Msr.KernelGsBase or Msr.FsBase or Msr.GsBase =>
+            Cr4.IsCanonical(TVendor.GetCr4(ref vcpu), value) && TVendor.TrySetMsr(ref vcpu, index, value),
+        // Intel refuses what is not canonical, AMD keeps 32 bits: what survives either is kept.
+        Msr.SysenterEsp or Msr.SysenterEip => TVendor.TrySetMsr(ref vcpu, index, (ulong)((long)(value << 16) >> 16)),
+        Msr.Pat => AreTypes(value, pat: true) && TVendor.TrySetMsr(ref vcpu, index, value),
+        Msr.Tsc => SetTsc(ref vcpu, value, host),
+        Msr.TscAux => (host || HasTscAux(ref vcpu)) && Assign(ref vcpu.Shared.TscAux, (uint)value, ~0ul),
+        Msr.SpecCtrl => (host || vcpu.Cpuid.Has(Feature.Ibrs))
+            && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost()),
+        Msr.PredCmd => (host || vcpu.Cpuid.Has(Feature.Ibpb)) && TryFlushPredictors(value),
+        _ => TrySetPlain(ref vcpu, index, value, host),
+    };
 
-    private static bool TrySetOther(ref Vcpu vcpu, uint index, ulong value, bool host)
+    private static bool TrySetPlain(ref Vcpu vcpu, uint index, ulong value, bool host)
     {
-        if (MsrState.MtrrSlot(index) is >= 0 and int slot)
-            return TrySetMtrr(ref vcpu, slot, value);
-        if (TryFindBank(in vcpu.Msrs, index, out int register))
-            return TrySetBank(ref vcpu.Msrs, register, value, host);
-        return IgnoresWrites(index) || index == Msr.DebugCtl && (value & ~DebugCtlIgnored) == 0
-            || value == 0 && (ReadsAsZero(index) || host && IsAbsentFeature(index))
-            || TVendor.TrySetMsr(ref vcpu, index, value);
-    }
-
-    private static bool TrySetApicBase(ref Vcpu vcpu, ulong value)
-    {
-        if (!IsValidApicBase(ref vcpu, value))
+        Plain register = Find(ref vcpu, index, value, host);
+        if (!register.Exists)
+            return TVendor.TrySetMsr(ref vcpu, index, value);
+        ulong changed = value ^ register.Value;
+        if (!register.Takes || (changed & ~(register.Writable | register.Ignored)) != 0)
             return false;
-        vcpu.Msrs.ApicBase = value;
-        ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        // The guest moves its counter with the adjustment; user space restores only the register.
+        if (index == Msr.TscAdjust && !host)
+            TVendor.SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - register.Value);
+        register.Value ^= changed & register.Writable;
+        if (index == Msr.ApicBase)
+            ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
         return true;
     }
+
+    /// <summary>
+    /// The MSRs that are no more than a register, a row for each: where it is kept, which bits software can change,
+    /// which bits of a write do not matter, and whether it takes <paramref name="value"/>, which a reader leaves 0.
+    /// </summary>
+    private static Plain Find(ref Vcpu vcpu, uint index, ulong value, bool host)
+    {
+        ref MsrState msrs = ref vcpu.Msrs;
+        switch (index)
+        {
+            case Msr.TscAdjust: return new(ref msrs.TscAdjust, ~0ul);
+            case Msr.ApicBase: return new(ref msrs.ApicBase, ~0ul, takes: IsValidApicBase(ref vcpu, value));
+            case Msr.MicrocodeRevision: return new(ref msrs.MicrocodeRevision, host ? ~0ul : 0, ignored: ~0ul);
+            case Msr.MiscEnable: return new(ref msrs.MiscEnable, ~MiscEnableReadOnly, ignored: host ? ~0ul : 0);
+            case Msr.Hwcr: return new(ref msrs.Hwcr, HwcrStatusWritable, HwcrIgnored);
+            case Msr.DeCfg: return new(ref msrs.DeCfg, host ? DeCfgLfence : 0);
+            case Msr.MtrrCap: return new(ref msrs.MtrrCap, takes: false);
+            case Msr.MtrrDefType: return new(ref msrs.MtrrDefType, 0xcff, takes: AreTypes(value & 0xff));
+            case >= Msr.MtrrVariable and < Msr.MtrrVariable + MsrState.VariableMtrrCount:
+                return VariableMtrr(ref vcpu, index - Msr.MtrrVariable, value);
+            case Msr.MtrrFix64K: return FixedMtrr(ref msrs, 0, value);
+            case Msr.MtrrFix16K or Msr.MtrrFix16K + 1: return FixedMtrr(ref msrs, 1 + index - Msr.MtrrFix16K, value);
+            case >= Msr.MtrrFix4K and < Msr.MtrrFix4K + 8: return FixedMtrr(ref msrs, 3 + index - Msr.MtrrFix4K, value);
+            case Msr.McgCap: return new(ref msrs.McgCap, takes: false);
+            case Msr.McgStatus: return new(ref msrs.McgStatus, ~0ul);
+            case Msr.McgCtl when (msrs.McgCap & MsrState.McgCtlPresent) != 0:
+                return new(ref msrs.McgCtl, ~0ul, takes: value is 0 or ~0ul);
+            case >= Msr.MachineCheckBanks
+                when index - Msr.MachineCheckBanks < msrs.BankCount * MsrState.RegistersPerBank:
+                return BankRegister(ref msrs, (int)(index - Msr.MachineCheckBanks), value, host);
+            // Platform registers that guests probe and that have no meaning here.
+            case Msr.PlatformId or Msr.EblCrPowerOn or (>= Msr.LastBranchFrom and <= Msr.LastIntTo)
+                or Msr.TsegAddress or Msr.TsegAddress + 1 or Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase:
+                return new(ref msrs.Zero);
+            case Msr.DebugCtl: return new(ref msrs.Zero, ignored: DebugCtlIgnored);
+            case (>= Msr.K7EventSelect and <= Msr.K7CounterLast) or Msr.Syscfg
+                or (>= Msr.IorrBase and <= Msr.TopMem2) or Msr.NbCfg or Msr.PatchLoader or Msr.IntPendingMessage
+                or (>= Msr.PstateCurrentLimit and <= Msr.PstateLast) or Msr.LsCfg or Msr.DcCfg or Msr.BuCfg2:
+                return new(ref msrs.Zero, ignored: ~0ul);
+            // Features that are absent: VMMs save and restore their MSRs all the same. Zero is all they can be.
+            case Msr.McgCtl or Msr.TscDeadline or Msr.KvmWallClockOld or Msr.KvmSystemTimeOld
+                or (>= Msr.KvmFirst and <= Msr.KvmLast) when host:
+                return new(ref msrs.Zero);
+            default: return default;
+        }
+    }
+
+    private static Plain VariableMtrr(ref Vcpu vcpu, uint register, ulong value)
+    {
+        bool isMask = (register & 1) != 0;
+        ulong reserved = vcpu.Cpuid.ReservedGpa | (isMask ? 0x7fful : 0xf00);
+        return new(ref vcpu.Msrs.VariableMtrrs[(int)register], ~0ul,
+            takes: (value & reserved) == 0 && (isMask || AreTypes(value & 0xff)));
+    }
+
+    private static Plain FixedMtrr(ref MsrState msrs, uint register, ulong value) =>
+        new(ref msrs.FixedMtrrs[(int)register], ~0ul, takes: AreTypes(value));
+
+    /// <summary>CTL: all zeros or all ones; STATUS: zero, unless HWCR says otherwise (APM vol. 2, 9.3).</summary>
+    private static Plain BankRegister(ref MsrState msrs, int register, ulong value, bool host) =>
+        new(ref msrs.Banks[register], ~0ul, takes: (register % MsrState.RegistersPerBank) switch
+        {
+            0 => value == 0 || (value | McCtlOptional) == ~0ul,
+            1 => host || value == 0 || (msrs.Hwcr & HwcrStatusWritable) != 0,
+            _ => true,
+        });
 
     private static bool TryFlushPredictors(ulong value)
     {
@@ -189,40 +218,6 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         return true;
     }
 
-    /// <summary>The guest moves its counter with it; user space restores only the register.</summary>
-    private static bool SetTscAdjust(ref Vcpu vcpu, ulong value, bool host)
-    {
-        if (!host)
-            TVendor.SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - vcpu.Msrs.TscAdjust);
-        return Assign(ref vcpu.Msrs.TscAdjust, value, ~0ul);
-    }
-
-    private static bool TrySetMtrr(ref Vcpu vcpu, int slot, ulong value)
-    {
-        bool isMask = slot < MsrState.FirstFixed && (slot & 1) != 0;
-        ulong reserved = slot >= MsrState.FirstFixed ? 0 : vcpu.Cpuid.ReservedGpa | (isMask ? 0x7fful : 0xf00);
-        ulong types = isMask ? 0 : slot < MsrState.FirstFixed ? value & 0xff : value;
-        return AreTypes(types) && Assign(ref vcpu.Msrs.Mtrrs[slot], value, ~reserved);
-    }
-
-    private static bool TryFindBank(in MsrState msrs, uint index, out int register)
-    {
-        register = (int)(index - Msr.MachineCheckBanks);
-        return (uint)register < (uint)(msrs.BankCount * MsrState.RegistersPerBank);
-    }
-
-    /// <summary>CTL: all zeros or all ones; STATUS: zero, unless HWCR says otherwise (APM vol. 2, 9.3).</summary>
-    private static bool TrySetBank(ref MsrState msrs, int register, ulong value, bool host)
-    {
-        bool allowed = (register % MsrState.RegistersPerBank) switch
-        {
-            0 => value == 0 || (value | McCtlOptional) == ~0ul,
-            1 => host || value == 0 || (msrs.Hwcr & HwcrStatusWritable) != 0,
-            _ => true,
-        };
-        return allowed && Assign(ref msrs.Banks[register], value, ~0ul);
-    }
-
     private static bool Assign(ref ulong register, ulong value, ulong allowed)
     {
         if ((value & ~allowed) != 0)
@@ -247,19 +242,4 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         ulong bit1 = types >> 1 & Each, bit2 = types >> 2 & Each;
         return (types & Each * 0xf8) == 0 && (bit1 & ~bit2) == 0 && (pat || (types & bit1) == 0);
     }
-
-    /// <summary>Platform registers that guests probe and that have no meaning here.</summary>
-    private static bool ReadsAsZero(uint index) => IgnoresWrites(index)
-        || index is Msr.PlatformId or Msr.EblCrPowerOn or Msr.DebugCtl or (>= Msr.LastBranchFrom and <= Msr.LastIntTo)
-            or Msr.TsegAddress or Msr.TsegAddress + 1 or Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase;
-
-    private static bool IgnoresWrites(uint index) => index is (>= Msr.K7EventSelect and <= Msr.K7CounterLast)
-        or Msr.Syscfg or (>= Msr.IorrBase and <= Msr.TopMem2) or Msr.NbCfg or Msr.PatchLoader or Msr.IntPendingMessage
-        or (>= Msr.PstateCurrentLimit and <= Msr.PstateLast) or Msr.LsCfg or Msr.DcCfg or Msr.BuCfg2;
-
-    /// <summary>
-    /// MSRs of the APIC's and KVM's features: VMMs save and restore them whatever CPUID says. Zero is all they can be.
-    /// </summary>
-    private static bool IsAbsentFeature(uint index) =>
-        index is Msr.TscDeadline or Msr.KvmWallClockOld or Msr.KvmSystemTimeOld or (>= Msr.KvmFirst and <= Msr.KvmLast);
 }

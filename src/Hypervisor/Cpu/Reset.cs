@@ -25,6 +25,7 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         msrs.ApicBase = ApicBase.DefaultAddress | ApicBase.Enable | (vcpu.Id == 0 ? ApicBase.Bsp : 0);
         msrs.MiscEnable = NoTracing;
         msrs.MicrocodeRevision = Microcode;
+        msrs.MtrrCap = MsrState.MtrrCapabilities;
         msrs.McgCap = MsrState.MaxBanks;
         vcpu.Shared.Xcr0 = 1;
         vcpu.Registers[Gpr.Rdx] = FamilyAndStepping;
