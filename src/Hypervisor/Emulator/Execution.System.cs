@@ -74,16 +74,7 @@ internal ref partial struct Execution<TMachine>
             case Op.Wrmsr:
                 value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
                 return Check(_machine.WriteMsr((uint)registers[Gpr.Rcx], value, ref Result.Fault));
-            case Op.Cpuid:
-                uint eax = (uint)registers[Gpr.Rax];
-                uint ecx = (uint)registers[Gpr.Rcx];
-                if (!Check(_machine.Cpuid(ref eax, out uint ebx, ref ecx, out uint edx, ref Result.Fault)))
-                    return false;
-                registers[Gpr.Rax] = eax;
-                registers[Gpr.Rbx] = ebx;
-                registers[Gpr.Rcx] = ecx;
-                registers[Gpr.Rdx] = edx;
-                return true;
+            case Op.Cpuid: return Check(_machine.Cpuid(ref Result.Fault));
             default: return Unsupported();
         }
     }

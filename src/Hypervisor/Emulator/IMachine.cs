@@ -116,10 +116,12 @@ internal interface IMachine
     Access ReadDebug(int index, out ulong value, ref Fault fault);
     Access WriteDebug(int index, ulong value, ref Fault fault);
 
-    /// <summary>RDMSR and WRMSR of ECX, CPUID, RDTSC, INVLPG, WBINVD at a CPL that allows them.</summary>
+    /// <summary>
+    /// RDMSR and WRMSR of ECX, CPUID in its registers, RDTSC, INVLPG, WBINVD at a CPL that allows them.
+    /// </summary>
     Access ReadMsr(uint index, out ulong value, ref Fault fault);
     Access WriteMsr(uint index, ulong value, ref Fault fault);
-    Access Cpuid(ref uint eax, out uint ebx, ref uint ecx, out uint edx, ref Fault fault);
+    Access Cpuid(ref Fault fault);
     Access ReadTsc(out ulong value, ref Fault fault);
     Access InvalidatePage(Gva address, ref Fault fault);
 }

@@ -196,13 +196,9 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public Access WriteMsr(uint index, ulong value, ref Fault fault) =>
         Msrs<TVendor>.TryWrite(ref _vcpu, index, value) ? Access.Done : RaiseProtection(ref fault);
 
-    public Access Cpuid(ref uint eax, out uint ebx, ref uint ecx, out uint edx, ref Fault fault)
+    public Access Cpuid(ref Fault fault)
     {
-        _vcpu.Cpuid.Query(eax, ecx, out CpuidLeaf leaf);
-        eax = leaf.Eax;
-        ebx = leaf.Ebx;
-        ecx = leaf.Ecx;
-        edx = leaf.Edx;
+        CpuidTable.Execute(ref _vcpu);
         return Access.Done;
     }
 

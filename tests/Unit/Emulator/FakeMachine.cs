@@ -298,9 +298,13 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
         return Access.Done;
     }
 
-    public Access Cpuid(ref uint eax, out uint ebx, ref uint ecx, out uint edx, ref Fault fault)
+    public Access Cpuid(ref Fault fault)
     {
-        (eax, ebx, ecx, edx) = (eax + 1, 2, ecx + 3, 4);
+        ref GuestRegisters registers = ref Registers;
+        registers[Gpr.Rax] = (uint)registers[Gpr.Rax] + 1;
+        registers[Gpr.Rbx] = 2;
+        registers[Gpr.Rcx] = (uint)registers[Gpr.Rcx] + 3;
+        registers[Gpr.Rdx] = 4;
         return Access.Done;
     }
 
