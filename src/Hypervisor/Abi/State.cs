@@ -10,18 +10,6 @@ internal struct byte_26
     private byte _first;
 }
 
-[InlineArray(128)]
-internal struct byte_128
-{
-    private byte _first;
-}
-
-[InlineArray(256)]
-internal struct byte_256
-{
-    private byte _first;
-}
-
 /// <summary>KVM_GET_REGS, KVM_SET_REGS.</summary>
 internal struct kvm_regs
 {
@@ -95,9 +83,9 @@ internal struct x87_environment
 /// <summary>KVM_GET_FPU, KVM_SET_FPU.</summary>
 internal struct kvm_fpu
 {
-    public byte_128 fpr;
+    public InlineArray16<ulong> fpr;
     public x87_environment x87;
-    public byte_256 xmm;
+    public InlineArray16<InlineArray2<ulong>> xmm;
     public uint mxcsr;
     public uint pad2;
 }
@@ -110,8 +98,8 @@ internal struct fxregs_state
 
     [FieldOffset(0)] public x87_environment x87;
     [FieldOffset(24)] public uint mxcsr;
-    [FieldOffset(32)] public byte_128 st;
-    [FieldOffset(160)] public byte_256 xmm;
+    [FieldOffset(32)] public InlineArray16<ulong> st;
+    [FieldOffset(160)] public InlineArray16<InlineArray2<ulong>> xmm;
     /// <summary>XSTATE_BV: the components that are not in their initial state.</summary>
     [FieldOffset(512)] public ulong present;
 }
@@ -180,7 +168,9 @@ internal struct kvm_guest_debug
     public InlineArray8<ulong> debugreg;
 }
 
-/// <summary>KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS.</summary>
+/// <summary>
+/// KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS. The header has a struct for each event: exception.injected and so on.
+/// </summary>
 internal struct kvm_vcpu_events
 {
     public const uint KVM_VCPUEVENT_VALID_NMI_PENDING = 1 << 0;
@@ -190,51 +180,14 @@ internal struct kvm_vcpu_events
     public const uint KVM_VCPUEVENT_VALID_PAYLOAD = 1 << 4;
     public const uint KVM_VCPUEVENT_VALID_TRIPLE_FAULT = 1 << 5;
 
-    public struct exception_state
-    {
-        public byte injected;
-        public byte nr;
-        public byte has_error_code;
-        public byte pending;
-        public uint error_code;
-    }
-
-    public struct interrupt_state
-    {
-        public byte injected;
-        public byte nr;
-        public byte soft;
-        public byte shadow;
-    }
-
-    public struct nmi_state
-    {
-        public byte injected;
-        public byte pending;
-        public byte masked;
-        public byte pad;
-    }
-
-    public struct smi_state
-    {
-        public byte smm;
-        public byte pending;
-        public byte smm_inside_nmi;
-        public byte latched_init;
-    }
-
-    public struct triple_fault_state
-    {
-        public byte pending;
-    }
-
-    public exception_state exception;
-    public interrupt_state interrupt;
-    public nmi_state nmi;
+    public byte exception_injected, exception_nr, exception_has_error_code, exception_pending;
+    public uint exception_error_code;
+    public byte interrupt_injected, interrupt_nr, interrupt_soft, interrupt_shadow;
+    public byte nmi_injected, nmi_pending, nmi_masked, nmi_pad;
     public uint sipi_vector;
     public uint flags;
-    public smi_state smi;
-    public triple_fault_state triple_fault;
+    public byte smi_smm, smi_pending, smi_smm_inside_nmi, smi_latched_init;
+    public byte triple_fault_pending;
     public byte_26 reserved;
     public byte exception_has_payload;
     public ulong exception_payload;

@@ -145,7 +145,8 @@ internal struct CpuidTable
         if (error == 0)
         {
             table.UpdateRuntime(cr4, apicBase, xcr0);
-            if (!Locked || table.HasSameEntries(this))
+            Span<byte> old = MemoryMarshal.AsBytes(_entries.Span);
+            if (!Locked || old.SequenceEqual(MemoryMarshal.AsBytes(table._entries.Span)))
                 (table, this) = (this, table);
             else
                 error = Errno.EINVAL;
@@ -166,18 +167,11 @@ internal struct CpuidTable
         return 0;
     }
 
-    private readonly bool HasSameEntries(in CpuidTable other)
-    {
-        ReadOnlySpan<byte> left = MemoryMarshal.AsBytes(_entries.Span);
-        return left.SequenceEqual(MemoryMarshal.AsBytes(other._entries.Span));
-    }
-
     /// <summary>Computes what follows from the entries; without any, the guest has what the host supports.</summary>
     public int Derive()
     {
         Span<kvm_cpuid_entry2> entries = _entries.Span;
-        foreach (ref ushort start in (Span<ushort>)_starts)
-            start = (ushort)entries.Length;
+        ((Span<ushort>)_starts).Fill((ushort)entries.Length);
         for (int i = entries.Length - 1; i >= 0; i--)
         {
             int slot = Slot(entries[i].function);
@@ -246,7 +240,7 @@ internal static class XsaveLayout
         {
             if ((xcr0 >> (int)component & 1) == 0)
                 continue;
-            HostCpu.Cpuid(0xd, component, out CpuidLeaf leaf);
+            CpuidLeaf leaf = CpuidLeaf.OfHost(0xd, component);
             uint offset = leaf.Ebx;
             if (compacted)
                 offset = (leaf.Ecx & 2) != 0 ? (end + 63) & ~63u : end;

@@ -51,11 +51,9 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
     /// <summary>MOV r, DRn.</summary>
     public static DebugAccess TryGet(ref Vcpu vcpu, int register, out ulong value)
     {
-        value = 0;
         DebugAccess access = Check(ref vcpu, ref register);
-        if (access == DebugAccess.Done)
-            value = register == 6 ? TVendor.GetDr6(ref vcpu)
-                : register == 7 ? GetDr7(ref vcpu) : vcpu.Debug.Guest[register];
+        value = access != DebugAccess.Done ? 0 : register == 6 ? TVendor.GetDr6(ref vcpu)
+            : register == 7 ? GetDr7(ref vcpu) : vcpu.Debug.Guest[register];
         return access;
     }
 

@@ -81,8 +81,6 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
     private const uint ReportedFlags =
         KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 
-    private enum Class : byte { Benign, Contributory, PageFault }
-
     public static void Queue(ref Vcpu vcpu, Vector vector) =>
         Raise(ref vcpu, new() { Vector = vector });
 
@@ -94,15 +92,12 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         Raise(ref vcpu, new() { Vector = Vector.Debug, HasPayload = true, Payload = dr6Bits });
 
     /// <summary>A fault that was found in software; <paramref name="address"/> is #PF's, for CR2.</summary>
-    public static void Queue(ref Vcpu vcpu, Vector vector, bool hasErrorCode, uint errorCode, Gva address)
-    {
-        bool hasAddress = vector.Value == Vector.PageFault.Value;
+    public static void Queue(ref Vcpu vcpu, Vector vector, bool hasErrorCode, uint errorCode, Gva address) =>
         Raise(ref vcpu, new()
         {
-            Vector = vector, HasErrorCode = hasErrorCode, ErrorCode = errorCode, HasPayload = hasAddress,
-            Payload = hasAddress ? address.Value : 0,
+            Vector = vector, HasErrorCode = hasErrorCode, ErrorCode = errorCode,
+            HasPayload = vector.Value == Vector.PageFault.Value, Payload = address.Value,
         });
-    }
 
     /// <summary>
     /// An exception on top of one that is being delivered: table 6-5 of SDM vol. 3, 6.15 (double and triple faults).
@@ -113,15 +108,15 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         ref EventState events = ref vcpu.Events;
         if (events.HasException)
         {
-            Class first = ClassOf(events.Exception.Vector), second = ClassOf(raised.Vector);
-            if (events.Exception.Vector.Value == Vector.DoubleFault.Value && second != Class.Benign)
+            Vector first = events.Exception.Vector, second = raised.Vector;
+            bool isSerious = second.IsContributory || second.Value == Vector.PageFault.Value;
+            if (isSerious && first.Value == Vector.DoubleFault.Value)
             {
                 events.Exception = default;
                 events.TripleFault = true;
                 return;
             }
-            if (first == Class.Contributory && second == Class.Contributory
-                || first == Class.PageFault && second != Class.Benign)
+            if (first.IsContributory && second.IsContributory || isSerious && first.Value == Vector.PageFault.Value)
                 raised = new() { Vector = Vector.DoubleFault, HasErrorCode = true };
         }
         // Real mode pushes no error codes.
@@ -129,13 +124,6 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         raised.Pending = true;
         events.Exception = raised;
     }
-
-    private static Class ClassOf(Vector vector) => vector.Value switch
-    {
-        14 => Class.PageFault,
-        0 or 10 or 11 or 12 or 13 or 21 => Class.Contributory,
-        _ => Class.Benign,
-    };
 
     /// <summary>
     /// The exception to inject with this entry, if there is one: new, with its effects on CR2, DR6, DR7 and RFLAGS.RF
@@ -201,25 +189,20 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         bool reported = !state.Exception.Vector.IsSoftException;
         return new()
         {
-            exception =
-            {
-                injected = Flag(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
-                pending = Flag(reported && state.Exception.Pending), nr = state.Exception.Vector.Value,
-                has_error_code = Flag(state.Exception.HasErrorCode), error_code = state.Exception.ErrorCode,
-            },
+            exception_injected = Flag(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
+            exception_pending = Flag(reported && state.Exception.Pending),
+            exception_nr = state.Exception.Vector.Value,
+            exception_has_error_code = Flag(state.Exception.HasErrorCode),
+            exception_error_code = state.Exception.ErrorCode,
             exception_has_payload = Flag(state.Exception.HasPayload),
             exception_payload = state.Exception.Payload,
-            interrupt =
-            {
-                injected = Flag(state.Interrupt.Injected && !state.Interrupt.Soft),
-                nr = state.Interrupt.Vector.Value, shadow = (byte)TVendor.GetInterruptShadow(ref vcpu),
-            },
-            nmi =
-            {
-                injected = Flag(state.Nmi.Injected), pending = Flag(state.Nmi.Pending != 0),
-                masked = Flag(TVendor.GetNmiMasked(ref vcpu)),
-            },
-            triple_fault = { pending = Flag(vcpu.Vm.Cpu.TripleFaultEvent && state.TripleFault) },
+            interrupt_injected = Flag(state.Interrupt.Injected && !state.Interrupt.Soft),
+            interrupt_nr = state.Interrupt.Vector.Value,
+            interrupt_shadow = (byte)TVendor.GetInterruptShadow(ref vcpu),
+            nmi_injected = Flag(state.Nmi.Injected),
+            nmi_pending = Flag(state.Nmi.Pending != 0),
+            nmi_masked = Flag(TVendor.GetNmiMasked(ref vcpu)),
+            triple_fault_pending = Flag(vcpu.Vm.Cpu.TripleFaultEvent && state.TripleFault),
             flags = ReportedFlags | EnabledFlags(in vcpu.Vm.Cpu),
         };
     }
@@ -231,34 +214,34 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
     {
         uint allowed = ReportedFlags | KVM_VCPUEVENT_VALID_SIPI_VECTOR | EnabledFlags(in vcpu.Vm.Cpu);
         bool payloads = (events.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0;
-        bool pending = payloads && events.exception.pending != 0;
-        bool injected = !pending && events.exception.injected != 0;
-        if ((events.flags & ~allowed) != 0 || (pending || injected) && events.exception.nr is > 31 or 2)
+        bool pending = payloads && events.exception_pending != 0;
+        bool injected = !pending && events.exception_injected != 0;
+        if ((events.flags & ~allowed) != 0 || (pending || injected) && events.exception_nr is > 31 or 2)
             return Errno.EINVAL;
         if ((events.flags & KVM_VCPUEVENT_VALID_SMM) != 0
-            && (events.smi.smm | events.smi.pending | events.smi.smm_inside_nmi) != 0)
+            && (events.smi_smm | events.smi_pending | events.smi_smm_inside_nmi) != 0)
             return Errno.EINVAL;
 
         ref EventState state = ref vcpu.Events;
         state.Exception = new()
         {
-            Pending = pending, Injected = injected, Vector = new Vector(events.exception.nr),
-            HasErrorCode = events.exception.has_error_code != 0, ErrorCode = events.exception.error_code,
+            Pending = pending, Injected = injected, Vector = new Vector(events.exception_nr),
+            HasErrorCode = events.exception_has_error_code != 0, ErrorCode = events.exception_error_code,
             HasPayload = pending && events.exception_has_payload != 0, Payload = events.exception_payload,
         };
         state.Interrupt = new()
         {
-            Injected = events.interrupt.injected != 0, Soft = events.interrupt.soft != 0,
-            Vector = new Vector(events.interrupt.nr),
+            Injected = events.interrupt_injected != 0, Soft = events.interrupt_soft != 0,
+            Vector = new Vector(events.interrupt_nr),
         };
         if ((events.flags & KVM_VCPUEVENT_VALID_SHADOW) != 0)
-            TVendor.SetInterruptShadow(ref vcpu, events.interrupt.shadow);
-        state.Nmi.Injected = events.nmi.injected != 0;
+            TVendor.SetInterruptShadow(ref vcpu, events.interrupt_shadow);
+        state.Nmi.Injected = events.nmi_injected != 0;
         if ((events.flags & KVM_VCPUEVENT_VALID_NMI_PENDING) != 0)
-            state.Nmi.Pending = Flag(events.nmi.pending != 0);
-        TVendor.SetNmiMasked(ref vcpu, events.nmi.masked != 0);
+            state.Nmi.Pending = Flag(events.nmi_pending != 0);
+        TVendor.SetNmiMasked(ref vcpu, events.nmi_masked != 0);
         if ((events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0)
-            state.TripleFault = events.triple_fault.pending != 0;
+            state.TripleFault = events.triple_fault_pending != 0;
         return 0;
     }
 

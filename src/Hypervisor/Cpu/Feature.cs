@@ -8,6 +8,12 @@ internal struct CpuidLeaf
 {
     public uint Eax, Ebx, Ecx, Edx;
 
+    public static CpuidLeaf OfHost(uint leaf, uint subleaf = 0)
+    {
+        HostCpu.Cpuid(leaf, subleaf, out CpuidLeaf result);
+        return result;
+    }
+
     /// <summary>A register by number, EAX = 0.</summary>
     [UnscopedRef]
     public ref uint this[int register] => ref MemoryMarshal.CreateSpan(ref Eax, 4)[register];
@@ -83,10 +89,8 @@ internal static class FeatureWords
     /// <summary>A word of the host, filtered.</summary>
     public static uint Supported(int word)
     {
-        HostCpu.Cpuid(Leaf(word) & 0x80000000, 0, out CpuidLeaf host);
-        if (Leaf(word) > host.Eax)
-            return Filter(word, 0);
-        HostCpu.Cpuid(Leaf(word), Subleaf(word), out host);
+        bool exists = Leaf(word) <= CpuidLeaf.OfHost(Leaf(word) & 0x80000000).Eax;
+        CpuidLeaf host = exists ? CpuidLeaf.OfHost(Leaf(word), Subleaf(word)) : default;
         return Filter(word, host[Register(word)]);
     }
 

@@ -16,14 +16,7 @@ internal static class HostCpuid
     private const uint MaxCaches = 8, CacheType = 0x1f;
 
     /// <summary>Width of the host's physical addresses that are made use of.</summary>
-    public static int MaxPhysAddr
-    {
-        get
-        {
-            HostCpu.Cpuid(0x80000008, 0, out CpuidLeaf widths);
-            return (int)Width(widths.Eax);
-        }
-    }
+    public static int MaxPhysAddr => (int)Width(CpuidLeaf.OfHost(0x80000008).Eax);
 
     /// <summary>Writes entries to user space while there is room, and counts all.</summary>
     private ref struct Writer(Hva argument, uint room)
@@ -91,70 +84,57 @@ internal static class HostCpuid
 
     private static void AddRange(ref Writer writer, uint first, uint last)
     {
-        HostCpu.Cpuid(first, 0, out CpuidLeaf range);
+        CpuidLeaf range = CpuidLeaf.OfHost(first);
         range.Eax = Math.Min(range.Eax, last);
         writer.Add(first, 0, false, range);
         for (uint leaf = first + 1; leaf <= range.Eax; leaf++)
         {
-            HostCpu.Cpuid(leaf, 0, out CpuidLeaf values);
-            Add(ref writer, leaf, values);
+            uint subleaves = leaf switch { 4 or 0x8000001d => MaxCaches, 7 => 2, 0xd => 63, _ => 1 };
+            for (uint i = 0; i < subleaves; i++)
+            {
+                CpuidLeaf host = CpuidLeaf.OfHost(leaf, i);
+                if (IsPresent(leaf, i, in host))
+                    writer.Add(leaf, i, subleaves > 1 || leaf == 0xb, Reduced(leaf, i, in host));
+            }
         }
     }
 
-    private static void Add(ref Writer writer, uint leaf, CpuidLeaf values)
+    private static bool IsPresent(uint leaf, uint subleaf, in CpuidLeaf host) => leaf switch
     {
-        switch (leaf)
-        {
-            case 4 or 0x8000001d:
-                for (uint i = 0; (values.Eax & CacheType) != 0 && i < MaxCaches; HostCpu.Cpuid(leaf, ++i, out values))
-                    writer.Add(leaf, i, true, values);
-                return;
-            case 7:
-                values.Eax = Math.Min(values.Eax, 1);
-                writer.Add(leaf, 0, true, values);
-                if (values.Eax != 0)
-                {
-                    HostCpu.Cpuid(leaf, 1, out values);
-                    writer.Add(leaf, 1, true, new() { Eax = values.Eax });
-                }
-                return;
-            case 0xd:
-                AddXsave(ref writer);
-                return;
-        }
-        writer.Add(leaf, 0, leaf is 0xb, Reduced(leaf, in values));
-    }
+        4 or 0x8000001d => (host.Eax & CacheType) != 0,
+        7 => subleaf <= CpuidLeaf.OfHost(7).Eax,
+        0xd => subleaf == 0 || ((HostCpu.SupportedXcr0() | 1) >> (int)subleaf & 1) != 0,
+        _ => true,
+    };
 
-    private static CpuidLeaf Reduced(uint leaf, in CpuidLeaf host) => leaf switch
+    private static CpuidLeaf Reduced(uint leaf, uint subleaf, in CpuidLeaf host) => leaf switch
     {
         // CLFLUSH size and brand; the APIC id and the number of threads are user space's to fill in.
         1 => host with { Ebx = host.Ebx & 0xffff },
         6 => new() { Eax = AlwaysRunningApicTimer },
+        7 when subleaf == 0 => host with { Eax = Math.Min(host.Eax, 1) },
+        7 => new() { Eax = host.Eax },
+        0xd => ReducedXsave(subleaf, in host),
         0x80000001 => host with { Ebx = host.Ebx & ~0u << 28 },
         0x80000007 => new() { Edx = host.Edx },
         0x80000008 => host with { Eax = Width(host.Eax) | Width(host.Eax >> 8) << 8, Edx = 0 },
         0x80000021 => new() { Eax = host.Eax },
-        2 or (>= 0x80000002 and <= 0x80000006) or 0x80000019 or 0x8000001a => host,
+        2 or 4 or (>= 0x80000002 and <= 0x80000006) or 0x80000019 or 0x8000001a or 0x8000001d => host,
         _ => default,
     };
 
     private static uint Width(uint hostBits) => Math.Min(hostBits & 0xff, MaxWidth);
 
     /// <summary>Leaf 0xD: the state components, their places and sizes (SDM vol. 1, 13.2).</summary>
-    private static void AddXsave(ref Writer writer)
+    private static CpuidLeaf ReducedXsave(uint subleaf, in CpuidLeaf host)
     {
         ulong xcr0 = HostCpu.SupportedXcr0();
-        uint size = xcr0 == 0 ? 0 : XsaveLayout.Size(xcr0, compacted: false);
-        writer.Add(0xd, 0, true, new() { Eax = (uint)xcr0, Edx = (uint)(xcr0 >> 32), Ebx = size, Ecx = size });
-        for (uint i = 1; i < 63; i++)
+        uint size = xcr0 == 0 || subleaf > 1 ? 0 : XsaveLayout.Size(xcr0, compacted: subleaf == 1);
+        return subleaf switch
         {
-            if (xcr0 == 0 || i > 1 && (xcr0 >> (int)i & 1) == 0)
-                continue;
-            HostCpu.Cpuid(0xd, i, out CpuidLeaf values);
-            values.Edx = 0;
-            if (i == 1)
-                values = new() { Eax = values.Eax, Ebx = XsaveLayout.Size(xcr0, compacted: true) };
-            writer.Add(0xd, i, true, values);
-        }
+            0 => new() { Eax = (uint)xcr0, Edx = (uint)(xcr0 >> 32), Ebx = size, Ecx = size },
+            1 => new() { Eax = host.Eax, Ebx = size },
+            _ => host with { Edx = 0 },
+        };
     }
 }

@@ -231,8 +231,8 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     /// <summary>IBRS, STIBP, SSBD, PSFD: the world switch loads them, so the host must know every bit.</summary>
     private static ulong SpecCtrlOfHost()
     {
-        HostCpu.Cpuid(0x80000008, 0, out CpuidLeaf leaf);
-        return leaf.Ebx >> 14 & 3 | (leaf.Ebx >> 24 & 1) << 2 | (leaf.Ebx >> 28 & 1) << 7;
+        uint features = CpuidLeaf.OfHost(0x80000008).Ebx;
+        return features >> 14 & 3 | (features >> 24 & 1) << 2 | (features >> 28 & 1) << 7;
     }
 
     /// <summary>Eight memory types: 0, 1, 4, 5, 6, and in the PAT 7 (SDM vol. 3, 12.11.2.1 and 12.12.2).</summary>

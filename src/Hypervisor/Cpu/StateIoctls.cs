@@ -303,11 +303,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     {
         if (!UserMemory.TryRead(argument, out kvm_translation translation))
             return Errno.EFAULT;
-        PagingState paging = new()
-        {
-            Cr0 = TVendor.GetCr0(ref vcpu), Cr3 = TVendor.GetCr3(ref vcpu), Cr4 = TVendor.GetCr4(ref vcpu),
-            Efer = TVendor.GetEfer(ref vcpu), PhysicalBits = (byte)vcpu.Cpuid.MaxPhysAddr, AlignmentCheck = true,
-        };
+        PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu) with { Cpl = 0, Pkru = 0, AlignmentCheck = true };
         Translation found = GuestWalker.Translate(ref vcpu.Vm, in paging, new Gva(translation.linear_address),
             PageAccess.Read);
         kvm_translation result = new() { linear_address = translation.linear_address, writeable = 1 };

@@ -16,6 +16,9 @@ internal readonly struct Vector(byte value)
     public static Vector AlignmentCheck => new(17);
     public static Vector MachineCheck => new(18);
 
+    /// <summary>One of those of which a second makes a double fault.</summary>
+    public bool IsContributory => Value is 0 or 10 or 11 or 12 or 13 or 21;
+
     /// <summary>INT3 and INTO: re-executed rather than injected again.</summary>
     public bool IsSoftException => Value is 3 or 4;
 }

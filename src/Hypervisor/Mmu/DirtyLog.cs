@@ -29,14 +29,11 @@ internal static class DirtyLog
 
         if (Collect(ref vm, in slot, snapshot.Span))
             vm.Host.FlushTlbs();
-        int result = Errno.Ok;
-        if (!UserMemory.Write(new Hva(log.dirty_bitmap), MemoryMarshal.AsBytes(snapshot.Span)))
-        {
+        bool copied = UserMemory.Write(new Hva(log.dirty_bitmap), MemoryMarshal.AsBytes(snapshot.Span));
+        if (!copied)
             Restore(in slot, snapshot.Span);
-            result = Errno.EFAULT;
-        }
         snapshot.Free();
-        return result;
+        return copied ? Errno.Ok : Errno.EFAULT;
     }
 
     /// <summary>Moves the bits to <paramref name="snapshot"/> and write-protects their pages.</summary>
@@ -69,9 +66,6 @@ internal static class DirtyLog
     {
         Span<ulong> bitmap = slot.DirtyBitmap.Span;
         for (int word = 0; word < snapshot.Length; word++)
-        {
-            if (snapshot[word] != 0)
-                Interlocked.Or(ref bitmap[word], snapshot[word]);
-        }
+            Interlocked.Or(ref bitmap[word], snapshot[word]);
     }
 }

@@ -22,13 +22,10 @@ internal interface INestedFormat
 /// </summary>
 internal readonly struct Npt : INestedFormat
 {
-    private const ulong Present = 1 << 0;
-    private const ulong User = 1 << 2;
-    private const ulong Accessed = 1 << 5;
-    private const ulong Dirty = 1 << 6;
+    private const ulong Common = GuestEntry.Present | GuestEntry.User | GuestEntry.Accessed;
 
-    public static ulong Table(Hpa table) => table.Value | Present | NestedTables.Writable | User | Accessed;
+    public static ulong Table(Hpa table) => table.Value | Common | NestedTables.Writable;
 
     public static ulong Leaf(Pfn frame, bool writable) =>
-        frame.Address.Value | Present | User | Accessed | Dirty | (writable ? NestedTables.Writable : 0);
+        frame.Address.Value | Common | GuestEntry.Dirty | (writable ? NestedTables.Writable : 0);
 }

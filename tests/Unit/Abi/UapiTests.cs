@@ -131,6 +131,8 @@ public class UapiTests
             nameof(kvm_dtable) or nameof(kvm_translation) or nameof(kvm_x86_mce) or nameof(kvm_debugregs)
                 or nameof(kvm_tpr_access_ctl) or nameof(kvm_cpuid_entry2) =>
                 Regex.Replace(path, @"^(padding|reserved|pad\d?)(\d)$", "$1[$2]"),
+            nameof(kvm_vcpu_events) =>
+                Regex.Replace(path, @"^(exception|interrupt|nmi|smi|triple_fault)_(?!has_payload|payload)", "$1."),
             _ => path,
         };
     }

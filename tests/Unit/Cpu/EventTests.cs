@@ -138,16 +138,14 @@ public class EventTests
         from shadow in Gen.Byte[0, 3]
         select new kvm_vcpu_events
         {
-            exception = new()
-            {
-                injected = Flag(bits[0] && !Soft(vector)), pending = Flag(bits[1] && !bits[0] && !Soft(vector)),
-                nr = vector, has_error_code = Flag(bits[2]), error_code = error,
-            },
+            exception_injected = Flag(bits[0] && !Soft(vector)),
+            exception_pending = Flag(bits[1] && !bits[0] && !Soft(vector)),
+            exception_nr = vector, exception_has_error_code = Flag(bits[2]), exception_error_code = error,
             exception_has_payload = Flag(bits[1] && !bits[0] && !Soft(vector)),
             exception_payload = payload,
-            interrupt = new() { injected = Flag(bits[3]), nr = interrupt, shadow = shadow },
-            nmi = new() { injected = Flag(bits[4]), pending = Flag(bits[5]), masked = Flag(bits[6]) },
-            triple_fault = new() { pending = Flag(bits[7]) },
+            interrupt_injected = Flag(bits[3]), interrupt_nr = interrupt, interrupt_shadow = shadow,
+            nmi_injected = Flag(bits[4]), nmi_pending = Flag(bits[5]), nmi_masked = Flag(bits[6]),
+            triple_fault_pending = Flag(bits[7]),
             flags = kvm_vcpu_events.KVM_VCPUEVENT_VALID_NMI_PENDING | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SHADOW
                 | kvm_vcpu_events.KVM_VCPUEVENT_VALID_SMM | kvm_vcpu_events.KVM_VCPUEVENT_VALID_PAYLOAD
                 | kvm_vcpu_events.KVM_VCPUEVENT_VALID_TRIPLE_FAULT,
@@ -173,7 +171,7 @@ public class EventTests
     {
         Queue.Queue(ref _test.Vcpu, Vector.PageFault, true, 4, new Gva(0x5000));
         kvm_vcpu_events events = _test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents);
-        Assert.That((events.exception.injected, events.exception.nr, events.exception.error_code,
+        Assert.That((events.exception_injected, events.exception_nr, events.exception_error_code,
             events.exception_has_payload),
             Is.EqualTo(((byte)1, (byte)14, 4u, (byte)0)));
         Assert.That(_test.Block.Cr2, Is.EqualTo(0x5000));
@@ -185,7 +183,7 @@ public class EventTests
     public void SoftExceptionsAreNotReported()
     {
         Queue.Queue(ref _test.Vcpu, Vector.Breakpoint);
-        Assert.That(_test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents).exception.injected, Is.Zero);
+        Assert.That(_test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents).exception_injected, Is.Zero);
     }
 
     private static IEnumerable<TestCaseData> Bad()
@@ -194,13 +192,13 @@ public class EventTests
         yield return new TestCaseData(new kvm_vcpu_events { flags = 0x10 }).SetArgDisplayNames("payload not enabled");
         yield return new TestCaseData(new kvm_vcpu_events { flags = 0x20 })
             .SetArgDisplayNames("triple fault not enabled");
-        yield return new TestCaseData(new kvm_vcpu_events { exception = new() { injected = 1, nr = 32 } })
+        yield return new TestCaseData(new kvm_vcpu_events { exception_injected = 1, exception_nr = 32 })
             .SetArgDisplayNames("vector 32");
-        yield return new TestCaseData(new kvm_vcpu_events { exception = new() { injected = 1, nr = 2 } })
+        yield return new TestCaseData(new kvm_vcpu_events { exception_injected = 1, exception_nr = 2 })
             .SetArgDisplayNames("NMI as an exception");
-        yield return new TestCaseData(new kvm_vcpu_events { flags = 8, smi = new() { smm = 1 } })
+        yield return new TestCaseData(new kvm_vcpu_events { flags = 8, smi_smm = 1 })
             .SetArgDisplayNames("SMM");
-        yield return new TestCaseData(new kvm_vcpu_events { flags = 8, smi = new() { pending = 1 } })
+        yield return new TestCaseData(new kvm_vcpu_events { flags = 8, smi_pending = 1 })
             .SetArgDisplayNames("SMI");
     }
 
@@ -219,7 +217,7 @@ public class EventTests
         _test.Block.InterruptShadow = 2;
         Assert.That(_test.Set(Ioctls.SetVcpuEvents, new kvm_vcpu_events
         {
-            exception = new() { pending = 1, nr = 14 }, sipi_vector = 9, smi = new() { smm = 1 },
+            exception_pending = 1, exception_nr = 14, sipi_vector = 9, smi_smm = 1,
         }), Is.Zero);
         Assert.That((Events.Nmi.Pending, _test.Block.InterruptShadow, Events.HasException),
             Is.EqualTo(((byte)1, 2, false)));

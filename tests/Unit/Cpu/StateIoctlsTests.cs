@@ -293,8 +293,8 @@ public class StateIoctlsTests
         image[25] = 0x1f;
         image[26] = image[27] = 0;
         kvm_fpu fpu = _test.Get<kvm_fpu>(Ioctls.GetFpu);
-        Assert.That((fpu.x87.fcw, fpu.x87.fsw, fpu.x87.ftwx, fpu.fpr[0], fpu.xmm[0], fpu.mxcsr),
-            Is.EqualTo(((ushort)0x37f, (ushort)0, (byte)0, (byte)0, (byte)0, 0x1f80u)));
+        Assert.That((fpu.x87.fcw, fpu.x87.fsw, fpu.x87.ftwx, fpu.fpr[0], fpu.xmm[0][0], fpu.mxcsr),
+            Is.EqualTo(((ushort)0x37f, (ushort)0, (byte)0, 0ul, 0ul, 0x1f80u)));
     }
 
     [Test]

@@ -37,12 +37,12 @@ public class StateLayoutTests
         });
     }
 
-    [TestCase(nameof(kvm_vcpu_events), "interrupt", 8)]
-    [TestCase(nameof(kvm_vcpu_events), "nmi", 12)]
+    [TestCase(nameof(kvm_vcpu_events), "interrupt_injected", 8)]
+    [TestCase(nameof(kvm_vcpu_events), "nmi_injected", 12)]
     [TestCase(nameof(kvm_vcpu_events), "sipi_vector", 16)]
     [TestCase(nameof(kvm_vcpu_events), "flags", 20)]
-    [TestCase(nameof(kvm_vcpu_events), "smi", 24)]
-    [TestCase(nameof(kvm_vcpu_events), "triple_fault", 28)]
+    [TestCase(nameof(kvm_vcpu_events), "smi_smm", 24)]
+    [TestCase(nameof(kvm_vcpu_events), "triple_fault_pending", 28)]
     [TestCase(nameof(kvm_vcpu_events), "exception_has_payload", 55)]
     [TestCase(nameof(kvm_vcpu_events), "exception_payload", 56)]
     [TestCase(nameof(kvm_fpu), "x87", 128)]

@@ -35,7 +35,7 @@ public class NmiTests
     public void TheHandlerIsReportedAsMasked()
     {
         using SvmGuest guest = InHandler();
-        Assert.That(guest.Get<kvm_vcpu_events>(Ioctl.KVM_GET_VCPU_EVENTS).nmi.masked, Is.EqualTo(1));
+        Assert.That(guest.Get<kvm_vcpu_events>(Ioctl.KVM_GET_VCPU_EVENTS).nmi_masked, Is.EqualTo(1));
     }
 
     [Test]
@@ -147,7 +147,7 @@ public class NmiTests
         using SvmGuest guest = InHandler();
         guest.Nmi();
         kvm_vcpu_events events = guest.Get<kvm_vcpu_events>(Ioctl.KVM_GET_VCPU_EVENTS);
-        events.nmi.masked = 0;
+        events.nmi_masked = 0;
         Assert.That(guest.Set(Ioctl.KVM_SET_VCPU_EVENTS, in events), Is.Zero);
         guest.RunThrough();
         Assert.That(guest.Entries[^1].Inject.Raw, Is.EqualTo(Injection.Nmi));
