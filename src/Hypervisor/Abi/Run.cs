@@ -82,18 +82,12 @@ internal struct kvm_run
         public InlineArray16<ulong> data;
     }
 
-    [InlineArray(15)]
-    internal struct InstructionBytes
-    {
-        private byte _first;
-    }
-
     internal struct EmulationFailure
     {
         public uint suberror;
         public uint ndata;
         public ulong flags;
         public byte insn_size;
-        public InstructionBytes insn_bytes;
+        public InlineArray15<byte> insn_bytes;
     }
 }

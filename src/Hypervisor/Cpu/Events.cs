@@ -55,12 +55,7 @@ internal struct EventState
     public readonly bool AnyInjected => Exception.Injected || Interrupt.Injected || Nmi.Injected;
 
     /// <summary>The entry delivered what was injected.</summary>
-    public void ClearInjected()
-    {
-        Exception.Injected = false;
-        Interrupt.Injected = false;
-        Nmi.Injected = false;
-    }
+    public void ClearInjected() => Exception.Injected = Interrupt.Injected = Nmi.Injected = false;
 
     public void ReinjectException(Vector vector, bool hasErrorCode, uint errorCode) =>
         Exception = vector.IsSoftException ? default
@@ -216,10 +211,9 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         bool payloads = (events.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0;
         bool pending = payloads && events.exception_pending != 0;
         bool injected = !pending && events.exception_injected != 0;
-        if ((events.flags & ~allowed) != 0 || (pending || injected) && events.exception_nr is > 31 or 2)
-            return Errno.EINVAL;
-        if ((events.flags & KVM_VCPUEVENT_VALID_SMM) != 0
-            && (events.smi_smm | events.smi_pending | events.smi_smm_inside_nmi) != 0)
+        bool inSmm = (events.smi_smm | events.smi_pending | events.smi_smm_inside_nmi) != 0;
+        if ((events.flags & ~allowed) != 0 || (pending || injected) && events.exception_nr is > 31 or 2
+            || inSmm && (events.flags & KVM_VCPUEVENT_VALID_SMM) != 0)
             return Errno.EINVAL;
 
         ref EventState state = ref vcpu.Events;

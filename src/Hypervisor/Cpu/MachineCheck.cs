@@ -37,13 +37,13 @@ internal static class MachineCheck<TVendor> where TVendor : struct, IVendor
         ref MsrState msrs = ref vcpu.Msrs;
         if (error.bank >= msrs.BankCount || (error.status & Valid) == 0)
             return Errno.EINVAL;
-        int bank = error.bank * MsrState.RegistersPerBank;
+        Span<ulong> bank = ((Span<ulong>)msrs.Banks).Slice(error.bank * MsrState.RegistersPerBank);
         bool uncorrected = (error.status & Uncorrected) != 0;
         bool globallyOff = (msrs.McgCap & MsrState.McgCtlPresent) != 0 && msrs.McgCtl != ~0ul;
-        if (uncorrected && (globallyOff || msrs.Banks[bank + Ctl] != ~0ul))
+        if (uncorrected && (globallyOff || bank[Ctl] != ~0ul))
             return 0;
 
-        ulong old = msrs.Banks[bank + Status];
+        ulong old = bank[Status];
         if (uncorrected)
         {
             if ((msrs.McgStatus & InProgress) != 0 || (TVendor.GetCr4(ref vcpu) & Cr4.Mce) == 0)
@@ -56,12 +56,12 @@ internal static class MachineCheck<TVendor> where TVendor : struct, IVendor
         }
         else if ((old & (Valid | Uncorrected)) == (Valid | Uncorrected))
         {
-            msrs.Banks[bank + Status] = old | Overflow;
+            bank[Status] = old | Overflow;
             return 0;
         }
-        msrs.Banks[bank + Status] = error.status | ((old & Valid) != 0 ? Overflow : 0);
-        msrs.Banks[bank + Address] = error.addr;
-        msrs.Banks[bank + Misc] = error.misc;
+        bank[Status] = error.status | ((old & Valid) != 0 ? Overflow : 0);
+        bank[Address] = error.addr;
+        bank[Misc] = error.misc;
         return 0;
     }
 }

@@ -17,7 +17,6 @@ internal struct Segment
     public const ushort CodeOrData = 1 << 4;
     public const int DplShift = 5;
     public const ushort PresentBit = 1 << 7;
-    public const ushort AvailableBit = 1 << 8;
     public const ushort LongBit = 1 << 9;
     public const ushort BigBit = 1 << 10;
     public const ushort GranularityBit = 1 << 11;
@@ -32,7 +31,6 @@ internal struct Segment
     public readonly bool IsCodeOrData => (Attributes & CodeOrData) != 0;
     public readonly int Dpl => (Attributes >> DplShift) & 3;
     public readonly bool Present => (Attributes & PresentBit) != 0;
-    public readonly bool Available => (Attributes & AvailableBit) != 0;
     public readonly bool Long => (Attributes & LongBit) != 0;
     public readonly bool Big => (Attributes & BigBit) != 0;
     public readonly bool Granularity => (Attributes & GranularityBit) != 0;

@@ -148,7 +148,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     {
         @base = segment.Base, limit = segment.Limit, selector = segment.Selector,
         type = (byte)segment.Type, s = Bit(segment.IsCodeOrData), dpl = (byte)segment.Dpl,
-        present = Bit(segment.Present), unusable = Bit(!segment.Present), avl = Bit(segment.Available),
+        present = Bit(segment.Present), unusable = Bit(!segment.Present), avl = (byte)(segment.Attributes >> 8 & 1),
         l = Bit(segment.Long), db = Bit(segment.Big), g = Bit(segment.Granularity || segment.Limit > 0xfffff),
     };
 

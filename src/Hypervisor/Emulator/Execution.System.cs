@@ -191,14 +191,12 @@ internal ref partial struct Execution<TMachine>
         segment = default;
         uint error = selector & 0xfffcu;
         uint index = selector & 0xfff8u;
-        DescriptorTable global = _machine.Gdtr;
-        Segment local = _machine.GetSegment(SegmentName.Ldtr);
-        bool useLocal = (selector & 4) != 0;
-        ulong table = useLocal ? local.Base : global.Base;
-        uint limit = useLocal ? local.Limit : global.Limit;
-        if (useLocal && !local.Present || index + 7 > limit)
+        Segment table = _machine.GetSegment(SegmentName.Ldtr);
+        if ((selector & 4) == 0)
+            table = new() { Base = _machine.Gdtr.Base, Limit = _machine.Gdtr.Limit, Attributes = Segment.PresentBit };
+        if (!table.Present || index + 7 > table.Limit)
             return Raise(Fault.GeneralProtection, error);
-        if (!ReadLinear(table + index, 8, Rights.System, out ulong descriptor))
+        if (!ReadLinear(table.Base + index, 8, Rights.System, out ulong descriptor))
             return false;
         segment.Attributes = (ushort)((descriptor >> 40 & 0xff) | (descriptor >> 44 & 0xf00));
         segment.Base = (descriptor >> 16 & 0xffffff) | (descriptor >> 32 & 0xff000000);
@@ -221,7 +219,7 @@ internal ref partial struct Execution<TMachine>
             return true;
         segment.Attributes |= 1;
         byte access = (byte)segment.Attributes;
-        return Check(_machine.Write(new Gva(table + index + 5), new ReadOnlySpan<byte>(ref access), Rights.System,
+        return Check(_machine.Write(new Gva(table.Base + index + 5), new ReadOnlySpan<byte>(ref access), Rights.System,
             ref Result.Fault));
     }
 }

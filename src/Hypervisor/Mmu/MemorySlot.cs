@@ -44,9 +44,8 @@ internal struct MemorySlot
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly bool TryToHva(Gpa address, out Hva hva)
     {
-        ulong offset = address.Value - Start.Value;
-        hva = Address + offset;
-        return offset < Size;
+        hva = ToHva(address);
+        return Contains(address);
     }
 
     /// <summary>Records a write to a page that the slot contains, if writes are logged.</summary>

@@ -31,6 +31,12 @@ public struct InlineArray12<T>
     private T _element0;
 }
 
+[InlineArray(15)]
+public struct InlineArray15<T>
+{
+    private T _element0;
+}
+
 [InlineArray(16)]
 public struct InlineArray16<T>
 {
