@@ -8,9 +8,9 @@
 #   include ../../src/CoreLib/Kernel.CSharp.mk
 #
 # Kbuild lists, besides the module's own objects, core.o (the C# core), door.o and trap.o (src/CoreLib/Native).
-# Optional: IMPORTS, a file with the symbols the module may import; KDIR, the kernel's build folder (default: the
-# running kernel's headers, else the newest installed); BUILD, where all output goes; FRAMES, the frame limit in bytes;
-# OPTIMIZE, the compiler's option for the trade of size against speed.
+# Optional: KDIR, the kernel's build folder (default: the running kernel's headers, else the newest installed); BUILD,
+# where all output goes; FRAMES, the frame limit in bytes; OPTIMIZE, the compiler's option for the trade of size against
+# speed.
 # Targets: all (the module, copied beside the makefile), module (without the copy), core (the assembler source), stage
 # (prints the folder Kbuild works in), clean.
 
@@ -98,7 +98,7 @@ $(CS_STAGE)/.built: $(CS_STAGE)/.gathered
 		{ echo "Warnings count as errors here."; rm -f $(CS_STAGE)/*.o; exit 1; }
 	@touch $@
 
-$(CS_STAGE)/.checked: $(CS_STAGE)/.built $(IMPORTS)
+$(CS_STAGE)/.checked: $(CS_STAGE)/.built
 	$(CS_DOTNET) $(CS_ILPATCH) check $(CS_STAGE)/$(NAME).ko --core $(CS_STAGE)/core.o \
-		$(if $(IMPORTS),--imports $(IMPORTS)) --report $(BUILD)/module.tsv
+		--report $(BUILD)/module.tsv
 	@touch $@

@@ -4,16 +4,20 @@ using IlPatch.Obj;
 
 namespace IlPatch.Check;
 
-/// <summary>Looks at the finished module with fresh eyes: what the core's functions must not contain, and what the
-/// module must not import.</summary>
+/// <summary>Looks at the finished module with fresh eyes: what the core's functions must not contain, and what
+/// neither they nor the module may import.</summary>
 internal static class ModuleGate
 {
-    public static void Run(string modulePath, string? corePath, string? importsPath, string? report)
+    /// <summary>What the kernel has returns jump to; they are the one thing the core takes from it directly.</summary>
+    private const string ReturnThunk = "__x86_return_thunk";
+
+    public static void Run(string modulePath, string? corePath, string? report)
     {
         ElfObject module = ElfObject.Read(modulePath);
-        HashSet<string>? core = corePath is null
+        ElfObject? coreObject = corePath is null ? null : ElfObject.Read(corePath);
+        HashSet<string>? core = coreObject is null
             ? null
-            : [.. FunctionsOf(ElfObject.Read(corePath)).Select(function => function.Name)];
+            : [.. FunctionsOf(coreObject).Select(function => function.Name)];
         List<Violation> violations = [];
         List<string> rows = [];
         foreach (ElfSymbol function in FunctionsOf(module).Where(s => core is null || core.Contains(s.Name)))
@@ -21,7 +25,7 @@ internal static class ModuleGate
             rows.Add($"{function.Name}\t{function.Size}\t{CheckFunction(function, violations)}");
         }
 
-        CheckImports(module, importsPath, violations);
+        CheckImports(module, coreObject, violations);
         if (module.Find(".orc_unwind_ip") is null)
         {
             violations.Add(new(new(modulePath, "", 0), "has no ORC unwind data", "Was objtool run?"));
@@ -98,22 +102,30 @@ internal static class ModuleGate
 
     /// <summary>A kernel that wants return thunks gets a relocation to one at each of its returns.</summary>
     private static bool UsesReturnThunks(ElfSection section)
-        => section.Relocations.Exists(r => r.Symbol.Name == "__x86_return_thunk");
+        => section.Relocations.Exists(r => r.Symbol.Name == ReturnThunk);
 
-    private static void CheckImports(ElfObject module, string? importsPath, List<Violation> violations)
+    /// <summary>The module has no managed runtime, and the core reaches the kernel through the shim alone: what it
+    /// refers to is defined in the module.</summary>
+    private static void CheckImports(ElfObject module, ElfObject? core, List<Violation> violations)
     {
-        HashSet<string>? allowed = importsPath is null
-            ? null
-            : [.. File.ReadLines(importsPath).Select(line => line.Trim()).Where(line => line is not ("" or ['#', ..]))];
-        foreach (ElfSymbol symbol in module.Symbols.Where(s => s.Section is null && s.Name.Length > 0))
+        foreach (string name in Undefined(module.Symbols).Where(IsRuntime))
         {
-            bool isRuntime = symbol.Name.StartsWith("Rh", StringComparison.Ordinal)
-                || symbol.Name.StartsWith("cs_x86_", StringComparison.Ordinal);
-            if (isRuntime || allowed?.Contains(symbol.Name) == false)
-            {
-                violations.Add(new(new(symbol.Name, "", 0), "is imported but not on the list of the shim's imports",
-                    "Add it to the list on purpose, or don't use it."));
-            }
+            violations.Add(new(new(name, "", 0), "belongs to a runtime that the module does not have",
+                "This is ilpatch's own fault: report it."));
+        }
+
+        HashSet<string> defined = [.. module.Symbols.Where(s => s.Section is not null).Select(s => s.Name)];
+        defined.Add(ReturnThunk);
+        foreach (string name in Undefined(core?.Symbols ?? []).Where(name => !defined.Contains(name)))
+        {
+            violations.Add(new(new(name, "", 0), "is imported by the core, but the shim does not define it",
+                "Let a function of the shim call it, or correct the name."));
         }
     }
+
+    private static IEnumerable<string> Undefined(IEnumerable<ElfSymbol> symbols)
+        => symbols.Where(s => s.Section is null && s.Name.Length > 0).Select(s => s.Name);
+
+    private static bool IsRuntime(string name)
+        => name.StartsWith("Rh", StringComparison.Ordinal) || name.StartsWith("cs_x86_", StringComparison.Ordinal);
 }
