@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Abi;
+
+// Arguments of the ioctls of interrupt chips, interrupt routes and event channels (asm/kvm.h, linux/kvm.h).
+
+[InlineArray(9)]
+internal struct uint_9
+{
+    private uint _first;
+}
+
+[InlineArray(15)]
+internal struct uint_15
+{
+    private uint _first;
+}
+
+[InlineArray(24)]
+internal struct ulong_24
+{
+    private ulong _first;
+}
+
+[InlineArray(12)]
+internal struct byte_12
+{
+    private byte _first;
+}
+
+[InlineArray(16)]
+internal struct byte_16
+{
+    private byte _first;
+}
+
+[InlineArray(31)]
+internal struct byte_31
+{
+    private byte _first;
+}
+
+[InlineArray(36)]
+internal struct byte_36
+{
+    private byte _first;
+}
+
+[InlineArray(1024)]
+internal struct byte_1024
+{
+    private byte _first;
+}
+
+/// <summary>One 8259, in <see cref="kvm_irqchip"/>.</summary>
+internal struct kvm_pic_state
+{
+    /// <summary>The lines' levels, to find edges.</summary>
+    public byte last_irr;
+    public byte irr, imr, isr;
+    /// <summary>The line of highest priority.</summary>
+    public byte priority_add;
+    public byte irq_base;
+    /// <summary>Whether reads give ISR rather than IRR.</summary>
+    public byte read_reg_select;
+    public byte poll;
+    public byte special_mask;
+    /// <summary>The initialization word that comes next: 0 none, 1 ICW2, 2 ICW3, 3 ICW4.</summary>
+    public byte init_state;
+    public byte auto_eoi;
+    public byte rotate_on_auto_eoi;
+    public byte special_fully_nested_mode;
+    /// <summary>Whether ICW4 is part of the initialization.</summary>
+    public byte init4;
+    public byte elcr, elcr_mask;
+}
+
+/// <summary>The IOAPIC, in <see cref="kvm_irqchip"/>.</summary>
+internal struct kvm_ioapic_state
+{
+    public const int KVM_IOAPIC_NUM_PINS = 24;
+
+    public ulong base_address;
+    public uint ioregsel;
+    public uint id;
+    public uint irr;
+    public uint pad;
+    public ulong_24 redirtbl;
+}
+
+/// <summary>KVM_GET_IRQCHIP, KVM_SET_IRQCHIP.</summary>
+internal struct kvm_irqchip
+{
+    public const uint KVM_IRQCHIP_PIC_MASTER = 0;
+    public const uint KVM_IRQCHIP_PIC_SLAVE = 1;
+    public const uint KVM_IRQCHIP_IOAPIC = 2;
+
+    [StructLayout(LayoutKind.Explicit, Size = 512)]
+    public struct chip_state
+    {
+        [FieldOffset(0)] public kvm_pic_state pic;
+        [FieldOffset(0)] public kvm_ioapic_state ioapic;
+    }
+
+    public uint chip_id;
+    public uint pad;
+    public chip_state chip;
+}
+
+/// <summary>KVM_GET_LAPIC, KVM_SET_LAPIC: the registers' page, each at its offset (SDM vol. 3, 11.4.1).</summary>
+internal struct kvm_lapic_state
+{
+    public const int KVM_APIC_REG_SIZE = 0x400;
+
+    public byte_1024 regs;
+}
+
+/// <summary>KVM_CREATE_PIT2.</summary>
+internal struct kvm_pit_config
+{
+    public const uint KVM_PIT_SPEAKER_DUMMY = 1;
+
+    public uint flags;
+    public uint_15 pad;
+}
+
+internal struct kvm_pit_channel_state
+{
+    /// <summary>The initial count, 1 to 65536.</summary>
+    public uint count;
+    public ushort latched_count;
+    public byte count_latched;
+    public byte status_latched;
+    public byte status;
+    public byte read_state, write_state;
+    public byte write_latch;
+    public byte rw_mode;
+    public byte mode;
+    public byte bcd;
+    public byte gate;
+    /// <summary>When the count was loaded, in nanoseconds of the monotonic clock.</summary>
+    public long count_load_time;
+}
+
+[InlineArray(3)]
+internal struct kvm_pit_channel_state_3
+{
+    private kvm_pit_channel_state _first;
+}
+
+/// <summary>KVM_GET_PIT, KVM_SET_PIT.</summary>
+internal struct kvm_pit_state
+{
+    public kvm_pit_channel_state_3 channels;
+}
+
+/// <summary>KVM_GET_PIT2, KVM_SET_PIT2.</summary>
+internal struct kvm_pit_state2
+{
+    public const uint KVM_PIT_FLAGS_HPET_LEGACY = 1;
+    public const uint KVM_PIT_FLAGS_SPEAKER_DATA_ON = 2;
+
+    public kvm_pit_channel_state_3 channels;
+    public uint flags;
+    public uint_9 reserved;
+}
+
+/// <summary>KVM_REINJECT_CONTROL.</summary>
+internal struct kvm_reinject_control
+{
+    public byte pit_reinject;
+    public byte_31 reserved;
+}
+
+/// <summary>KVM_IRQ_LINE; KVM_IRQ_LINE_STATUS answers in <see cref="status"/>.</summary>
+[StructLayout(LayoutKind.Explicit)]
+internal struct kvm_irq_level
+{
+    [FieldOffset(0)] public uint irq;
+    [FieldOffset(0)] public int status;
+    [FieldOffset(4)] public uint level;
+}
+
+/// <summary>KVM_SIGNAL_MSI.</summary>
+internal struct kvm_msi
+{
+    public const uint KVM_MSI_VALID_DEVID = 1;
+
+    public uint address_lo, address_hi;
+    public uint data;
+    public uint flags;
+    public uint devid;
+    public byte_12 pad;
+}
+
+/// <summary>Head of KVM_SET_GSI_ROUTING; <see cref="kvm_irq_routing_entry"/> elements follow.</summary>
+internal struct kvm_irq_routing
+{
+    public uint nr;
+    public uint flags;
+}
+
+internal struct kvm_irq_routing_entry
+{
+    public const uint KVM_IRQ_ROUTING_IRQCHIP = 1;
+    public const uint KVM_IRQ_ROUTING_MSI = 2;
+
+    [StructLayout(LayoutKind.Explicit, Size = 32)]
+    public struct target
+    {
+        [FieldOffset(0)] public kvm_irq_routing_irqchip irqchip;
+        [FieldOffset(0)] public kvm_irq_routing_msi msi;
+    }
+
+    public uint gsi;
+    public uint type;
+    public uint flags;
+    public uint pad;
+    public target u;
+}
+
+internal struct kvm_irq_routing_irqchip
+{
+    public uint irqchip;
+    public uint pin;
+}
+
+internal struct kvm_irq_routing_msi
+{
+    public uint address_lo, address_hi;
+    public uint data;
+    public uint devid;
+}
+
+/// <summary>KVM_IRQFD.</summary>
+internal struct kvm_irqfd
+{
+    public const uint KVM_IRQFD_FLAG_DEASSIGN = 1 << 0;
+    public const uint KVM_IRQFD_FLAG_RESAMPLE = 1 << 1;
+
+    public uint fd;
+    public uint gsi;
+    public uint flags;
+    public uint resamplefd;
+    public byte_16 pad;
+}
+
+/// <summary>KVM_IOEVENTFD.</summary>
+internal struct kvm_ioeventfd
+{
+    public const uint KVM_IOEVENTFD_FLAG_DATAMATCH = 1 << 0;
+    public const uint KVM_IOEVENTFD_FLAG_PIO = 1 << 1;
+    public const uint KVM_IOEVENTFD_FLAG_DEASSIGN = 1 << 2;
+
+    public ulong datamatch;
+    public ulong addr;
+    /// <summary>1, 2, 4 or 8 bytes; 0: a write of any length.</summary>
+    public uint len;
+    public int fd;
+    public uint flags;
+    public byte_36 pad;
+}
+
+/// <summary>KVM_REGISTER_COALESCED_MMIO, KVM_UNREGISTER_COALESCED_MMIO.</summary>
+internal struct kvm_coalesced_mmio_zone
+{
+    public ulong addr;
+    public uint size;
+    public uint pio;
+}
+
+/// <summary>Element of <see cref="kvm_coalesced_mmio_ring"/>: one write.</summary>
+internal struct kvm_coalesced_mmio
+{
+    public ulong phys_addr;
+    public uint len;
+    public uint pio;
+    public ulong data;
+}
+
+/// <summary>
+/// Head of the page in which writes wait for user space, which may change any of it at any time;
+/// <see cref="kvm_coalesced_mmio"/> elements fill the rest.
+/// </summary>
+internal struct kvm_coalesced_mmio_ring
+{
+    /// <summary>Page of the vCPU's mapping that holds the ring.</summary>
+    public const ulong KVM_COALESCED_MMIO_PAGE_OFFSET = 2;
+    /// <summary>Elements in a page of 4 KiB (the header's KVM_COALESCED_MMIO_MAX).</summary>
+    public const uint Length = (4096 - 8) / 24;
+
+    /// <summary>Element that user space takes next, and the one that is filled next.</summary>
+    public uint first, last;
+}
