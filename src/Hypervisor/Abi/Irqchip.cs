@@ -1,48 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Abi;
 
-// Arguments of the ioctls of interrupt chips, interrupt routes and event channels (asm/kvm.h, linux/kvm.h).
-
-[InlineArray(9)]
-internal struct uint_9
-{
-    private uint _first;
-}
-
-[InlineArray(15)]
-internal struct uint_15
-{
-    private uint _first;
-}
+// Arguments of the ioctls of interrupt chips, interrupt routes and event channels (asm/kvm.h, linux/kvm.h). A Size
+// larger than the fields stands for reserved ones at the end, which KVM neither reads nor sets.
 
 [InlineArray(24)]
 internal struct ulong_24
 {
     private ulong _first;
-}
-
-[InlineArray(12)]
-internal struct byte_12
-{
-    private byte _first;
-}
-
-[InlineArray(16)]
-internal struct byte_16
-{
-    private byte _first;
-}
-
-[InlineArray(31)]
-internal struct byte_31
-{
-    private byte _first;
-}
-
-[InlineArray(36)]
-internal struct byte_36
-{
-    private byte _first;
 }
 
 [InlineArray(1024)]
@@ -115,12 +80,12 @@ internal struct kvm_lapic_state
 }
 
 /// <summary>KVM_CREATE_PIT2.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 64)]
 internal struct kvm_pit_config
 {
     public const uint KVM_PIT_SPEAKER_DUMMY = 1;
 
     public uint flags;
-    public uint_15 pad;
 }
 
 internal struct kvm_pit_channel_state
@@ -128,14 +93,11 @@ internal struct kvm_pit_channel_state
     /// <summary>The initial count, 1 to 65536.</summary>
     public uint count;
     public ushort latched_count;
-    public byte count_latched;
-    public byte status_latched;
+    public byte count_latched, status_latched;
     public byte status;
     public byte read_state, write_state;
     public byte write_latch;
-    public byte rw_mode;
-    public byte mode;
-    public byte bcd;
+    public byte rw_mode, mode, bcd;
     public byte gate;
     /// <summary>When the count was loaded, in nanoseconds of the monotonic clock.</summary>
     public long count_load_time;
@@ -154,6 +116,7 @@ internal struct kvm_pit_state
 }
 
 /// <summary>KVM_GET_PIT2, KVM_SET_PIT2.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 112)]
 internal struct kvm_pit_state2
 {
     public const uint KVM_PIT_FLAGS_HPET_LEGACY = 1;
@@ -161,14 +124,13 @@ internal struct kvm_pit_state2
 
     public kvm_pit_channel_state_3 channels;
     public uint flags;
-    public uint_9 reserved;
 }
 
 /// <summary>KVM_REINJECT_CONTROL.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 32)]
 internal struct kvm_reinject_control
 {
     public byte pit_reinject;
-    public byte_31 reserved;
 }
 
 /// <summary>KVM_IRQ_LINE; KVM_IRQ_LINE_STATUS answers in <see cref="status"/>.</summary>
@@ -181,6 +143,7 @@ internal struct kvm_irq_level
 }
 
 /// <summary>KVM_SIGNAL_MSI.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 32)]
 internal struct kvm_msi
 {
     public const uint KVM_MSI_VALID_DEVID = 1;
@@ -189,7 +152,6 @@ internal struct kvm_msi
     public uint data;
     public uint flags;
     public uint devid;
-    public byte_12 pad;
 }
 
 /// <summary>Head of KVM_SET_GSI_ROUTING; <see cref="kvm_irq_routing_entry"/> elements follow.</summary>
@@ -232,6 +194,7 @@ internal struct kvm_irq_routing_msi
 }
 
 /// <summary>KVM_IRQFD.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 32)]
 internal struct kvm_irqfd
 {
     public const uint KVM_IRQFD_FLAG_DEASSIGN = 1 << 0;
@@ -241,10 +204,10 @@ internal struct kvm_irqfd
     public uint gsi;
     public uint flags;
     public uint resamplefd;
-    public byte_16 pad;
 }
 
 /// <summary>KVM_IOEVENTFD.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 64)]
 internal struct kvm_ioeventfd
 {
     public const uint KVM_IOEVENTFD_FLAG_DATAMATCH = 1 << 0;
@@ -257,7 +220,6 @@ internal struct kvm_ioeventfd
     public uint len;
     public int fd;
     public uint flags;
-    public byte_36 pad;
 }
 
 /// <summary>KVM_REGISTER_COALESCED_MMIO, KVM_UNREGISTER_COALESCED_MMIO.</summary>
