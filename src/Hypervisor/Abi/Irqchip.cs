@@ -2,12 +2,24 @@
 namespace SharpKvm.Abi;
 
 // Arguments of the ioctls of interrupt chips, interrupt routes and event channels (asm/kvm.h, linux/kvm.h). A Size
-// larger than the fields stands for reserved ones at the end, which KVM neither reads nor sets.
+// larger than the fields stands for reserved ones at the end of what only user space fills.
+
+[InlineArray(9)]
+internal struct uint_9
+{
+    private uint _first;
+}
 
 [InlineArray(24)]
 internal struct ulong_24
 {
     private ulong _first;
+}
+
+[InlineArray(512)]
+internal struct byte_512
+{
+    private byte _first;
 }
 
 [InlineArray(1024)]
@@ -59,9 +71,10 @@ internal struct kvm_irqchip
     public const uint KVM_IRQCHIP_PIC_SLAVE = 1;
     public const uint KVM_IRQCHIP_IOAPIC = 2;
 
-    [StructLayout(LayoutKind.Explicit, Size = 512)]
+    [StructLayout(LayoutKind.Explicit)]
     public struct chip_state
     {
+        [FieldOffset(0)] public byte_512 dummy;
         [FieldOffset(0)] public kvm_pic_state pic;
         [FieldOffset(0)] public kvm_ioapic_state ioapic;
     }
@@ -116,7 +129,6 @@ internal struct kvm_pit_state
 }
 
 /// <summary>KVM_GET_PIT2, KVM_SET_PIT2.</summary>
-[StructLayout(LayoutKind.Sequential, Size = 112)]
 internal struct kvm_pit_state2
 {
     public const uint KVM_PIT_FLAGS_HPET_LEGACY = 1;
@@ -124,6 +136,7 @@ internal struct kvm_pit_state2
 
     public kvm_pit_channel_state_3 channels;
     public uint flags;
+    public uint_9 reserved;
 }
 
 /// <summary>KVM_REINJECT_CONTROL.</summary>
@@ -167,7 +180,7 @@ internal struct kvm_irq_routing_entry
     public const uint KVM_IRQ_ROUTING_MSI = 2;
 
     [StructLayout(LayoutKind.Explicit, Size = 32)]
-    public struct target
+    public struct irq_target
     {
         [FieldOffset(0)] public kvm_irq_routing_irqchip irqchip;
         [FieldOffset(0)] public kvm_irq_routing_msi msi;
@@ -177,7 +190,7 @@ internal struct kvm_irq_routing_entry
     public uint type;
     public uint flags;
     public uint pad;
-    public target u;
+    public irq_target u;
 }
 
 internal struct kvm_irq_routing_irqchip
