@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Interrupts;
+
+/// <summary>A set of vectors. Changes need a lock, <see cref="Contains"/> does not.</summary>
+[InlineArray(Words)]
+internal struct VectorSet
+{
+    private const int Words = 4;
+
+    private ulong _word;
+
+    public readonly bool Contains(byte vector) => (Volatile.Read(in this[vector >> 6]) >> (vector & 63) & 1) != 0;
+
+    public void Add(byte vector) => Volatile.Write(ref this[vector >> 6], this[vector >> 6] | 1ul << (vector & 63));
+
+    public void Clear() => Assign(default);
+
+    /// <summary>Becomes another set; what is in both is never missing meanwhile.</summary>
+    public void Assign(in VectorSet other)
+    {
+        for (int i = 0; i < Words; i++)
+            Volatile.Write(ref this[i], other[i]);
+    }
+}
