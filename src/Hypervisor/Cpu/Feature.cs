@@ -23,6 +23,8 @@ internal struct CpuidLeaf
 internal enum Feature : ushort
 {
     Pcid = 0 * 32 + 17,
+    X2apic = 0 * 32 + 21,
+    TscDeadline = 0 * 32 + 24,
     Xsave = 0 * 32 + 26,
     Fsgsbase = 2 * 32 + 0,
     Smep = 2 * 32 + 7,

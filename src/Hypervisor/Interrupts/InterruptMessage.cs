@@ -3,22 +3,32 @@ using SharpKvm.Cpu;
 
 namespace SharpKvm.Interrupts;
 
-/// <summary>How a local APIC takes a message, as encoded in redirection entries, MSI data and the ICR.</summary>
+/// <summary>What a message does to the CPUs that it reaches (SDM vol. 3, 11.6.1).</summary>
 internal enum DeliveryMode : byte
 {
     Fixed, LowestPriority, Smi, RemoteRead, Nmi, Init, StartUp, ExtInt,
 }
 
-/// <summary>An interrupt message to local APICs (SDM vol. 3, 11.6 and 11.11).</summary>
+/// <summary>Destinations relative to the sender (SDM vol. 3, 11.6.1).</summary>
+internal enum Shorthand : byte
+{
+    None, Self, All, Others,
+}
+
+/// <summary>A message on the APIC bus: from a CPU, from a chip's pin, or an MSI.</summary>
 internal struct InterruptMessage
 {
-    /// <summary>APIC ID, or a set of logical destinations.</summary>
     public uint Destination;
+    /// <summary>The destination is matched with logical ids rather than with the APIC id.</summary>
     public bool Logical;
     public DeliveryMode Mode;
-    /// <summary>Level-triggered: its EOI is broadcast.</summary>
+    /// <summary>Level-triggered: its end is told to the IOAPICs.</summary>
     public bool Level;
     public Vector Vector;
+    /// <summary>Not <see cref="Shorthand.None"/>: the destination counts for nothing. Only in messages of CPUs.</summary>
+    public Shorthand Shorthand;
+    /// <summary>The destination has 32 bits, x2APIC's format, rather than 8.</summary>
+    public bool Wide;
 }
 
 /// <summary>Takes interrupt messages to local APICs.</summary>

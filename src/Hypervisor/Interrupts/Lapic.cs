@@ -1,7 +1,158 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Numerics;
+
 namespace SharpKvm.Interrupts;
 
-/// <summary>A local APIC (SDM vol. 3, chapter 11).</summary>
+/// <summary>
+/// Numbers of the local APIC's registers (SDM vol. 3, tables 11-1 and 11-6): the offset in the page by 16, or the MSR
+/// less 800H.
+/// </summary>
+internal static class ApicRegister
+{
+    public const int Id = 0x02, Version = 0x03, Tpr = 0x08, Ppr = 0x0a, Eoi = 0x0b, Ldr = 0x0d, Dfr = 0x0e, Svr = 0x0f,
+        Isr = 0x10, Tmr = 0x18, Irr = 0x20, Esr = 0x28, Icr = 0x30, IcrHigh = 0x31, LvtTimer = 0x32, LvtThermal = 0x33,
+        LvtPerformance = 0x34, Lint0 = 0x35, Lint1 = 0x36, LvtError = 0x37, InitialCount = 0x38, CurrentCount = 0x39,
+        Divide = 0x3e, SelfIpi = 0x3f, Count = 0x40;
+}
+
+/// <summary>Bits EN and EXTD of IA32_APIC_BASE (SDM vol. 3, table 11-5).</summary>
+internal enum ApicMode : byte
+{
+    Disabled, Invalid, Xapic, X2apic,
+}
+
+/// <summary>
+/// A local APIC's state (SDM vol. 3, chapter 11).
+/// <para>
+/// All of it belongs to the vCPU's own thread, in KVM_RUN or an ioctl. Others, in any context, may do two things: set a
+/// request (<see cref="TryRequest"/>: bits of IRR and TMR, atomically), and read what tells whether a message is for
+/// this CPU (<see cref="Mode"/>, LDR, DFR, SVR, the LVT), each in one access.
+/// </para>
+/// <para>
+/// No interrupt is lost. The sender sets the bit in IRR, then <see cref="Host.VcpuRequests.Event"/>, then kicks; each
+/// step is a full barrier. The receiver takes its requests in an atomic exchange, then looks at IRR, and before it
+/// sleeps or enters the guest it looks at its requests once more (docs/architecture.md). So either it finds the bit in
+/// IRR, or it finds a request that was set behind its back and looks again, or the sender finds it asleep or in the
+/// guest and kicks it. A sender that finds the bit set already leaves the rest to the one that set it.
+/// </para>
+/// </summary>
 internal struct Lapic
 {
+    [InlineArray(ApicRegister.Count)]
+    internal struct RegisterFile
+    {
+        private uint _first;
+    }
+
+    public const uint SoftwareEnable = 1 << 8;
+    /// <summary>Vectors below are the CPU's exceptions (SDM vol. 3, 11.5.2).</summary>
+    public const int FirstVector = 16;
+    private const int Words = 8;
+
+    public RegisterFile Registers;
+    /// <summary>0: nothing is in IRR. Saves each entry the search.</summary>
+    private uint _mayHaveRequests;
+    /// <summary>Errors since the last write to ESR. Others set bits, atomically.</summary>
+    public uint Errors;
+    public ApicMode Mode;
+    /// <summary>Of the start-up message that <see cref="Host.VcpuRequests.StartUp"/> tells of.</summary>
+    public byte StartUpVector;
+    public LapicTimer Timer;
+
+    /// <summary>Whether it takes interrupts. May be called by others.</summary>
+    public bool IsEnabled =>
+        Mode != ApicMode.Disabled && (Volatile.Read(ref Registers[ApicRegister.Svr]) & SoftwareEnable) != 0;
+
+    public readonly byte Tpr => (byte)Registers[ApicRegister.Tpr];
+
+    /// <summary>
+    /// Puts a vector into IRR. May be called by others. False: it was there already, and they are one interrupt.
+    /// </summary>
+    public bool TryRequest(byte vector, bool level)
+    {
+        int word = vector / 32;
+        uint bit = Bit(vector);
+        // First, so that whoever finds the vector in IRR finds its trigger mode.
+        ref uint levels = ref Registers[ApicRegister.Tmr + word];
+        if ((Volatile.Read(ref levels) & bit) != 0 != level)
+        {
+            if (level)
+                Interlocked.Or(ref levels, bit);
+            else
+                Interlocked.And(ref levels, ~bit);
+        }
+        bool isNew = (Interlocked.Or(ref Registers[ApicRegister.Irr + word], bit) & bit) == 0;
+        Volatile.Write(ref _mayHaveRequests, 1);
+        return isNew;
+    }
+
+    /// <summary>All registers of IRR may have changed at once.</summary>
+    public void NoteRequests() => Volatile.Write(ref _mayHaveRequests, 1);
+
+    /// <summary>The highest vector in IRR, whatever its priority; -1 when there is none.</summary>
+    public int HighestRequest()
+    {
+        if (Volatile.Read(ref _mayHaveRequests) == 0)
+            return -1;
+        int vector = Highest(ApicRegister.Irr, Words - 1);
+        if (vector >= 0)
+            return vector;
+        // A request that is set between the search and this finds the hint gone: search once more behind the barrier.
+        Interlocked.Exchange(ref _mayHaveRequests, 0);
+        vector = Highest(ApicRegister.Irr, Words - 1);
+        if (vector >= 0)
+            _mayHaveRequests = 1;
+        return vector;
+    }
+
+    /// <summary>The vector that the CPU should take now, as far as priorities go; -1 when there is none.</summary>
+    public int HighestPending()
+    {
+        int vector = HighestRequest();
+        return vector >> 4 > (int)(Registers[ApicRegister.Ppr] >> 4) && Mode != ApicMode.Disabled ? vector : -1;
+    }
+
+    /// <summary>The CPU takes what <see cref="HighestPending"/> said: from IRR to ISR.</summary>
+    public void Accept(byte vector)
+    {
+        Interlocked.And(ref Registers[ApicRegister.Irr + vector / 32], ~Bit(vector));
+        Registers[ApicRegister.Isr + vector / 32] |= Bit(vector);
+        Registers[ApicRegister.Ppr] = vector & 0xf0u;
+    }
+
+    /// <summary>Takes the highest vector out of ISR; -1 when there is none.</summary>
+    public int EndHighest()
+    {
+        int vector = Highest(ApicRegister.Isr, Words - 1);
+        if (vector < 0)
+            return -1;
+        Registers[ApicRegister.Isr + vector / 32] &= ~Bit(vector);
+        SetPriority(Highest(ApicRegister.Isr, vector / 32));
+        return vector;
+    }
+
+    public readonly bool IsLevel(int vector) => (Registers[ApicRegister.Tmr + vector / 32] & Bit(vector)) != 0;
+
+    /// <summary>Computes PPR from TPR and ISR (SDM vol. 3, 11.8.3.1).</summary>
+    public void UpdatePriority() => SetPriority(Highest(ApicRegister.Isr, Words - 1));
+
+    private void SetPriority(int inService)
+    {
+        uint tpr = Tpr, service = (uint)Math.Max(inService, 0) & 0xf0;
+        Registers[ApicRegister.Ppr] = (tpr & 0xf0) >= service ? tpr : service;
+    }
+
+    /// <summary>The highest vector of a set, from one of its words downwards.</summary>
+    private int Highest(int set, int word)
+    {
+        for (; word >= 0; word--)
+        {
+            uint bits = Volatile.Read(ref Registers[set + word]);
+            if (bits != 0)
+                return word * 32 + BitOperations.Log2(bits);
+        }
+        return -1;
+    }
+
+    private static uint Bit(int vector) => 1u << (vector & 31);
 }

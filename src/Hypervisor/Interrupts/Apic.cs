@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Interrupts;
+
+/// <summary>
+/// The local APIC as software sees it: its page, its MSRs, IA32_APIC_BASE, KVM_GET_LAPIC and KVM_SET_LAPIC (SDM vol. 3,
+/// chapter 11). By the vCPU's own thread only.
+/// </summary>
+internal static class Apic<TVendor> where TVendor : struct, IVendor
+{
+    private const uint FirstMsr = 0x800;
+    /// <summary>Six LVT entries, as of the Pentium 4.</summary>
+    private const uint Version = 0x50014;
+    /// <summary>In the version register: SVR has <see cref="SuppressEoi"/>.</summary>
+    private const uint CanSuppressEoi = 1 << 24;
+    private const uint SuppressEoi = 1 << 12;
+    private const uint Masked = 1 << 16;
+    private const uint SvrReset = 0xff, FlatModel = 0xf0000000, DfrFixed = 0x0fffffff, ExtInt = 7 << 8;
+    private const uint SendIllegalVector = 1 << 5;
+    private const uint IcrAssert = 1 << 14, IcrLevel = 1 << 15, IcrSelf = 1 << 18;
+
+    /// <summary>Registers that RDMSR and WRMSR know, a bit each (SDM vol. 3, table 11-6).</summary>
+    private const ulong ReadableMsrs = 0x43fd_01ff_ffff_a50c, WritableMsrs = 0xc1fd_0100_0000_8900;
+
+    /// <summary>
+    /// The state after power-up and INIT, but for IA32_APIC_BASE, which the caller has set or INIT leaves alone (SDM
+    /// vol. 3, 11.4.7). The boot CPU's LINT0 lets the PIC through, as if firmware had run: not all VMMs see to it.
+    /// </summary>
+    public static void Reset(ref Vcpu vcpu)
+    {
+        ref Lapic apic = ref vcpu.Apic;
+        apic.Mode = ModeOf(vcpu.Msrs.ApicBase);
+        apic.Errors = 0;
+        apic.Registers = default;
+        apic.Registers[ApicRegister.Svr] = SvrReset;
+        apic.Registers[ApicRegister.Dfr] = FlatModel | DfrFixed;
+        MaskLvts(ref apic);
+        if ((vcpu.Msrs.ApicBase & ApicBase.Bsp) != 0)
+            apic.Registers[ApicRegister.Lint0] = ExtInt;
+        Identify(ref vcpu);
+        SetTpr(ref vcpu, 0);
+        ApicTimer<TVendor>.Stop(ref vcpu);
+    }
+
+    /// <summary>
+    /// Writes IA32_APIC_BASE. False for reserved bits, for x2APIC mode without the feature, and, unless user space
+    /// restores state, for a way between modes that is not in SDM vol. 3, figure 11-32.
+    /// </summary>
+    public static bool TrySetBase(ref Vcpu vcpu, ulong value, bool host)
+    {
+        if (!IsValidBase(ref vcpu, value))
+            return false;
+        ref Lapic apic = ref vcpu.Apic;
+        ApicMode old = apic.Mode, mode = ModeOf(value);
+        if (!host && (old, mode) is (ApicMode.X2apic, ApicMode.Xapic) or (ApicMode.Disabled, ApicMode.X2apic))
+            return false;
+        vcpu.Msrs.ApicBase = value;
+        ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        if (mode == old)
+            return true;
+        apic.Mode = mode;
+        if (mode == ApicMode.Disabled)
+            Reset(ref vcpu);
+        else
+            Identify(ref vcpu);
+        return true;
+    }
+
+    /// <summary>A value that IA32_APIC_BASE can have, whatever it has now.</summary>
+    public static bool IsValidBase(ref Vcpu vcpu, ulong value)
+    {
+        ulong reserved = ApicBase.Reserved & ~(vcpu.Cpuid.Has(Feature.X2apic) ? ApicBase.X2apic : 0);
+        return (value & (vcpu.Cpuid.ReservedGpa | reserved)) == 0 && ModeOf(value) != ApicMode.Invalid;
+    }
+
+    /// <summary>
+    /// Reads the page in xAPIC mode, 1 to 8 bytes from <paramref name="offset"/>. What lies between the registers, 4
+    /// bytes at every 16, reads as zero.
+    /// </summary>
+    public static void Read(ref Vcpu vcpu, uint offset, Span<byte> data)
+    {
+        uint register = offset / 16, value = register < ApicRegister.Count ? Value(ref vcpu, (int)register) : 0;
+        for (int i = 0; i < data.Length; i++)
+        {
+            int position = (int)(offset % 16) + i;
+            data[i] = position < sizeof(uint) ? (byte)(value >> (8 * position)) : (byte)0;
+        }
+    }
+
+    /// <summary>Writes to the page in xAPIC mode. Only whole registers can be written; all else is ignored.</summary>
+    public static void Write(ref Vcpu vcpu, uint offset, ReadOnlySpan<byte> data)
+    {
+        if (data.Length == sizeof(uint) && offset % 16 == 0 && offset / 16 < ApicRegister.SelfIpi)
+            Set(ref vcpu, (int)(offset / 16), BinaryPrimitives.ReadUInt32LittleEndian(data));
+    }
+
+    /// <summary>MSRs 800H to 8FFH. False (#GP) outside x2APIC mode and for what cannot be read.</summary>
+    public static bool TryReadMsr(ref Vcpu vcpu, uint index, out ulong value)
+    {
+        uint register = index - FirstMsr;
+        value = 0;
+        if (!HasMsr(ref vcpu, register, ReadableMsrs))
+            return false;
+        value = Value(ref vcpu, (int)register);
+        if (register == ApicRegister.Icr)
+            value |= (ulong)vcpu.Apic.Registers[ApicRegister.IcrHigh] << 32;
+        return true;
+    }
+
+    /// <summary>
+    /// MSRs 800H to 8FFH. False (#GP) outside x2APIC mode, for what cannot be written, and for reserved bits.
+    /// </summary>
+    public static bool TryWriteMsr(ref Vcpu vcpu, uint index, ulong value)
+    {
+        uint register = index - FirstMsr;
+        if (!HasMsr(ref vcpu, register, WritableMsrs))
+            return false;
+        ulong allowed = Writable(ref vcpu, (int)register) | Ignored((int)register);
+        if (register == ApicRegister.Icr)
+            allowed |= 0xffffffff_00000000;
+        if ((value & ~allowed) != 0)
+            return false;
+        if (register == ApicRegister.Icr)
+            vcpu.Apic.Registers[ApicRegister.IcrHigh] = (uint)(value >> 32);
+        Set(ref vcpu, (int)register, (uint)value);
+        return true;
+    }
+
+    /// <summary>The task-priority register; CR8 is its upper half.</summary>
+    public static void SetTpr(ref Vcpu vcpu, byte value)
+    {
+        vcpu.Apic.Registers[ApicRegister.Tpr] = value;
+        vcpu.Events.Cr8 = (byte)(value >> 4);
+        vcpu.Apic.UpdatePriority();
+    }
+
+    /// <summary>
+    /// The end of the interrupt of highest priority in service; the chips learn of those that they wait for.
+    /// </summary>
+    public static void Eoi(ref Vcpu vcpu)
+    {
+        ref Lapic apic = ref vcpu.Apic;
+        int number = apic.EndHighest();
+        if (number < 0 || (apic.Registers[ApicRegister.Svr] & SuppressEoi) != 0)
+            return;
+        Vector vector = new((byte)number);
+        if (apic.IsLevel(number) || vcpu.Vm.Irqchip.EoiVectors.Contains(vector.Value))
+            IrqChip.EndOfInterrupt(ref vcpu, vector);
+    }
+
+    /// <summary>KVM_GET_LAPIC.</summary>
+    public static void Get(ref Vcpu vcpu, out kvm_lapic_state state)
+    {
+        // What is due is posted first, so that it is in IRR.
+        ApicTimer<TVendor>.Expired(ref vcpu);
+        state = default;
+        Span<byte> page = state.regs;
+        for (int register = 0; register < ApicRegister.Count; register++)
+            BinaryPrimitives.WriteUInt32LittleEndian(page.Slice(register * 16), Value(ref vcpu, register));
+        if (!vcpu.Vm.Irqchip.Wide)
+            BinaryPrimitives.WriteUInt32LittleEndian(page.Slice(ApicRegister.Id * 16), vcpu.Id << 24);
+    }
+
+    /// <summary>
+    /// KVM_SET_LAPIC. Bits that a register does not have are dropped, and what follows from others is computed anew.
+    /// EINVAL for an id that is not the vCPU's, where the id has 32 bits.
+    /// </summary>
+    public static int Set(ref Vcpu vcpu, in kvm_lapic_state state)
+    {
+        ReadOnlySpan<byte> page = state.regs;
+        ref Lapic apic = ref vcpu.Apic;
+        if (apic.Mode == ApicMode.X2apic && vcpu.Vm.Irqchip.Wide && At(page, ApicRegister.Id) != vcpu.Id)
+            return Errno.EINVAL;
+        for (int register = 0; register < ApicRegister.Count; register++)
+        {
+            uint kept = register switch
+            {
+                ApicRegister.Isr or ApicRegister.Tmr or ApicRegister.Irr => ~0u << Lapic.FirstVector,
+                > ApicRegister.Isr and < ApicRegister.Esr => ~0u,
+                ApicRegister.Esr => 0xff,
+                ApicRegister.IcrHigh when apic.Mode == ApicMode.X2apic => ~0u,
+                _ => Writable(ref vcpu, register),
+            };
+            apic.Registers[register] = At(page, register) & kept;
+        }
+        apic.Registers[ApicRegister.Dfr] |= DfrFixed;
+        if ((apic.Registers[ApicRegister.Svr] & Lapic.SoftwareEnable) == 0)
+            MaskLvts(ref apic);
+        Identify(ref vcpu);
+        SetTpr(ref vcpu, apic.Tpr);
+        ApicTimer<TVendor>.Restore(ref vcpu, At(page, ApicRegister.CurrentCount));
+        apic.NoteRequests();
+        vcpu.Shared.Request(VcpuRequests.Event);
+        return Errno.Ok;
+    }
+
+    private static bool HasMsr(ref Vcpu vcpu, uint register, ulong registers) =>
+        vcpu.Apic.Mode == ApicMode.X2apic && register < ApicRegister.Count && (registers >> (int)register & 1) != 0;
+
+    private static uint At(ReadOnlySpan<byte> page, int register) =>
+        BinaryPrimitives.ReadUInt32LittleEndian(page.Slice(register * 16));
+
+    private static uint Value(ref Vcpu vcpu, int register) => register == ApicRegister.CurrentCount
+        ? ApicTimer<TVendor>.CurrentCount(ref vcpu)
+        : vcpu.Apic.Registers[register];
+
+    private static ApicMode ModeOf(ulong apicBase) => (ApicMode)(apicBase >> 10 & 3);
+
+    /// <summary>The registers that say who this is and what it can.</summary>
+    private static void Identify(ref Vcpu vcpu)
+    {
+        ref Lapic apic = ref vcpu.Apic;
+        bool isX2 = apic.Mode == ApicMode.X2apic;
+        uint id = vcpu.Id;
+        apic.Registers[ApicRegister.Id] = isX2 ? id : id << 24;
+        // An IOAPIC in the kernel has no EOI register, through which directed ends would come.
+        apic.Registers[ApicRegister.Version] =
+            vcpu.Vm.Irqchip.Mode == IrqchipMode.Split ? Version | CanSuppressEoi : Version;
+        if (isX2)
+            apic.Registers[ApicRegister.Ldr] = id >> 4 << 16 | 1u << (int)(id & 15);
+        else
+            apic.Registers[ApicRegister.Ldr] &= 0xff000000;
+    }
+
+    /// <summary>The bits of a register that software can set and that are kept.</summary>
+    private static uint Writable(ref Vcpu vcpu, int register) => register switch
+    {
+        ApicRegister.Tpr or ApicRegister.SelfIpi => 0xff,
+        ApicRegister.Ldr or ApicRegister.IcrHigh => 0xff000000,
+        ApicRegister.Dfr => FlatModel,
+        ApicRegister.Svr => 0x3ffu | (vcpu.Vm.Irqchip.Mode == IrqchipMode.Split ? SuppressEoi : 0),
+        ApicRegister.Icr => 0xccfff,
+        ApicRegister.LvtTimer =>
+            0x300ffu | (vcpu.Cpuid.Has(Feature.TscDeadline) ? LapicTimer.TscDeadline : 0),
+        ApicRegister.LvtThermal or ApicRegister.LvtPerformance => 0x107ff,
+        ApicRegister.Lint0 or ApicRegister.Lint1 => 0x1a7ff,
+        ApicRegister.LvtError => 0x100ff,
+        ApicRegister.InitialCount => ~0u,
+        ApicRegister.Divide => 0xb,
+        _ => 0,
+    };
+
+    /// <summary>Read-only bits that are no fault to write: delivery status, and LINT's remote IRR.</summary>
+    private static uint Ignored(int register) => register switch
+    {
+        ApicRegister.Lint0 or ApicRegister.Lint1 => 1 << 12 | 1 << 14,
+        ApicRegister.Icr or (>= ApicRegister.LvtTimer and <= ApicRegister.LvtError) => 1 << 12,
+        _ => 0,
+    };
+
+    private static void Set(ref Vcpu vcpu, int register, uint value)
+    {
+        ref Lapic apic = ref vcpu.Apic;
+        uint mask = Writable(ref vcpu, register), kept = value & mask;
+        switch (register)
+        {
+            case ApicRegister.Eoi:
+                Eoi(ref vcpu);
+                break;
+            case ApicRegister.Tpr:
+                SetTpr(ref vcpu, (byte)value);
+                break;
+            case ApicRegister.Icr:
+                apic.Registers[register] = kept;
+                SendIpi(ref vcpu, kept);
+                break;
+            case ApicRegister.SelfIpi:
+                SendIpi(ref vcpu, kept | IcrSelf);
+                break;
+            case ApicRegister.Esr:
+                apic.Registers[register] = Interlocked.Exchange(ref apic.Errors, 0);
+                break;
+            case ApicRegister.Dfr:
+                apic.Registers[register] = kept | DfrFixed;
+                break;
+            case ApicRegister.Svr:
+                apic.Registers[register] = kept;
+                if ((kept & Lapic.SoftwareEnable) == 0)
+                    MaskLvts(ref apic);
+                break;
+            case >= ApicRegister.LvtTimer and <= ApicRegister.LvtError:
+                kept |= apic.IsEnabled ? 0 : Masked;
+                if (register == ApicRegister.LvtTimer)
+                    ApicTimer<TVendor>.SetMode(ref vcpu, kept);
+                else
+                    apic.Registers[register] = kept;
+                break;
+            case ApicRegister.InitialCount:
+                ApicTimer<TVendor>.SetInitialCount(ref vcpu, kept);
+                break;
+            case ApicRegister.Divide:
+                ApicTimer<TVendor>.SetDivide(ref vcpu, kept);
+                break;
+            default:
+                if (mask != 0)
+                    apic.Registers[register] = kept;
+                break;
+        }
+    }
+
+    /// <summary>Software-disabled: all entries are masked and stay so (SDM vol. 3, 11.4.7.2).</summary>
+    private static void MaskLvts(ref Lapic apic)
+    {
+        for (int register = ApicRegister.LvtTimer; register <= ApicRegister.LvtError; register++)
+            apic.Registers[register] |= Masked;
+    }
+
+    /// <summary>
+    /// A write to ICR's low half. As of the Pentium 4 such messages are edge-triggered whatever ICR says, and INIT's
+    /// de-assertion does nothing (SDM vol. 3, 11.6.1).
+    /// </summary>
+    private static void SendIpi(ref Vcpu vcpu, uint icr)
+    {
+        uint destination = vcpu.Apic.Registers[ApicRegister.IcrHigh];
+        bool isX2 = vcpu.Apic.Mode == ApicMode.X2apic;
+        InterruptMessage message = new()
+        {
+            Destination = isX2 ? destination : destination >> 24, Wide = isX2, Logical = (icr >> 11 & 1) != 0,
+            Mode = (DeliveryMode)(icr >> 8 & 7), Vector = new Vector((byte)icr), Shorthand = (Shorthand)(icr >> 18 & 3),
+        };
+        if (message.Mode is DeliveryMode.RemoteRead or DeliveryMode.ExtInt
+            || message.Mode == DeliveryMode.Init && (icr & (IcrLevel | IcrAssert)) == IcrLevel)
+            return;
+        if (message.Mode is DeliveryMode.Fixed or DeliveryMode.LowestPriority && (byte)icr < Lapic.FirstVector)
+            ApicBus.RaiseError(ref vcpu, SendIllegalVector, own: true);
+        else
+            ApicBus.Send(ref vcpu.Vm, in message, vcpu.Id);
+    }
+}
