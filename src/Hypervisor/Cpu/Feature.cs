@@ -56,7 +56,7 @@ internal static class FeatureWords
     /// </summary>
     private static ReadOnlySpan<uint> Table =>
     [
-        0x00000001, 0, 2, 0x76da3203, 1u << 31, // SSE3 … AVX, F16C, RDRAND; PCID, XSAVE; hypervisor present
+        0x00000001, 0, 2, 0x76da3203, 1u << 31 | 1 << 21 | 1 << 24, // SSE3 … RDRAND; hypervisor, x2APIC, TSC deadline
         0x00000001, 0, 3, 0x078bfbff, 0,
         0x00000007, 0, 1, 0xf1bf27e9, 1u << 1, // FSGSBASE, BMI, AVX2, SMEP, INVPCID, AVX-512, SMAP, SHA; TSC_ADJUST
         0x00000007, 0, 2, 0x1a405f4e, 0, // UMIP, PKU, AVX-512, VAES, RDPID, CLDEMOTE, MOVDIRI, MOVDIR64B

@@ -143,14 +143,15 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static void Eoi(ref Vcpu vcpu)
     {
-        ref Lapic apic = ref vcpu.Apic;
-        int number = apic.EndHighest();
-        if (number < 0 || (apic.Registers[ApicRegister.Svr] & SuppressEoi) != 0)
-            return;
-        Vector vector = new((byte)number);
-        if (apic.IsLevel(number) || vcpu.Vm.Irqchip.EoiVectors.Contains(vector.Value))
-            IrqChip.EndOfInterrupt(ref vcpu, vector);
+        int vector = vcpu.Apic.EndHighest();
+        if (vector >= 0 && IsEndTold(ref vcpu, vector))
+            IrqChip.EndOfInterrupt(ref vcpu, new Vector((byte)vector));
     }
+
+    /// <summary>Whether the chips learn of the end of an interrupt.</summary>
+    public static bool IsEndTold(ref Vcpu vcpu, int vector) =>
+        (vcpu.Apic.Registers[ApicRegister.Svr] & SuppressEoi) == 0
+        && (vcpu.Apic.IsLevel(vector) || vcpu.Vm.Irqchip.EoiVectors.Contains((byte)vector));
 
     /// <summary>KVM_GET_LAPIC.</summary>
     public static void Get(ref Vcpu vcpu, out kvm_lapic_state state)
