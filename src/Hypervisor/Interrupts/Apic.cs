@@ -183,6 +183,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
                 ApicRegister.Isr or ApicRegister.Tmr or ApicRegister.Irr => ~0u << Lapic.FirstVector,
                 > ApicRegister.Isr and < ApicRegister.Esr => ~0u,
                 ApicRegister.Esr => 0xff,
+                ApicRegister.SelfIpi => 0,
                 ApicRegister.IcrHigh when apic.Mode == ApicMode.X2apic => ~0u,
                 _ => Writable(ref vcpu, register),
             };

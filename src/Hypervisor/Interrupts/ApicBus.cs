@@ -125,6 +125,8 @@ internal static class ApicBus
             return id == destination;
         if (isX2)
             return destination >> 16 == id >> 4 && (destination >> (int)(id & 15) & 1) != 0;
+        if (message.Wide)
+            return false;
         uint own = Volatile.Read(ref apic.Registers[ApicRegister.Ldr]) >> 24;
         return (Volatile.Read(ref apic.Registers[ApicRegister.Dfr]) >> 28) switch
         {

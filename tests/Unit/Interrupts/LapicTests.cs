@@ -309,39 +309,4 @@ internal sealed class LapicTests
         Assert.That(ApicBus.AcceptsPic(ref vm[0]), Is.True);
         Assert.That(ApicBus.AcceptsPic(ref vm[1]), Is.False);
     }
-
-    /// <summary>The search is skipped when nothing came; what comes while it ends must be found all the same.</summary>
-    [Test, CancelAfter(60_000)]
-    public void NoRequestOfAnotherThreadIsOverlooked(CancellationToken cancellation)
-    {
-        const int Interrupts = 200_000;
-        Lapic apic = new() { Mode = ApicMode.Xapic };
-        apic.Registers[ApicRegister.Svr] = ApicVm.SvrEnabled;
-        int taken = 0;
-        unsafe
-        {
-            // SAFETY: a local of this method, which waits for the thread.
-            Lapic* shared = &apic;
-            Thread sender = new(() =>
-            {
-                for (int sent = 0; sent < Interrupts && !cancellation.IsCancellationRequested;)
-                {
-                    if (shared->TryRequest((byte)(0x20 + sent % 7 * 31), sent % 2 == 0))
-                        sent++;
-                }
-            });
-            sender.Start();
-            while (taken < Interrupts && !cancellation.IsCancellationRequested)
-            {
-                int vector = shared->HighestPending();
-                if (vector < 0)
-                    continue;
-                shared->Accept((byte)vector);
-                Assert.That(shared->EndHighest(), Is.EqualTo(vector));
-                taken++;
-            }
-            sender.Join();
-        }
-        Assert.That(taken, Is.EqualTo(Interrupts));
-    }
 }
