@@ -33,7 +33,6 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     public static void Reset(ref Vcpu vcpu)
     {
         ref Lapic apic = ref vcpu.Apic;
-        apic.Mode = ModeOf(vcpu.Msrs.ApicBase);
         apic.Errors = 0;
         apic.Registers = default;
         apic.Registers[ApicRegister.Svr] = SvrReset;
@@ -43,7 +42,8 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
             apic.Registers[ApicRegister.Lint0] = ExtInt;
         Identify(ref vcpu);
         SetTpr(ref vcpu, 0);
-        ApicTimer<TVendor>.Stop(ref vcpu);
+        apic.Timer = default;
+        vcpu.Shared.Host.SetTimer(0);
     }
 
     /// <summary>
@@ -54,16 +54,12 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     {
         if (!IsValidBase(ref vcpu, value))
             return false;
-        ref Lapic apic = ref vcpu.Apic;
-        ApicMode old = apic.Mode, mode = ModeOf(value);
+        ApicMode old = vcpu.Apic.Mode, mode = ModeOf(value);
         if (!host && (old, mode) is (ApicMode.X2apic, ApicMode.Xapic) or (ApicMode.Disabled, ApicMode.X2apic))
             return false;
         vcpu.Msrs.ApicBase = value;
         ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
-        if (mode == old)
-            return true;
-        apic.Mode = mode;
-        if (mode == ApicMode.Disabled)
+        if (mode == ApicMode.Disabled && mode != old)
             Reset(ref vcpu);
         else
             Identify(ref vcpu);
@@ -212,20 +208,19 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
 
     private static ApicMode ModeOf(ulong apicBase) => (ApicMode)(apicBase >> 10 & 3);
 
-    /// <summary>The registers that say who this is and what it can.</summary>
+    /// <summary>Takes the mode from IA32_APIC_BASE, and sets what says who this is and what it can.</summary>
     private static void Identify(ref Vcpu vcpu)
     {
         ref Lapic apic = ref vcpu.Apic;
+        apic.Mode = ModeOf(vcpu.Msrs.ApicBase);
         bool isX2 = apic.Mode == ApicMode.X2apic;
         uint id = vcpu.Id;
         apic.Registers[ApicRegister.Id] = isX2 ? id : id << 24;
         // An IOAPIC in the kernel has no EOI register, through which directed ends would come.
         apic.Registers[ApicRegister.Version] =
             vcpu.Vm.Irqchip.Mode == IrqchipMode.Split ? Version | CanSuppressEoi : Version;
-        if (isX2)
-            apic.Registers[ApicRegister.Ldr] = id >> 4 << 16 | 1u << (int)(id & 15);
-        else
-            apic.Registers[ApicRegister.Ldr] &= 0xff000000;
+        ref uint ldr = ref apic.Registers[ApicRegister.Ldr];
+        ldr = isX2 ? id >> 4 << 16 | 1u << (int)(id & 15) : ldr & 0xff000000;
     }
 
     /// <summary>The bits of a register that software can set and that are kept.</summary>
@@ -276,9 +271,6 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
             case ApicRegister.Esr:
                 apic.Registers[register] = Interlocked.Exchange(ref apic.Errors, 0);
                 break;
-            case ApicRegister.Dfr:
-                apic.Registers[register] = kept | DfrFixed;
-                break;
             case ApicRegister.Svr:
                 apic.Registers[register] = kept;
                 if ((kept & Lapic.SoftwareEnable) == 0)
@@ -299,7 +291,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
                 break;
             default:
                 if (mask != 0)
-                    apic.Registers[register] = kept;
+                    apic.Registers[register] = register == ApicRegister.Dfr ? kept | DfrFixed : kept;
                 break;
         }
     }

@@ -22,23 +22,16 @@ internal static class ApicBus
     /// </summary>
     public static int Send(ref Vm.Vm vm, in InterruptMessage message, uint sender = NoSender)
     {
-        uint first = 0, end = (uint)Volatile.Read(ref vm.Vcpus.End);
         bool isBroadcast = message.Destination == (message.Wide ? uint.MaxValue : 0xff);
-        if (message.Shorthand == Shorthand.Self)
+        (uint first, uint count) = message.Shorthand switch
         {
-            first = sender;
-            end = Math.Min(end, sender + 1);
-        }
-        else if (message.Shorthand == Shorthand.None && !isBroadcast && !message.Logical)
-        {
-            first = message.Destination;
-            end = Math.Min(end, first + 1);
-        }
-        else if (message.Shorthand == Shorthand.None && !isBroadcast && message.Wide)
-        {
-            first = message.Destination >> 16 << 4;
-            end = Math.Min(end, first + 16);
-        }
+            Shorthand.Self => (sender, 1u),
+            Shorthand.None when !isBroadcast && !message.Logical => (message.Destination, 1u),
+            Shorthand.None when !isBroadcast && message.Wide => (message.Destination >> 16 << 4, 16u),
+            _ => (0u, uint.MaxValue),
+        };
+        // No CPU has an id so high that the sum could overflow and mean anything.
+        uint end = Math.Min((uint)Volatile.Read(ref vm.Vcpus.End), first + count);
 
         int reached = 0;
         uint last = vm.Irqchip.LastArbitrated, chosen = NoSender;
@@ -86,14 +79,12 @@ internal static class ApicBus
     public static void SendLocal(ref Vcpu vcpu, int register, bool own = false)
     {
         uint lvt = Volatile.Read(ref vcpu.Apic.Registers[register]);
+        InterruptMessage message = new() { Mode = (DeliveryMode)(lvt >> 8 & 7), Vector = new Vector((byte)lvt) };
         if ((lvt & LvtMasked) == 0)
-        {
-            Deliver(ref vcpu,
-                new() { Mode = (DeliveryMode)(lvt >> 8 & 7), Vector = new Vector((byte)lvt) }, own);
-        }
+            Deliver(ref vcpu, in message, own);
     }
 
-    /// <summary>Notes an error for ESR. The first since ESR was written interrupts the CPU (SDM vol. 3, 11.5.3).</summary>
+    /// <summary>Notes an error for ESR. The first since ESR was written interrupts (SDM vol. 3, 11.5.3).</summary>
     public static void RaiseError(ref Vcpu vcpu, uint error, bool own)
     {
         if (Interlocked.Or(ref vcpu.Apic.Errors, error) == 0)

@@ -9,9 +9,9 @@ internal struct LapicTimer
 {
     public const uint Periodic = 1 << 17, TscDeadline = 1 << 18;
 
-    /// <summary>When the host's timer is to expire, by <see cref="HostCpu.Nanoseconds"/>; 0: the timer stands.</summary>
+    /// <summary>When the host's timer is to expire, by <see cref="HostCpu.Nanoseconds"/>; 0: not armed.</summary>
     public ulong Target;
-    /// <summary>IA32_TSC_DEADLINE; 0 in the other modes.</summary>
+    /// <summary>What IA32_TSC_DEADLINE reads; 0 in the other modes.</summary>
     public ulong Deadline;
 }
 
@@ -99,7 +99,7 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
 
     public static ulong GetDeadline(ref Vcpu vcpu) => vcpu.Apic.Timer.Deadline;
 
-    /// <summary>IA32_TSC_DEADLINE in the guest's ticks; 0 disarms. Ignored in the other modes.</summary>
+    /// <summary>Writes IA32_TSC_DEADLINE, in the guest's ticks; 0 disarms. Ignored in the other modes.</summary>
     public static void SetDeadline(ref Vcpu vcpu, ulong deadline)
     {
         if (!IsDeadline(ref vcpu))
@@ -127,12 +127,6 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
             SetInitialCount(ref vcpu, initial);
         else
             Continue(ref vcpu, Math.Min(count, initial));
-    }
-
-    public static void Stop(ref Vcpu vcpu)
-    {
-        vcpu.Apic.Timer.Deadline = 0;
-        Start(ref vcpu, 0);
     }
 
     private static void Continue(ref Vcpu vcpu, uint count) =>

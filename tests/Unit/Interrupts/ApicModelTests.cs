@@ -8,7 +8,7 @@ using Lapics = SharpKvm.Interrupts.Apic<SharpKvm.Tests.Cpu.FakeVendor>;
 
 namespace SharpKvm.Tests.Interrupts;
 
-/// <summary>Several CPUs do what they like with their APICs; after each step all of them look as the model says.</summary>
+/// <summary>Several CPUs do what they like with their APICs; after each step all look as the model says.</summary>
 [TestFixture]
 internal sealed class ApicModelTests
 {
@@ -24,7 +24,8 @@ internal sealed class ApicModelTests
         Gen.OneOfConst<byte>(0, 15, 16, 0x31, 0x3f, 0x40, 0xfe, 0xff), Gen.Byte);
 
     private static readonly Gen<InterruptMessage> s_message = Gen.Select(
-        Gen.OneOf(Gen.OneOfConst(s_ids), Gen.OneOfConst(0xffu, 0xffffffffu, 0x10002u, 0x1ffffu, 0x43u), Gen.UInt[0, 255]),
+        Gen.OneOf(Gen.OneOfConst(s_ids), Gen.OneOfConst(0xffu, 0xffffffffu, 0x10002u, 0x1ffffu, 0x43u),
+            Gen.UInt[0, 255]),
         Gen.Bool, Gen.OneOf(Gen.OneOfConst(DeliveryMode.Fixed, DeliveryMode.LowestPriority), Gen.Enum<DeliveryMode>()),
         Gen.Bool, s_vector, Gen.OneOf(Gen.Const(Shorthand.None), Gen.Enum<Shorthand>()),
         (destination, logical, mode, level, vector, shorthand) => new InterruptMessage

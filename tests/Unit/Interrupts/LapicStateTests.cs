@@ -149,7 +149,7 @@ internal sealed class LapicStateTests
         });
     }
 
-    /// <summary>Whatever user space puts into the page, what the guest then does to it is no trap of the core.</summary>
+    /// <summary>Whatever user space puts into the page, nothing that the guest then does traps the core.</summary>
     [Test]
     public void NoContentsTrapTheCore()
     {
