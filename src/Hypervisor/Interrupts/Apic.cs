@@ -12,15 +12,13 @@ namespace SharpKvm.Interrupts;
 /// </summary>
 internal static class Apic<TVendor> where TVendor : struct, IVendor
 {
-    private const uint FirstMsr = 0x800;
     /// <summary>Six LVT entries, as of the Pentium 4.</summary>
     private const uint Version = 0x50014;
     /// <summary>In the version register: SVR has <see cref="SuppressEoi"/>.</summary>
     private const uint CanSuppressEoi = 1 << 24;
     private const uint SuppressEoi = 1 << 12;
-    private const uint Masked = 1 << 16;
     private const uint SvrReset = 0xff, FlatModel = 0xf0000000, DfrFixed = 0x0fffffff, ExtInt = 7 << 8;
-    private const uint SendIllegalVector = 1 << 5;
+    private const uint FirstMsr = 0x800, Masked = 1 << 16, SendIllegalVector = 1 << 5;
     private const uint IcrAssert = 1 << 14, IcrLevel = 1 << 15, IcrSelf = 1 << 18;
 
     /// <summary>Registers that RDMSR and WRMSR know, a bit each (SDM vol. 3, table 11-6).</summary>
@@ -90,8 +88,12 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     /// <summary>Writes to the page in xAPIC mode. Only whole registers can be written; all else is ignored.</summary>
     public static void Write(ref Vcpu vcpu, uint offset, ReadOnlySpan<byte> data)
     {
-        if (data.Length == sizeof(uint) && offset % 16 == 0 && offset / 16 < ApicRegister.SelfIpi)
-            Set(ref vcpu, (int)(offset / 16), BinaryPrimitives.ReadUInt32LittleEndian(data));
+        if (data.Length != sizeof(uint) || offset % 16 != 0 || offset / 16 >= ApicRegister.SelfIpi)
+            return;
+        int register = (int)(offset / 16);
+        uint writable = Writable(ref vcpu, register);
+        if (writable != 0 || register is ApicRegister.Eoi or ApicRegister.Esr)
+            Set(ref vcpu, register, BinaryPrimitives.ReadUInt32LittleEndian(data) & writable);
     }
 
     /// <summary>MSRs 800H to 8FFH. False (#GP) outside x2APIC mode and for what cannot be read.</summary>
@@ -115,14 +117,15 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         uint register = index - FirstMsr;
         if (!HasMsr(ref vcpu, register, WritableMsrs))
             return false;
-        ulong allowed = Writable(ref vcpu, (int)register) | Ignored((int)register);
+        uint writable = Writable(ref vcpu, (int)register);
+        ulong allowed = writable | Ignored((int)register);
         if (register == ApicRegister.Icr)
             allowed |= 0xffffffff_00000000;
         if ((value & ~allowed) != 0)
             return false;
         if (register == ApicRegister.Icr)
             vcpu.Apic.Registers[ApicRegister.IcrHigh] = (uint)(value >> 32);
-        Set(ref vcpu, (int)register, (uint)value);
+        Set(ref vcpu, (int)register, (uint)value & writable);
         return true;
     }
 
@@ -249,10 +252,10 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         _ => 0,
     };
 
+    /// <summary>Writes a register that takes this value, and does what follows.</summary>
     private static void Set(ref Vcpu vcpu, int register, uint value)
     {
         ref Lapic apic = ref vcpu.Apic;
-        uint mask = Writable(ref vcpu, register), kept = value & mask;
         switch (register)
         {
             case ApicRegister.Eoi:
@@ -262,36 +265,35 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
                 SetTpr(ref vcpu, (byte)value);
                 break;
             case ApicRegister.Icr:
-                apic.Registers[register] = kept;
-                SendIpi(ref vcpu, kept);
+                apic.Registers[register] = value;
+                SendIpi(ref vcpu, value);
                 break;
             case ApicRegister.SelfIpi:
-                SendIpi(ref vcpu, kept | IcrSelf);
+                SendIpi(ref vcpu, value | IcrSelf);
                 break;
             case ApicRegister.Esr:
                 apic.Registers[register] = Interlocked.Exchange(ref apic.Errors, 0);
                 break;
             case ApicRegister.Svr:
-                apic.Registers[register] = kept;
-                if ((kept & Lapic.SoftwareEnable) == 0)
+                apic.Registers[register] = value;
+                if ((value & Lapic.SoftwareEnable) == 0)
                     MaskLvts(ref apic);
                 break;
             case >= ApicRegister.LvtTimer and <= ApicRegister.LvtError:
-                kept |= apic.IsEnabled ? 0 : Masked;
+                value |= apic.IsEnabled ? 0 : Masked;
                 if (register == ApicRegister.LvtTimer)
-                    ApicTimer<TVendor>.SetMode(ref vcpu, kept);
+                    ApicTimer<TVendor>.SetMode(ref vcpu, value);
                 else
-                    apic.Registers[register] = kept;
+                    apic.Registers[register] = value;
                 break;
             case ApicRegister.InitialCount:
-                ApicTimer<TVendor>.SetInitialCount(ref vcpu, kept);
+                ApicTimer<TVendor>.SetInitialCount(ref vcpu, value);
                 break;
             case ApicRegister.Divide:
-                ApicTimer<TVendor>.SetDivide(ref vcpu, kept);
+                ApicTimer<TVendor>.SetDivide(ref vcpu, value);
                 break;
             default:
-                if (mask != 0)
-                    apic.Registers[register] = register == ApicRegister.Dfr ? kept | DfrFixed : kept;
+                apic.Registers[register] = register == ApicRegister.Dfr ? value | DfrFixed : value;
                 break;
         }
     }

@@ -30,9 +30,9 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
     public static void Expired(ref Vcpu vcpu)
     {
         ref LapicTimer timer = ref vcpu.Apic.Timer;
-        ulong now = HostCpu.Nanoseconds();
         if (timer.Target == 0)
             return;
+        ulong now = HostCpu.Nanoseconds();
         // The two clocks of the host drift apart, and the guest may have moved its own.
         if (timer.Deadline != 0)
             timer.Target = TargetOfDeadline(ref vcpu, now);
