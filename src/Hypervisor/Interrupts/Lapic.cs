@@ -63,7 +63,7 @@ internal struct Lapic
     public bool IsEnabled =>
         Mode != ApicMode.Disabled && (Volatile.Read(ref Registers[ApicRegister.Svr]) & SoftwareEnable) != 0;
 
-    public readonly byte Tpr => (byte)Registers[ApicRegister.Tpr];
+    public byte Tpr => (byte)Registers[ApicRegister.Tpr];
 
     /// <summary>
     /// Puts a vector into IRR. May be called by others. False: it was there already, and they are one interrupt.
@@ -86,7 +86,7 @@ internal struct Lapic
         return isNew;
     }
 
-    /// <summary>All registers of IRR may have changed at once.</summary>
+    /// <summary>IRR was written as a whole.</summary>
     public void NoteRequests() => Volatile.Write(ref _mayHaveRequests, 1);
 
     /// <summary>The highest vector in IRR, whatever its priority; -1 when there is none.</summary>
@@ -106,7 +106,10 @@ internal struct Lapic
     }
 
     /// <summary>The vector that the CPU should take now, as far as priorities go; -1 when there is none.</summary>
-    public int HighestPending()
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public int HighestPending() => Volatile.Read(ref _mayHaveRequests) == 0 ? -1 : SearchPending();
+
+    private int SearchPending()
     {
         int vector = HighestRequest();
         return vector >> 4 > (int)(Registers[ApicRegister.Ppr] >> 4) && Mode != ApicMode.Disabled ? vector : -1;
@@ -131,7 +134,7 @@ internal struct Lapic
         return vector;
     }
 
-    public readonly bool IsLevel(int vector) => (Registers[ApicRegister.Tmr + vector / 32] & Bit(vector)) != 0;
+    public bool IsLevel(int vector) => (Registers[ApicRegister.Tmr + vector / 32] & Bit(vector)) != 0;
 
     /// <summary>Computes PPR from TPR and ISR (SDM vol. 3, 11.8.3.1).</summary>
     public void UpdatePriority() => SetPriority(Highest(ApicRegister.Isr, Words - 1));

@@ -42,7 +42,7 @@ internal sealed class ApicModelTests
     public void AgreesWithThePlainModel()
     {
         int delivered = 0, taken = 0;
-        for (uint seed = 0; seed < 400; seed++)
+        for (uint seed = 0; seed < 300; seed++)
         {
             var operations = s_operations.Generate(new PCG(7, seed), null, out _);
             using ApicVm vm = new(s_ids);
@@ -189,6 +189,7 @@ internal sealed class ApicModelTests
         foreach (uint id in s_ids)
         {
             ApicModel.Cpu cpu = model[id];
+            ref Lapic apic = ref vm[id].Apic;
             Check("requests", (uint)vm[id].Shared.Requests, (uint)cpu.Requests);
             // Start-up after INIT must find an empty slate only now and then.
             if (id % 2 == 0)
@@ -196,19 +197,19 @@ internal sealed class ApicModelTests
                 vm.TakeRequests(id);
                 cpu.Requests = VcpuRequests.None;
             }
-            Check("TPR", vm.Read(id, ApicRegister.Tpr), cpu.Tpr);
-            Check("PPR", vm.Read(id, ApicRegister.Ppr), cpu.Ppr);
-            Check("LDR", vm.Read(id, ApicRegister.Ldr), cpu.Ldr);
-            Check("ESR", vm.Read(id, ApicRegister.Esr), cpu.ErrorStatus);
-            Check("SVR", vm.Read(id, ApicRegister.Svr), cpu.Enabled ? 0x1ffu : 0xff);
-            Check("error entry", vm.Read(id, ApicRegister.LvtError),
+            Check("TPR", apic.Registers[ApicRegister.Tpr], cpu.Tpr);
+            Check("PPR", apic.Registers[ApicRegister.Ppr], cpu.Ppr);
+            Check("LDR", apic.Registers[ApicRegister.Ldr], cpu.Ldr);
+            Check("ESR", apic.Registers[ApicRegister.Esr], cpu.ErrorStatus);
+            Check("SVR", apic.Registers[ApicRegister.Svr], cpu.Enabled ? 0x1ffu : 0xff);
+            Check("error entry", apic.Registers[ApicRegister.LvtError],
                 cpu.ErrorVector | (cpu.ErrorMasked ? ApicVm.Masked : 0));
-            Check("pending", (uint)vm[id].Apic.HighestPending(), (uint)cpu.Pending);
+            Check("pending", (uint)apic.HighestPending(), (uint)cpu.Pending);
             for (int word = 0; word < 8; word++)
             {
-                Check("IRR", vm.Read(id, ApicRegister.Irr + word), Word(cpu.Irr, word));
-                Check("ISR", vm.Read(id, ApicRegister.Isr + word), Word(cpu.Isr, word));
-                Check("TMR", vm.Read(id, ApicRegister.Tmr + word), Word(cpu.Tmr, word));
+                Check("IRR", apic.Registers[ApicRegister.Irr + word], Word(cpu.Irr, word));
+                Check("ISR", apic.Registers[ApicRegister.Isr + word], Word(cpu.Isr, word));
+                Check("TMR", apic.Registers[ApicRegister.Tmr + word], Word(cpu.Tmr, word));
             }
 
             void Check(string what, uint actual, uint expected)
