@@ -8,9 +8,9 @@
 #   include ../../src/CoreLib/Kernel.CSharp.mk
 #
 # Kbuild lists, besides the module's own objects, core.o (the C# core), door.o and trap.o (src/CoreLib/Native).
-# Optional: KDIR, the kernel's build folder (default: the running kernel's headers, else the newest installed); BUILD,
-# where all output goes; FRAMES, the frame limit in bytes; OPTIMIZE, the compiler's option for the trade of size against
-# speed.
+# Optional: IMPORTS, names of the kernel's exported functions that the core calls without the shim; KDIR, the kernel's
+# build folder (default: the running kernel's headers, else the newest installed); BUILD, where all output goes; FRAMES,
+# the frame limit in bytes; OPTIMIZE, the compiler's option for the trade of size against speed.
 # Targets: all (the module, copied beside the makefile), module (without the copy), core (the assembler source), stage
 # (prints the folder Kbuild works in), clean.
 
@@ -100,5 +100,5 @@ $(CS_STAGE)/.built: $(CS_STAGE)/.gathered
 
 $(CS_STAGE)/.checked: $(CS_STAGE)/.built
 	$(CS_DOTNET) $(CS_ILPATCH) check $(CS_STAGE)/$(NAME).ko --core $(CS_STAGE)/core.o \
-		--report $(BUILD)/module.tsv
+		$(if $(IMPORTS),--imports $(IMPORTS)) --report $(BUILD)/module.tsv
 	@touch $@

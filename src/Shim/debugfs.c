@@ -2,51 +2,26 @@
 /* debugfs: the exit-trace ring of each VM and the counters of the world switch. */
 #include "shim.h"
 
-#include <linux/debugfs.h>
-#include <linux/fs.h>
 #include <linux/sched.h>
 #include <linux/seq_file.h>
 
 struct dentry *sk_debugfs_root;
 
-/* Sums over the vCPUs that are gone; guarded by sk_module_lock. */
-static struct {
-	u64 entries, host_saves, msr_writes, tlb_flushes;
-} retired;
-
-void sk_retire_counters(struct sk_vcpu *vcpu)
-{
-	mutex_lock(&sk_module_lock);
-	retired.entries += vcpu->shared->entries;
-	retired.host_saves += vcpu->host_saves;
-	retired.msr_writes += vcpu->shared->msr_writes;
-	retired.tlb_flushes += vcpu->shared->tlb_flushes;
-	mutex_unlock(&sk_module_lock);
-}
+DEFINE_PER_CPU(u64[SK_COUNTERS], sk_counters);
 
 static int counters_show(struct seq_file *file, void *unused)
 {
-	u64 entries, host_saves, msr_writes, tlb_flushes;
-	struct sk_vcpu *vcpu;
-	struct sk_vm *vm;
+	u64 sums[SK_COUNTERS] = {};
+	int cpu, i;
 
-	mutex_lock(&sk_module_lock);
-	entries = retired.entries;
-	host_saves = retired.host_saves;
-	msr_writes = retired.msr_writes;
-	tlb_flushes = retired.tlb_flushes;
-	list_for_each_entry(vm, &sk_all_vms, all_vms) {
-		list_for_each_entry_rcu(vcpu, &vm->vcpus, node, true) {
-			entries += vcpu->shared->entries;
-			host_saves += vcpu->host_saves;
-			msr_writes += vcpu->shared->msr_writes;
-			tlb_flushes += vcpu->shared->tlb_flushes;
-		}
+	for_each_possible_cpu(cpu) {
+		for (i = 0; i < SK_COUNTERS; i++)
+			sums[i] += per_cpu(sk_counters, cpu)[i];
 	}
-	mutex_unlock(&sk_module_lock);
 	/* Each entry loads the guest's and then the host's half, and saves the guest's. */
-	seq_printf(file, "vmrun %llu\nvmload %llu\nvmsave %llu\nwrmsr %llu\ntlbflush %llu\n",
-		   entries, 2 * entries, entries + host_saves, msr_writes, tlb_flushes);
+	seq_printf(file, "vmrun %llu\nvmload %llu\nvmsave %llu\nwrmsr %llu\ntlbflush %llu\nipi %llu\n",
+		   sums[SK_ENTRIES], 2 * sums[SK_ENTRIES], sums[SK_ENTRIES] + sums[SK_HOST_SAVES],
+		   sums[SK_MSR_WRITES], sums[SK_TLB_FLUSHES], sums[SK_IPIS]);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(counters);
@@ -75,7 +50,7 @@ DEFINE_SHOW_ATTRIBUTE(exits);
 /* Any write makes the core of this VM fail a bounds check: the door is tested by using it. */
 static ssize_t trap_write(struct file *file, const char __user *from, size_t count, loff_t *offset)
 {
-	sk_request_all(file_inode(file)->i_private, SK_REQUEST_TRAP);
+	sk_request_each(file_inode(file)->i_private, SK_REQUEST_TRAP);
 	return count;
 }
 

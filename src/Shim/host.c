@@ -5,10 +5,7 @@
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/kvm.h>
-#include <linux/mm.h>
-#include <linux/slab.h>
 #include <linux/swap.h>
-#include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 #include <asm/fpu/xcr.h>
 #include <asm/msr.h>
@@ -16,6 +13,7 @@
 #include <asm/tsc.h>
 
 extern bool sk_ignore_msrs;
+extern u32 sk_halt_poll_ns;
 
 u64 sk_page_allocate(void)
 {
@@ -37,11 +35,6 @@ void *sk_page_address(u64 address)
 void *sk_heap_allocate(unsigned long bytes)
 {
 	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
-}
-
-void sk_heap_free(void *address)
-{
-	kvfree(address);
 }
 
 /* Contiguous pages for a bitmap that hardware reads, all bits set. Returns the physical address or 0. */
@@ -83,38 +76,26 @@ u32 sk_user_range(unsigned long start, unsigned long bytes)
 	return access_ok((void __user *)start, bytes);
 }
 
-#define EXCHANGE(type)								\
-static int exchange_##type(unsigned long address, type expected, type replacement)	\
-{										\
-	return __try_cmpxchg_user((type __user *)address, &expected, replacement, fault);	\
-}
-
-EXCHANGE(u8)
-EXCHANGE(u16)
-EXCHANGE(u32)
-EXCHANGE(u64)
+#define EXCHANGE(type) do {							\
+	type old = expected;							\
+	result = __try_cmpxchg_user((type __user *)address, &old, (type)replacement, fault_##type);	\
+} while (0)
 
 /* 0: swapped; 1: another value was there; 2: fault. The access is naturally aligned, so it stays in one page. */
 long sk_user_exchange(unsigned long address, unsigned int size, u64 expected, u64 replacement)
 {
-	int result;
+	int result = -EFAULT;
 
 	if (!access_ok((void __user *)address, size))
 		return 2;
-	switch (size) {
-	case 1:
-		result = exchange_u8(address, expected, replacement);
-		break;
-	case 2:
-		result = exchange_u16(address, expected, replacement);
-		break;
-	case 4:
-		result = exchange_u32(address, expected, replacement);
-		break;
-	default:
-		result = exchange_u64(address, expected, replacement);
-		break;
-	}
+	if (size == 1)
+		EXCHANGE(u8);
+	else if (size == 2)
+		EXCHANGE(u16);
+	else if (size == 4)
+		EXCHANGE(u32);
+	else
+		EXCHANGE(u64);
 	return result < 0 ? 2 : result;
 }
 
@@ -145,11 +126,6 @@ long sk_look_up_page(struct sk_vm *vm, unsigned long address, bool write, u64 *f
 	return 0;
 }
 
-void sk_cpuid(u32 leaf, u32 subleaf, u32 *result)
-{
-	cpuid_count(leaf, subleaf, &result[0], &result[1], &result[2], &result[3]);
-}
-
 u32 sk_read_msr(u32 index, u64 *value)
 {
 	return !rdmsrl_safe(index, value);
@@ -178,6 +154,11 @@ u32 sk_parameter_ignore_msrs(void)
 	return READ_ONCE(sk_ignore_msrs);
 }
 
+u64 sk_parameter_halt_poll(void)
+{
+	return READ_ONCE(sk_halt_poll_ns);
+}
+
 void *sk_fpu_legacy(struct sk_vcpu *vcpu)
 {
 	return &vcpu->fpu.fpstate->regs.xsave;
@@ -188,33 +169,14 @@ u32 sk_fpu_size(struct sk_vcpu *vcpu)
 	return max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
 }
 
-u32 sk_fpu_to_user(struct sk_vcpu *vcpu, unsigned long destination, u32 size)
+void sk_fpu_export(struct sk_vcpu *vcpu, void *buffer, u32 size)
 {
-	void *buffer = kvzalloc(size, GFP_KERNEL_ACCOUNT);
-	bool done;
-
-	if (!buffer)
-		return false;
 	fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, buffer, size, sk_supported_xcr0(), vcpu->shared->pkru);
-	done = !copy_to_user((void __user *)destination, buffer, size);
-	kvfree(buffer);
-	return done;
 }
 
-long sk_fpu_from_user(struct sk_vcpu *vcpu, unsigned long source)
+long sk_fpu_import(struct sk_vcpu *vcpu, const void *buffer)
 {
-	u32 size = sk_fpu_size(vcpu);
-	void *buffer = kvzalloc(size, GFP_KERNEL_ACCOUNT);
-	long result;
-
-	if (!buffer)
-		return -ENOMEM;
-	if (copy_from_user(buffer, (void __user *)source, size))
-		result = -EFAULT;
-	else
-		result = fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, buffer, sk_supported_xcr0(), &vcpu->shared->pkru);
-	kvfree(buffer);
-	return result;
+	return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, buffer, sk_supported_xcr0(), &vcpu->shared->pkru);
 }
 
 void sk_log_error(const char *text, u64 value)

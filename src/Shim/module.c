@@ -4,12 +4,8 @@
 
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
-#include <linux/debugfs.h>
-#include <linux/fs.h>
 #include <linux/io.h>
 #include <linux/miscdevice.h>
-#include <linux/mm.h>
-#include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/reboot.h>
 #include <linux/syscore_ops.h>
@@ -23,16 +19,19 @@ bool sk_ignore_msrs;
 module_param_named(ignore_msrs, sk_ignore_msrs, bool, 0644);
 MODULE_PARM_DESC(ignore_msrs, "unknown MSRs read as 0 and ignore writes instead of raising #GP in the guest");
 
+u32 sk_halt_poll_ns = 200000;
+module_param_named(halt_poll_ns, sk_halt_poll_ns, uint, 0644);
+MODULE_PARM_DESC(halt_poll_ns, "longest time that a halted vCPU polls before it sleeps (default: 200000)");
+
 LIST_HEAD(sk_all_vms);
 /* Rank 0: VMs that exist, and whether virtualization is on. */
 DEFINE_MUTEX(sk_module_lock);
 static unsigned int vm_count;
 static bool rebooting;
 
-/* What a CPU needs: the page VMRUN saves host state in, and the VMCB that VMSAVE keeps the rest in. */
+/* What a CPU needs: the page VMRUN saves host state in, and behind it the VMCB that VMSAVE keeps the rest in. */
 struct sk_cpu {
-	struct page *save_page;
-	struct page *vmcb_page;
+	struct page *pages;
 	bool enabled;
 };
 
@@ -40,33 +39,28 @@ static DEFINE_PER_CPU(struct sk_cpu, sk_cpus);
 
 u64 sk_host_vmcb_pa(void)
 {
-	return page_to_phys(__this_cpu_read(sk_cpus.vmcb_page));
+	return page_to_phys(__this_cpu_read(sk_cpus.pages)) + PAGE_SIZE;
 }
 
 static int cpu_enable(void)
 {
 	struct sk_cpu *cpu = this_cpu_ptr(&sk_cpus);
-	struct cs_result result;
+	int result;
 
 	if (cpu->enabled)
 		return 0;
-	result = sk_door4(sk_core_cpu_enable, page_to_phys(cpu->save_page), 0, 0, 0);
-	if (result.site)
-		cs_report_trap(result.site);
-	cpu->enabled = !result.value;
-	return result.value;
+	result = sk_call(sk_core_cpu_enable, page_to_phys(cpu->pages), 0, 0);
+	cpu->enabled = !result;
+	return result;
 }
 
 static void cpu_disable(void *unused)
 {
 	struct sk_cpu *cpu = this_cpu_ptr(&sk_cpus);
-	struct cs_result result;
 
 	if (!cpu->enabled)
 		return;
-	result = sk_door4(sk_core_cpu_disable, 0, 0, 0, 0);
-	if (result.site)
-		cs_report_trap(result.site);
+	sk_call(sk_core_cpu_disable, 0, 0, 0);
 	cpu->enabled = false;
 }
 
@@ -81,6 +75,15 @@ static void emergency_disable(void)
 	/* INIT, which starts the other kernel, is held back while GIF is clear. */
 	asm volatile("stgi" : : : "memory");
 	wrmsrl(MSR_EFER, efer & ~EFER_SVME);
+}
+
+long sk_call_core(void *fn, long a, long b, long c)
+{
+	struct cs_result result = cs_enter(fn, a, b, c, 0);
+
+	if (unlikely(result.site))
+		cs_report_trap(result.site);
+	return result.value;
 }
 
 static void cpu_enable_call(void *failed)
@@ -184,6 +187,7 @@ static int reboot(struct notifier_block *block, unsigned long event, void *data)
 	rebooting = true;
 	list_for_each_entry(vm, &sk_all_vms, all_vms) {
 		WRITE_ONCE(vm->dead, true);
+		sk_request_each(vm, SK_REQUEST_DEAD);
 		sk_request_all(vm, SK_REQUEST_DEAD);
 	}
 	mutex_unlock(&sk_module_lock);
@@ -197,11 +201,7 @@ static struct notifier_block reboot_notifier = {
 
 static long device_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {
-	struct cs_result result = sk_door4(sk_core_system_ioctl, command, argument, 0, 0);
-
-	if (result.site)
-		cs_report_trap(result.site);
-	return result.value;
+	return sk_call(sk_core_system_ioctl, command, argument, 0);
 }
 
 static const struct file_operations device_fops = {
@@ -222,28 +222,23 @@ static void free_cpu_pages(void)
 	int cpu;
 
 	for_each_possible_cpu(cpu) {
-		struct sk_cpu *pages = per_cpu_ptr(&sk_cpus, cpu);
-
-		if (pages->save_page)
-			__free_page(pages->save_page);
-		if (pages->vmcb_page)
-			__free_page(pages->vmcb_page);
+		if (per_cpu(sk_cpus, cpu).pages)
+			__free_pages(per_cpu(sk_cpus, cpu).pages, 1);
 	}
 }
 
 static int allocate_cpu_pages(void)
 {
+	struct page *pages;
 	int cpu;
 
 	for_each_possible_cpu(cpu) {
-		struct sk_cpu *pages = per_cpu_ptr(&sk_cpus, cpu);
-
-		pages->save_page = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 0);
-		pages->vmcb_page = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 0);
-		if (!pages->save_page || !pages->vmcb_page) {
+		pages = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 1);
+		if (!pages) {
 			free_cpu_pages();
 			return -ENOMEM;
 		}
+		per_cpu(sk_cpus, cpu).pages = pages;
 	}
 	return 0;
 }
@@ -271,18 +266,14 @@ static void release_kvm(void)
 
 static int __init sk_init(void)
 {
-	struct cs_result probe = sk_door4(sk_core_shared_size, 0, 0, 0, 0);
+	long size = sk_call(sk_core_shared_size, 0, 0, 0);
 	int result;
 
-	if (probe.value != sizeof(struct sk_vcpu_shared)) {
-		pr_err("the core's VcpuShared has %ld bytes, the shim's %zu\n", probe.value,
-		       sizeof(struct sk_vcpu_shared));
+	if (size != sizeof(struct sk_vcpu_shared)) {
+		pr_err("the core's VcpuShared has %ld bytes, the shim's %zu\n", size, sizeof(struct sk_vcpu_shared));
 		return -EINVAL;
 	}
-	probe = sk_door4(sk_core_probe, 0, 0, 0, 0);
-	if (probe.site)
-		cs_report_trap(probe.site);
-	result = probe.value;
+	result = sk_call(sk_core_probe, 0, 0, 0);
 	if (result)
 		return result;
 	result = claim_kvm();
@@ -319,7 +310,7 @@ free_pages:
 release_claim:
 	release_kvm();
 release_core:
-	sk_door4(sk_core_release, 0, 0, 0, 0);
+	sk_call(sk_core_release, 0, 0, 0);
 	return result;
 }
 
@@ -332,7 +323,7 @@ static void __exit sk_exit(void)
 	debugfs_remove_recursive(sk_debugfs_root);
 	free_cpu_pages();
 	release_kvm();
-	sk_door4(sk_core_release, 0, 0, 0, 0);
+	sk_call(sk_core_release, 0, 0, 0);
 }
 
 module_init(sk_init);

@@ -11,15 +11,21 @@
 
 #ifndef __ASSEMBLY__
 
-#include <linux/atomic.h>
+#include <linux/debugfs.h>
+#include <linux/fs.h>
+#include <linux/hrtimer.h>
 #include <linux/kvm.h>
-#include <linux/list.h>
+#include <linux/mm.h>
 #include <linux/mmu_notifier.h>
+#include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/preempt.h>
+#include <linux/rcuwait.h>
 #include <linux/signal_types.h>
+#include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
+#include <linux/uaccess.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
 
@@ -43,9 +49,6 @@ struct sk_vcpu_shared {
 	struct kvm_run *run;
 	struct sk_exit_trace *trace;
 	void *pio;
-	u64 entries;
-	u64 msr_writes;
-	u64 tlb_flushes;
 	u32 flags;
 	u32 requests;
 	u32 trace_next;
@@ -53,12 +56,14 @@ struct sk_vcpu_shared {
 };
 
 #define SK_ENTER_LOAD_DR	0x1u
+#define SK_ENTER_FLUSHES	0x2u
 
 #define SK_REQUEST_FLUSH_TLB	0x1u
 #define SK_REQUEST_MIGRATED	0x2u
 #define SK_REQUEST_DEAD		0x8u
 #define SK_REQUEST_SLOTS	0x10u
 #define SK_REQUEST_TRAP		0x20u
+#define SK_REQUEST_TIMER	0x80u
 
 /* One line of the exit-trace ring. */
 struct sk_exit_trace {
@@ -86,11 +91,20 @@ struct sk_vm {
 	u64 invalidation_sequence;
 	unsigned long invalidations_running;
 	unsigned long invalidation_start, invalidation_end;
+	/* Rank 4: interrupt chips and routes. Interrupts are off under it: irqfds and timers take it in handlers. */
+	raw_spinlock_t irq_lock;
+	unsigned long irq_flags;
+	int irq_lock_cpu;
+	/* Changed under the lock; who signals resamplers reads it in an SRCU section of slots_srcu. */
+	struct list_head irqfds;
+	struct hrtimer chip_timer;
 	bool dead;
 	struct dentry *debugfs;
 	/* vCPUs are added under the lock and live until the VM dies. */
 	struct list_head vcpus;
 	struct list_head all_vms;
+	/* The page of coalesced writes, mapped behind each vCPU's port data. */
+	void *ring;
 	void *core;
 };
 
@@ -104,21 +118,19 @@ struct sk_vcpu {
 	int cpu;		/* where it is loaded, -1 when nowhere */
 	int last_cpu;
 	bool in_guest;		/* guarded by the order of in_guest and shared->requests */
+	struct rcuwait wait;	/* the thread while it halts */
+	struct hrtimer timer;
 	bool fpu_loaded;
 	bool host_saved;
 	bool sigset_active;
 	sigset_t sigset;
 	int srcu_index;
 	u64 tsc_aux;		/* what the CPU has while loaded */
-	u64 host_saves;
 	struct fpu_guest fpu;
 	struct kvm_run *run;
 	struct sk_vcpu_shared *shared;
 	void *core;
 };
-
-/* Pages of the vCPU's mmap: kvm_run, then the port I/O data. */
-#define SK_VCPU_MMAP_PAGES	2
 
 extern const struct file_operations sk_vcpu_fops;
 extern struct list_head sk_all_vms;
@@ -130,13 +142,28 @@ u64 sk_host_vmcb_pa(void);
 void sk_svm_vmrun(struct sk_vcpu_shared *shared, u64 host_vmcb);
 
 int sk_create_vm(void);
+void sk_mmu_unlock(struct sk_vm *vm);
+void sk_irq_unlock(struct sk_vm *vm);
+void sk_synchronize_slots(struct sk_vm *vm);
 void sk_vm_put(struct sk_vm *vm);
-void sk_vm_trapped(struct sk_vm *vm, unsigned long site);
 void sk_vm_debugfs(struct sk_vm *vm);
-void sk_retire_counters(struct sk_vcpu *vcpu);
 
 void sk_vcpu_destroy(struct sk_vcpu *vcpu);
+void sk_vcpu_kick(struct sk_vcpu *vcpu);
 void sk_request_all(struct sk_vm *vm, u32 request);
+void sk_request_each(struct sk_vm *vm, u32 request);
+
+void sk_irqfds_init(struct sk_vm *vm);
+void sk_irqfds_free(struct sk_vm *vm);
+
+/* Counted per CPU, for debugfs. */
+enum sk_counter { SK_ENTRIES, SK_HOST_SAVES, SK_MSR_WRITES, SK_TLB_FLUSHES, SK_IPIS, SK_COUNTERS };
+DECLARE_PER_CPU(u64[SK_COUNTERS], sk_counters);
+
+static inline void sk_count(enum sk_counter counter)
+{
+	this_cpu_inc(sk_counters[counter]);
+}
 
 extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
@@ -149,18 +176,26 @@ long sk_core_cpu_enable(u64 host_save_page);
 long sk_core_cpu_disable(void);
 long sk_core_vm_size(void);
 long sk_core_vcpu_size(void);
-long sk_core_vm_init(void *core, struct sk_vm *vm);
+long sk_core_vm_init(void *core, struct sk_vm *vm, void *ring);
 long sk_core_vm_destroy(void *core);
 long sk_core_vcpu_init(void *core, void *vm_core, u64 id);
+long sk_core_vcpu_show(void *core);
 long sk_core_vcpu_destroy(void *core);
 long sk_core_system_ioctl(unsigned int command, unsigned long argument);
 long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
 long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument);
 long sk_core_run(void *core);
 long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
+long sk_core_irqfd(void *core, u32 gsi, bool resample);
+long sk_core_chip_timer(void *core);
 
-#define sk_door4(fn, a, b, c, d) \
-	cs_enter((void *)(fn), (long)(a), (long)(b), (long)(c), (long)(d))
+/* Through the door, with up to three arguments. A trap is reported; then the answer is -EIO. */
+long sk_call_core(void *fn, long a, long b, long c);
+#define sk_call(fn, a, b, c) sk_call_core((fn), (long)(a), (long)(b), (long)(c))
+
+/* The same on behalf of a VM, which a trap ends. From any context. */
+long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c);
+#define sk_vm_call(vm, fn, a, b, c) sk_vm_call_core((vm), (fn), (long)(a), (long)(b), (long)(c))
 
 #endif /* __ASSEMBLY__ */
 #endif

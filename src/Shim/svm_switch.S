@@ -20,14 +20,9 @@
  * RIP and RFLAGS are in the VMCB. SPEC_CTRL is switched here, before any RET or indirect branch of the host.
  */
 SYM_FUNC_START(sk_svm_vmrun)
-	push	%rbp
-	push	%r15
-	push	%r14
-	push	%r13
-	push	%r12
-	push	%rbx
-	push	%rsi
-	push	%rdi
+	.irp register, rbp, r15, r14, r13, r12, rbx, rsi, rdi
+	push	%\register
+	.endr
 
 	clgi
 	ALTERNATIVE "jmp .Lspec_loaded", "", X86_FEATURE_MSR_SPEC_CTRL
@@ -46,14 +41,9 @@ SYM_FUNC_START(sk_svm_vmrun)
 	mov	GPR(3)(%rdi), %rbx
 	mov	GPR(5)(%rdi), %rbp
 	mov	GPR(6)(%rdi), %rsi
-	mov	GPR(8)(%rdi), %r8
-	mov	GPR(9)(%rdi), %r9
-	mov	GPR(10)(%rdi), %r10
-	mov	GPR(11)(%rdi), %r11
-	mov	GPR(12)(%rdi), %r12
-	mov	GPR(13)(%rdi), %r13
-	mov	GPR(14)(%rdi), %r14
-	mov	GPR(15)(%rdi), %r15
+	.irp n, 8, 9, 10, 11, 12, 13, 14, 15
+	mov	GPR(\n)(%rdi), %r\n
+	.endr
 	mov	GPR(7)(%rdi), %rdi
 
 	/* Nothing of the host stays in buffers that the guest could sample. */
@@ -71,14 +61,9 @@ SYM_FUNC_START(sk_svm_vmrun)
 	mov	%rbp, GPR(5)(%rax)
 	mov	%rsi, GPR(6)(%rax)
 	mov	%rdi, GPR(7)(%rax)
-	mov	%r8, GPR(8)(%rax)
-	mov	%r9, GPR(9)(%rax)
-	mov	%r10, GPR(10)(%rax)
-	mov	%r11, GPR(11)(%rax)
-	mov	%r12, GPR(12)(%rax)
-	mov	%r13, GPR(13)(%rax)
-	mov	%r14, GPR(14)(%rax)
-	mov	%r15, GPR(15)(%rax)
+	.irp n, 8, 9, 10, 11, 12, 13, 14, 15
+	mov	%r\n, GPR(\n)(%rax)
+	.endr
 	mov	%rax, %rdi
 	mov	8(%rsp), %rax
 	vmload	%rax
@@ -98,30 +83,14 @@ SYM_FUNC_START(sk_svm_vmrun)
 	wrmsr
 .Lspec_saved:
 	/* No guest value stays in a register that speculation could use. */
-	xor	%ecx, %ecx
-	xor	%edx, %edx
-	xor	%ebx, %ebx
-	xor	%ebp, %ebp
-	xor	%esi, %esi
-	xor	%edi, %edi
-	xor	%r8d, %r8d
-	xor	%r9d, %r9d
-	xor	%r10d, %r10d
-	xor	%r11d, %r11d
-	xor	%r12d, %r12d
-	xor	%r13d, %r13d
-	xor	%r14d, %r14d
-	xor	%r15d, %r15d
+	.irp register, ecx, edx, ebx, ebp, esi, edi, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d
+	xor	%\register, %\register
+	.endr
 	SK_UNTRAIN_RET
 	stgi
 
-	pop	%rdi
-	pop	%rsi
-	pop	%rbx
-	pop	%r12
-	pop	%r13
-	pop	%r14
-	pop	%r15
-	pop	%rbp
+	.irp register, rdi, rsi, rbx, r12, r13, r14, r15, rbp
+	pop	%\register
+	.endr
 	RET
 SYM_FUNC_END(sk_svm_vmrun)

@@ -6,12 +6,7 @@
 #include <linux/cpumask.h>
 #include <linux/entry-kvm.h>
 #include <linux/file.h>
-#include <linux/fs.h>
 #include <linux/kvm_host.h>
-#include <linux/mm.h>
-#include <linux/module.h>
-#include <linux/slab.h>
-#include <linux/uaccess.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/xcr.h>
 #include <asm/spec-ctrl.h>
@@ -46,7 +41,7 @@ static void set_tsc_aux(struct sk_vcpu *vcpu, u64 value)
 		return;
 	vcpu->tsc_aux = value;
 	wrmsrl(MSR_TSC_AUX, value);
-	vcpu->shared->msr_writes++;
+	sk_count(SK_MSR_WRITES);
 }
 
 static void unload(struct sk_vcpu *vcpu)
@@ -84,7 +79,7 @@ static void prepare(struct sk_vcpu *vcpu, u64 host_vmcb)
 	if (vcpu->host_saved)
 		return;
 	asm volatile("vmsave %%rax" : : "a"(host_vmcb) : "memory");
-	vcpu->host_saves++;
+	sk_count(SK_HOST_SAVES);
 	vcpu->host_saved = true;
 }
 
@@ -138,7 +133,8 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 		set_debugreg(shared->dr[2], 2);
 		set_debugreg(shared->dr[3], 3);
 	}
-	shared->entries++;
+	if (unlikely(shared->flags & SK_ENTER_FLUSHES))
+		sk_count(SK_TLB_FLUSHES);
 	guest_timing_enter_irqoff();
 	switch_worlds(shared, host_vmcb);
 	/* The guest may have trained predictions for the process it belongs to (VMSCAPE). */
@@ -157,7 +153,8 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	WRITE_ONCE(vcpu->in_guest, false);
 	/* A physical interrupt that ended the guest's turn is taken here, still accounted to the guest. */
 	local_irq_enable();
-	barrier();
+	/* STI holds interrupts off for one instruction. */
+	sk_count(SK_ENTRIES);
 	local_irq_disable();
 	guest_timing_exit_irqoff();
 	local_irq_enable();
@@ -185,6 +182,58 @@ long sk_vcpu_work(struct sk_vcpu *vcpu)
 	return result;
 }
 
+/* Import of the core; the requests were set before, by an atomic operation. See sk_request_all() for the order. */
+void sk_vcpu_kick(struct sk_vcpu *vcpu)
+{
+	int here, cpu;
+
+	if (rcuwait_wake_up(&vcpu->wait))
+		return;
+	here = get_cpu();
+	cpu = READ_ONCE(vcpu->cpu);
+	if (READ_ONCE(vcpu->in_guest) && cpu >= 0 && cpu != here) {
+		sk_count(SK_IPIS);
+		smp_send_reschedule(cpu);
+	}
+	put_cpu();
+}
+
+/* Import of the core: the thread sleeps until there is a request (SharpKvm.Host.HaltEnd says what it returns). */
+int sk_vcpu_halt(struct sk_vcpu *vcpu, u64 poll)
+{
+	u32 *requests = &vcpu->shared->requests;
+	ktime_t end = ktime_add_ns(ktime_get(), poll);
+	int result;
+
+	while (poll && !need_resched() && single_task_running() && ktime_before(ktime_get(), end)) {
+		if (READ_ONCE(*requests))
+			return 0;
+		cpu_relax();
+	}
+	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
+	result = rcuwait_wait_event(&vcpu->wait, READ_ONCE(*requests), TASK_INTERRUPTIBLE);
+	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
+	return result ? 2 : 1;
+}
+
+static enum hrtimer_restart timer_expired(struct hrtimer *timer)
+{
+	struct sk_vcpu *vcpu = container_of(timer, struct sk_vcpu, timer);
+
+	atomic_or(SK_REQUEST_TIMER, (atomic_t *)&vcpu->shared->requests);
+	sk_vcpu_kick(vcpu);
+	return HRTIMER_NORESTART;
+}
+
+/* Import of the core. */
+void sk_vcpu_set_timer(struct sk_vcpu *vcpu, u64 deadline)
+{
+	if (deadline)
+		hrtimer_start(&vcpu->timer, ns_to_ktime(min_t(u64, deadline, KTIME_MAX)), HRTIMER_MODE_ABS_PINNED_HARD);
+	else
+		hrtimer_cancel(&vcpu->timer);
+}
+
 /* Import of the core: KVM_SET_SIGNAL_MASK. */
 void sk_vcpu_signal_mask(struct sk_vcpu *vcpu, u64 mask, bool active)
 {
@@ -208,8 +257,8 @@ void sk_vcpu_renew_slots(struct sk_vcpu *vcpu)
 static long run(struct sk_vcpu *vcpu)
 {
 	struct sk_vm *vm = vcpu->vm;
-	struct cs_result result;
 	sigset_t saved;
+	long result;
 
 	if (vcpu->sigset_active)
 		sigprocmask(SIG_SETMASK, &vcpu->sigset, &saved);
@@ -219,7 +268,7 @@ static long run(struct sk_vcpu *vcpu)
 	preempt_enable();
 	vcpu->srcu_index = srcu_read_lock(&vm->slots_srcu);
 
-	result = sk_door4(sk_core_run, vcpu->core, 0, 0, 0);
+	result = sk_vm_call(vm, sk_core_run, vcpu->core, 0, 0);
 
 	srcu_read_unlock(&vm->slots_srcu, vcpu->srcu_index);
 	if (vcpu->fpu_loaded) {
@@ -233,28 +282,23 @@ static long run(struct sk_vcpu *vcpu)
 	if (vcpu->sigset_active)
 		sigprocmask(SIG_SETMASK, &saved, NULL);
 
-	if (unlikely(result.site))
-		sk_vm_trapped(vm, result.site);
 	if (unlikely(READ_ONCE(vm->dead))) {
 		vcpu->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 		vcpu->run->internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
 		vcpu->run->internal.ndata = 0;
 		return 0;
 	}
-	return result.value;
+	return result;
 }
 
 static long other_ioctl(struct sk_vcpu *vcpu, unsigned int command, unsigned long argument)
 {
 	struct sk_vm *vm = vcpu->vm;
-	struct cs_result result;
 	int index = srcu_read_lock(&vm->slots_srcu);
+	long result = sk_vm_call(vm, sk_core_vcpu_ioctl, vcpu->core, command, argument);
 
-	result = sk_door4(sk_core_vcpu_ioctl, vcpu->core, command, argument, 0);
 	srcu_read_unlock(&vm->slots_srcu, index);
-	if (unlikely(result.site))
-		sk_vm_trapped(vm, result.site);
-	return result.value;
+	return result;
 }
 
 static long vcpu_ioctl(struct file *file, unsigned int command, unsigned long argument)
@@ -285,6 +329,8 @@ static vm_fault_t vcpu_fault(struct vm_fault *fault)
 		address = vcpu->run;
 	else if (fault->pgoff == KVM_PIO_PAGE_OFFSET)
 		address = vcpu->shared->pio;
+	else if (fault->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
+		address = vcpu->vm->ring;
 	else
 		return VM_FAULT_SIGBUS;
 	fault->page = virt_to_page(address);
@@ -331,74 +377,86 @@ static void free_vcpu(struct sk_vcpu *vcpu)
 	kfree(vcpu);
 }
 
-void sk_vcpu_destroy(struct sk_vcpu *vcpu)
+static void destroy_vcpu(struct sk_vcpu *vcpu)
 {
-	struct cs_result result = sk_door4(sk_core_vcpu_destroy, vcpu->core, 0, 0, 0);
 	int cpu;
 
-	if (result.site)
-		cs_report_trap(result.site);
-	list_del(&vcpu->node);
+	hrtimer_cancel(&vcpu->timer);
+	sk_call(sk_core_vcpu_destroy, vcpu->core, 0, 0);
 	for_each_possible_cpu(cpu)
 		cmpxchg(per_cpu_ptr(&last_vcpu, cpu), vcpu, NULL);
 	free_vcpu(vcpu);
 }
 
-/* Import of the core: KVM_CREATE_VCPU, with the VM's lock held; the core has checked the id. Returns a file. */
-long sk_create_vcpu(struct sk_vm *vm, u32 id)
+void sk_vcpu_destroy(struct sk_vcpu *vcpu)
 {
-	struct cs_result result = sk_door4(sk_core_vcpu_size, 0, 0, 0, 0);
-	struct sk_vcpu *vcpu;
-	struct file *file;
-	char name[24];
-	int fd;
+	list_del(&vcpu->node);
+	destroy_vcpu(vcpu);
+}
 
-	vcpu = kzalloc(sizeof(*vcpu), GFP_KERNEL_ACCOUNT);
+static struct sk_vcpu *allocate_vcpu(struct sk_vm *vm, u32 id)
+{
+	struct sk_vcpu *vcpu = kzalloc(sizeof(*vcpu), GFP_KERNEL_ACCOUNT);
+
 	if (!vcpu)
-		return -ENOMEM;
+		return NULL;
 	vcpu->vm = vm;
 	vcpu->id = id;
 	vcpu->cpu = -1;
 	vcpu->last_cpu = -1;
 	mutex_init(&vcpu->mutex);
+	rcuwait_init(&vcpu->wait);
+	hrtimer_init(&vcpu->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_PINNED_HARD);
+	vcpu->timer.function = timer_expired;
 	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
 	vcpu->run = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
-	vcpu->core = kvzalloc(result.value, GFP_KERNEL_ACCOUNT);
+	vcpu->core = kvzalloc(sk_call(sk_core_vcpu_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
 	vcpu->shared = vcpu->core;
-	if (!vcpu->run || !vcpu->core || !fpu_alloc_guest_fpstate(&vcpu->fpu)) {
-		free_vcpu(vcpu);
-		return -ENOMEM;
-	}
+	if (!vcpu->run || !vcpu->core || !fpu_alloc_guest_fpstate(&vcpu->fpu))
+		goto free;
 	vcpu->shared->host = vcpu;
 	vcpu->shared->run = vcpu->run;
 	vcpu->shared->pio = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	vcpu->shared->trace = kvcalloc(SK_TRACE_ENTRIES, sizeof(struct sk_exit_trace), GFP_KERNEL_ACCOUNT);
-	if (!vcpu->shared->pio || !vcpu->shared->trace) {
-		free_vcpu(vcpu);
+	if (vcpu->shared->pio && vcpu->shared->trace)
+		return vcpu;
+free:
+	free_vcpu(vcpu);
+	return NULL;
+}
+
+/* Import of the core: KVM_CREATE_VCPU, with the VM's lock held; the core has checked the id. Returns a file. */
+long sk_create_vcpu(struct sk_vm *vm, u32 id)
+{
+	struct sk_vcpu *vcpu = allocate_vcpu(vm, id);
+	struct file *file;
+	char name[24];
+	int fd;
+
+	if (!vcpu)
 		return -ENOMEM;
-	}
-	result = sk_door4(sk_core_vcpu_init, vcpu->core, vm->core, id, 0);
-	if (result.site || result.value) {
-		if (result.site)
-			cs_report_trap(result.site);
+	fd = sk_vm_call(vm, sk_core_vcpu_init, vcpu->core, vm->core, id);
+	if (fd) {
 		free_vcpu(vcpu);
-		return result.value;
-	}
-	snprintf(name, sizeof(name), "kvm-vcpu:%u", id);
-	file = anon_inode_getfile(name, &sk_vcpu_fops, vcpu, O_RDWR);
-	fd = IS_ERR(file) ? PTR_ERR(file) : get_unused_fd_flags(O_CLOEXEC);
-	if (fd < 0) {
-		if (!IS_ERR(file)) {
-			/* The file owns nothing yet: its release only drops the reference taken here. */
-			kref_get(&vm->refs);
-			fput(file);
-		}
-		INIT_LIST_HEAD(&vcpu->node);
-		sk_vcpu_destroy(vcpu);
 		return fd;
 	}
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		goto destroy;
+	snprintf(name, sizeof(name), "kvm-vcpu:%u", id);
+	file = anon_inode_getfile(name, &sk_vcpu_fops, vcpu, O_RDWR);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		fd = PTR_ERR(file);
+		goto destroy;
+	}
+	/* From here on others find the vCPU, and nothing fails. The file's release drops the reference. */
 	kref_get(&vm->refs);
 	list_add_tail_rcu(&vcpu->node, &vm->vcpus);
+	sk_vm_call(vm, sk_core_vcpu_show, vcpu->core, 0, 0);
 	fd_install(fd, file);
+	return fd;
+destroy:
+	destroy_vcpu(vcpu);
 	return fd;
 }

@@ -4,13 +4,37 @@
 
 #include <linux/anon_inodes.h>
 #include <linux/cpumask.h>
-#include <linux/debugfs.h>
-#include <linux/fs.h>
-#include <linux/module.h>
 #include <linux/sched/mm.h>
-#include <linux/slab.h>
 #include <linux/smp.h>
-#include <linux/uaccess.h>
+
+/* Imports of the core (SharpKvm.Host.HostVm). */
+
+void sk_mmu_lock(struct sk_vm *vm)
+{
+	spin_lock(&vm->mmu_lock);
+	WRITE_ONCE(vm->mmu_lock_owner, current);
+}
+
+void sk_mmu_unlock(struct sk_vm *vm)
+{
+	WRITE_ONCE(vm->mmu_lock_owner, NULL);
+	spin_unlock(&vm->mmu_lock);
+}
+
+void sk_irq_lock(struct sk_vm *vm)
+{
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&vm->irq_lock, flags);
+	vm->irq_flags = flags;
+	WRITE_ONCE(vm->irq_lock_cpu, smp_processor_id());
+}
+
+void sk_irq_unlock(struct sk_vm *vm)
+{
+	WRITE_ONCE(vm->irq_lock_cpu, -1);
+	raw_spin_unlock_irqrestore(&vm->irq_lock, vm->irq_flags);
+}
 
 static void acknowledge(void *unused)
 {
@@ -48,16 +72,34 @@ void sk_request_all(struct sk_vm *vm, u32 request)
 		free_cpumask_var(mask);
 }
 
-void sk_vm_trapped(struct sk_vm *vm, unsigned long site)
+/* Sets the request bits of every vCPU and sees to it that each looks at them soon. From any context. */
+void sk_request_each(struct sk_vm *vm, u32 request)
 {
-	cs_report_trap(site);
-	/* The one lock that the core takes itself; all others are its callers'. */
-	if (READ_ONCE(vm->mmu_lock_owner) == current) {
-		WRITE_ONCE(vm->mmu_lock_owner, NULL);
-		spin_unlock(&vm->mmu_lock);
+	struct sk_vcpu *vcpu;
+
+	rcu_read_lock();
+	list_for_each_entry_rcu(vcpu, &vm->vcpus, node) {
+		atomic_or(request, (atomic_t *)&vcpu->shared->requests);
+		sk_vcpu_kick(vcpu);
 	}
+	rcu_read_unlock();
+}
+
+long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
+{
+	struct cs_result result = cs_enter(fn, a, b, c, 0);
+
+	if (likely(!result.site))
+		return result.value;
+	cs_report_trap(result.site);
+	/* The two locks that the core takes itself; all others are its callers'. */
+	if (irqs_disabled() && READ_ONCE(vm->irq_lock_cpu) == smp_processor_id())
+		sk_irq_unlock(vm);
+	if (!in_interrupt() && READ_ONCE(vm->mmu_lock_owner) == current)
+		sk_mmu_unlock(vm);
 	WRITE_ONCE(vm->dead, true);
-	sk_request_all(vm, SK_REQUEST_DEAD);
+	sk_request_each(vm, SK_REQUEST_DEAD);
+	return result.value;
 }
 
 static inline struct sk_vm *notifier_vm(struct mmu_notifier *notifier)
@@ -68,14 +110,8 @@ static inline struct sk_vm *notifier_vm(struct mmu_notifier *notifier)
 static void invalidate(struct sk_vm *vm, unsigned long start, unsigned long end)
 {
 	/* The lock is Linux's call, not the core's: the owner field stays empty. */
-	struct cs_result result = sk_door4(sk_core_invalidate, vm->core, start, end, 0);
-
-	if (unlikely(result.site)) {
-		cs_report_trap(result.site);
-		WRITE_ONCE(vm->dead, true);
-	}
-	if (result.value)
-		sk_request_all(vm, SK_REQUEST_FLUSH_TLB | (result.site ? SK_REQUEST_DEAD : 0));
+	if (sk_vm_call(vm, sk_core_invalidate, vm->core, start, end))
+		sk_request_all(vm, SK_REQUEST_FLUSH_TLB);
 }
 
 static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
@@ -124,22 +160,19 @@ static void vm_free(struct kref *refs)
 {
 	struct sk_vm *vm = container_of(refs, struct sk_vm, refs);
 	struct sk_vcpu *vcpu, *next;
-	struct cs_result result;
 
 	mutex_lock(&sk_module_lock);
 	list_del(&vm->all_vms);
 	mutex_unlock(&sk_module_lock);
 	debugfs_remove_recursive(vm->debugfs);
 	mmu_notifier_unregister(&vm->notifier, vm->mm);
-	list_for_each_entry_safe(vcpu, next, &vm->vcpus, node) {
-		sk_retire_counters(vcpu);
+	sk_irqfds_free(vm);
+	list_for_each_entry_safe(vcpu, next, &vm->vcpus, node)
 		sk_vcpu_destroy(vcpu);
-	}
-	result = sk_door4(sk_core_vm_destroy, vm->core, 0, 0, 0);
-	if (result.site)
-		cs_report_trap(result.site);
+	sk_call(sk_core_vm_destroy, vm->core, 0, 0);
 	cleanup_srcu_struct(&vm->slots_srcu);
 	mmdrop(vm->mm);
+	free_page((unsigned long)vm->ring);
 	kvfree(vm->core);
 	kfree(vm);
 	sk_hardware_put();
@@ -159,17 +192,15 @@ static int vm_release(struct inode *inode, struct file *file)
 static long vm_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {
 	struct sk_vm *vm = file->private_data;
-	struct cs_result result;
+	long result;
 
 	if (vm->mm != current->mm || READ_ONCE(vm->dead))
 		return -EIO;
 	if (mutex_lock_killable(&vm->lock))
 		return -EINTR;
-	result = sk_door4(sk_core_vm_ioctl, vm->core, command, argument, 0);
-	if (unlikely(result.site))
-		sk_vm_trapped(vm, result.site);
+	result = sk_vm_call(vm, sk_core_vm_ioctl, vm->core, command, argument);
 	mutex_unlock(&vm->lock);
-	return result.value;
+	return result;
 }
 
 static const struct file_operations vm_fops = {
@@ -182,8 +213,6 @@ static const struct file_operations vm_fops = {
 
 int sk_create_vm(void)
 {
-	struct cs_result size = sk_door4(sk_core_vm_size, 0, 0, 0, 0);
-	struct cs_result result;
 	struct sk_vm *vm;
 	int error, fd;
 
@@ -194,20 +223,19 @@ int sk_create_vm(void)
 	vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
 	if (!vm)
 		goto put_hardware;
-	vm->core = kvzalloc(size.value, GFP_KERNEL_ACCOUNT);
-	if (!vm->core)
-		goto free_vm;
+	vm->core = kvzalloc(sk_call(sk_core_vm_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
+	vm->ring = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	if (!vm->core || !vm->ring)
+		goto free_core;
 	kref_init(&vm->refs);
 	mutex_init(&vm->lock);
 	spin_lock_init(&vm->mmu_lock);
 	INIT_LIST_HEAD(&vm->vcpus);
+	sk_irqfds_init(vm);
 	error = init_srcu_struct(&vm->slots_srcu);
 	if (error)
 		goto free_core;
-	result = sk_door4(sk_core_vm_init, vm->core, vm, 0, 0);
-	if (result.site)
-		cs_report_trap(result.site);
-	error = result.value;
+	error = sk_call(sk_core_vm_init, vm->core, vm, vm->ring);
 	if (error)
 		goto free_srcu;
 	vm->mm = current->mm;
@@ -227,30 +255,16 @@ int sk_create_vm(void)
 
 destroy_core:
 	mmdrop(vm->mm);
-	sk_door4(sk_core_vm_destroy, vm->core, 0, 0, 0);
+	sk_call(sk_core_vm_destroy, vm->core, 0, 0);
 free_srcu:
 	cleanup_srcu_struct(&vm->slots_srcu);
 free_core:
+	free_page((unsigned long)vm->ring);
 	kvfree(vm->core);
-free_vm:
 	kfree(vm);
 put_hardware:
 	sk_hardware_put();
 	return error;
-}
-
-/* Imports of the core (SharpKvm.Host.HostVm). */
-
-void sk_mmu_lock(struct sk_vm *vm)
-{
-	spin_lock(&vm->mmu_lock);
-	WRITE_ONCE(vm->mmu_lock_owner, current);
-}
-
-void sk_mmu_unlock(struct sk_vm *vm)
-{
-	WRITE_ONCE(vm->mmu_lock_owner, NULL);
-	spin_unlock(&vm->mmu_lock);
 }
 
 u64 sk_invalidation_sequence(struct sk_vm *vm)

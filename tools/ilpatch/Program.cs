@@ -47,13 +47,20 @@ var core = new Option<FileInfo?>("--core")
 {
     Description = "The core's object file: its functions and imports are held to the rules. Default: all functions.",
 };
+var imports = new Option<string[]>("--imports")
+{
+    Description = "Functions of the kernel that the core calls without the shim.",
+    AllowMultipleArgumentsPerToken = true,
+};
 check.Add(module);
 check.Add(core);
+check.Add(imports);
 check.Add(report);
 check.SetAction(parse => Run(() =>
     ModuleGate.Run(
         parse.GetRequiredValue(module).FullName,
         parse.GetValue(core)?.FullName,
+        parse.GetValue(imports) ?? [],
         parse.GetValue(report)?.FullName)));
 
 var root = new RootCommand(

@@ -14,6 +14,7 @@ internal enum Exit : uint
     KVM_EXIT_INTR = 10,
     KVM_EXIT_SET_TPR = 11,
     KVM_EXIT_INTERNAL_ERROR = 17,
+    KVM_EXIT_IOAPIC_EOI = 26,
 }
 
 /// <summary>
@@ -47,6 +48,7 @@ internal struct kvm_run
     [FieldOffset(32)] public kvm_debug_exit_arch debug;
     [FieldOffset(32)] public Mmio mmio;
     [FieldOffset(32)] public Internal @internal;
+    [FieldOffset(32)] public Eoi eoi;
     [FieldOffset(32)] public EmulationFailure emulation_failure;
 
     [FieldOffset(288)] public ulong kvm_valid_regs;
@@ -80,6 +82,11 @@ internal struct kvm_run
         public uint suberror;
         public uint ndata;
         public InlineArray16<ulong> data;
+    }
+
+    internal struct Eoi
+    {
+        public byte vector;
     }
 
     internal struct EmulationFailure

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Abi;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Cpu;
@@ -64,6 +65,8 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     {
         if (value > 15)
             return false;
+        if (vcpu.HasApic)
+            Apic<TVendor>.SetTpr(ref vcpu, (byte)(value << 4));
         vcpu.Events.Cr8 = (byte)value;
         return true;
     }

@@ -44,6 +44,9 @@ internal struct EventState
     public QueuedException Exception;
     public QueuedInterrupt Interrupt;
     public QueuedNmi Nmi;
+    /// <summary>Split mode: an interrupt of user space's PIC that waits for KVM_RUN to take it.</summary>
+    public bool HasExternal;
+    public Vector External;
     /// <summary>The guest shuts down: KVM_EXIT_SHUTDOWN.</summary>
     public bool TripleFault;
     /// <summary>Task priority; the vendor mirrors it into hardware.</summary>

@@ -11,6 +11,8 @@ internal static class HostCpuid
     /// <summary>KVM_FEATURE_NOP_IO_DELAY: port accesses need no delay between them.</summary>
     private const uint NopIoDelay = 1 << 1;
     private const uint AlwaysRunningApicTimer = 1 << 2;
+    /// <summary>Of leaf 1, ECX.</summary>
+    private const uint TscDeadline = 1 << 24;
     private const uint MaxWidth = 48;
     /// <summary>Leaves 4 and 0x8000001D list caches until one has no type.</summary>
     private const uint MaxCaches = 8, CacheType = 0x1f;
@@ -29,6 +31,9 @@ internal static class HostCpuid
         public void Add(uint leaf, uint subleaf, bool indexed, CpuidLeaf values)
         {
             FeatureWords.Filter(leaf, subleaf, ref values);
+            // KVM_CAP_TSC_DEADLINE_TIMER tells of it instead: it needs a local APIC in the kernel.
+            if (leaf == 1)
+                values.Ecx &= ~TscDeadline;
             if (_count++ >= room || _failed)
                 return;
             kvm_cpuid_entry2 entry = new()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Cpu;
@@ -78,6 +79,9 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.Efer: value = TVendor.GetEfer(ref vcpu); return true;
             case Msr.Tsc: value = HostCpu.Tsc() + TVendor.GetTscOffset(ref vcpu); return true;
             case Msr.TscAux: value = vcpu.Shared.TscAux; return host || HasTscAux(ref vcpu);
+            case Msr.TscDeadline when vcpu.HasApic: value = ApicTimer<TVendor>.GetDeadline(ref vcpu); return true;
+            case >= Msr.X2apic and <= Msr.X2apicLast:
+                return vcpu.HasApic && Apic<TVendor>.TryReadMsr(ref vcpu, index, out value);
             case Msr.SpecCtrl: value = vcpu.Shared.SpecCtrl; return host || vcpu.Cpuid.Has(Feature.Ibrs);
         }
         Plain register = Find(ref vcpu, index, 0, host);
@@ -96,6 +100,9 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         Msr.Pat => AreTypes(value, pat: true) && TVendor.TrySetMsr(ref vcpu, index, value),
         Msr.Tsc => SetTsc(ref vcpu, value, host),
         Msr.TscAux => (host || HasTscAux(ref vcpu)) && Assign(ref vcpu.Shared.TscAux, (uint)value, ~0ul),
+        Msr.ApicBase when vcpu.HasApic => Apic<TVendor>.TrySetBase(ref vcpu, value, host),
+        Msr.TscDeadline when vcpu.HasApic => TrySetDeadline(ref vcpu, value, host),
+        >= Msr.X2apic and <= Msr.X2apicLast => vcpu.HasApic && Apic<TVendor>.TryWriteMsr(ref vcpu, index, value),
         Msr.SpecCtrl => (host || vcpu.Cpuid.Has(Feature.Ibrs))
             && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost()),
         Msr.PredCmd => (host || vcpu.Cpuid.Has(Feature.Ibpb)) && TryFlushPredictors(value),
@@ -185,6 +192,14 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             _ => true,
         });
 
+    private static bool TrySetDeadline(ref Vcpu vcpu, ulong value, bool host)
+    {
+        if (!host && !vcpu.Cpuid.Has(Feature.TscDeadline))
+            return false;
+        ApicTimer<TVendor>.SetDeadline(ref vcpu, value);
+        return true;
+    }
+
     private static bool TryFlushPredictors(ulong value)
     {
         if (value == 1)
@@ -192,9 +207,10 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         return value <= 1;
     }
 
-    /// <summary>No reserved bits, an address that the guest can have, no x2APIC mode.</summary>
-    public static bool IsValidApicBase(ref Vcpu vcpu, ulong value) =>
-        (value & (vcpu.Cpuid.ReservedGpa | ApicBase.Reserved)) == 0;
+    /// <summary>No reserved bits, an address that the guest can have, x2APIC mode only with such an APIC.</summary>
+    public static bool IsValidApicBase(ref Vcpu vcpu, ulong value) => vcpu.HasApic
+        ? Apic<TVendor>.IsValidBase(ref vcpu, value)
+        : (value & (vcpu.Cpuid.ReservedGpa | ApicBase.Reserved)) == 0;
 
     /// <summary>
     /// User space that writes nearly the same to several vCPUs within a second, or zero, means one common counter.

@@ -41,7 +41,7 @@ internal static class Efer
 internal static class ApicBase
 {
     public const ulong Bsp = 1 << 8, X2apic = 1 << 10, Enable = 1 << 11, DefaultAddress = 0xfee00000;
-    /// <summary>x2APIC mode is reserved too: no guest is given that feature.</summary>
+    /// <summary>x2APIC mode is reserved where it is not a feature.</summary>
     public const ulong Reserved = 0x2ff | X2apic;
 }
 
@@ -61,7 +61,7 @@ internal static class Msr
         SysenterEip = 0x176, McgCap = 0x179, McgStatus = 0x17a, McgCtl = 0x17b, MiscEnable = 0x1a0,
         LastBranchFrom = 0x1db, LastIntTo = 0x1de, DebugCtl = 0x1d9, MtrrVariable = 0x200, MtrrFix64K = 0x250,
         MtrrFix16K = 0x258, MtrrFix4K = 0x268, Pat = 0x277, MtrrDefType = 0x2ff, MachineCheckBanks = 0x400,
-        TscDeadline = 0x6e0, KvmFirst = 0x4b564d00, KvmLast = 0x4b564d07,
+        TscDeadline = 0x6e0, X2apic = 0x800, X2apicLast = 0x8ff, KvmFirst = 0x4b564d00, KvmLast = 0x4b564d07,
         Efer = 0xc0000080, Star = 0xc0000081, Lstar = 0xc0000082, Cstar = 0xc0000083, Sfmask = 0xc0000084,
         FsBase = 0xc0000100, GsBase = 0xc0000101, KernelGsBase = 0xc0000102,
         TscAux = 0xc0000103, K7EventSelect = 0xc0010000, K7CounterLast = 0xc0010007, Syscfg = 0xc0010010,

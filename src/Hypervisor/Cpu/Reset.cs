@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Cpu;
@@ -22,12 +23,44 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         if (error != 0)
             return error;
         ref MsrState msrs = ref vcpu.Msrs;
-        msrs.ApicBase = ApicBase.DefaultAddress | ApicBase.Enable | (vcpu.Id == 0 ? ApicBase.Bsp : 0);
+        bool isBoot = vcpu.Id == vcpu.Vm.BootCpuId;
+        msrs.ApicBase = ApicBase.DefaultAddress | ApicBase.Enable | (isBoot ? ApicBase.Bsp : 0);
+        if (vcpu.HasApic && !isBoot)
+            vcpu.MpState = MpState.Uninitialized;
         msrs.MiscEnable = NoTracing;
         msrs.MicrocodeRevision = Microcode;
         msrs.MtrrCap = MsrState.MtrrCapabilities;
         msrs.McgCap = MsrState.MaxBanks;
         vcpu.Shared.Xcr0 = 1;
+        TVendor.TrySetMsr(ref vcpu, Msr.Pat, PatDefault);
+        Msrs<TVendor>.TrySet(ref vcpu, Msr.Tsc, 0, host: true);
+        SetRegisters(ref vcpu);
+        if (vcpu.HasApic)
+            Apic<TVendor>.Reset(ref vcpu);
+        return 0;
+    }
+
+    /// <summary>INIT: MSRs, the FPU, the time-stamp counter and CR0's cache bits stay as they are.</summary>
+    public static void Init(ref Vcpu vcpu)
+    {
+        ulong cacheBits = TVendor.GetCr0(ref vcpu) & (Cr0.Cd | Cr0.Nw);
+        vcpu.Registers = default;
+        SetRegisters(ref vcpu);
+        TVendor.SetCr0(ref vcpu, Cr0.Et | cacheBits);
+        vcpu.Debug.Guest = default;
+        Debugging<TVendor>.Apply(ref vcpu);
+        EventState events = default;
+        events.Cr8 = vcpu.Events.Cr8;
+        vcpu.Events = events;
+        vcpu.Pending.Forget();
+        TVendor.SetNmiMasked(ref vcpu, false);
+        TVendor.SetInterruptShadow(ref vcpu, InterruptShadow.None);
+        ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        Apic<TVendor>.Reset(ref vcpu);
+    }
+
+    private static void SetRegisters(ref Vcpu vcpu)
+    {
         vcpu.Registers[Gpr.Rdx] = FamilyAndStepping;
         vcpu.Registers.Rip = 0xfff0;
         vcpu.Registers.Rflags = Rflags.Fixed;
@@ -49,11 +82,8 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         TVendor.SetCr3(ref vcpu, 0);
         TVendor.SetCr2(ref vcpu, 0);
         TVendor.SetCr0(ref vcpu, Cr0.Et | Cr0.Cd | Cr0.Nw);
-        TVendor.TrySetMsr(ref vcpu, Msr.Pat, PatDefault);
-        Msrs<TVendor>.TrySet(ref vcpu, Msr.Tsc, 0, host: true);
         Debugging<TVendor>.SetDr6(ref vcpu, 0);
         Debugging<TVendor>.SetDr7(ref vcpu, 0);
         Debugging<TVendor>.Apply(ref vcpu);
-        return 0;
     }
 }

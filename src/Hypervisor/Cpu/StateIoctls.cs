@@ -2,6 +2,7 @@
 using System.Numerics;
 using SharpKvm.Abi;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Vm;
 
@@ -134,7 +135,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         TVendor.SetCr3(ref vcpu, sregs.cr3);
         TVendor.SetCr2(ref vcpu, sregs.cr2);
         ControlRegisters<TVendor>.TrySetCr8(ref vcpu, sregs.cr8);
-        vcpu.Msrs.ApicBase = sregs.apic_base;
+        Msrs<TVendor>.TrySet(ref vcpu, Msr.ApicBase, sregs.apic_base, host: true);
         ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
         TVendor.SetGdtr(ref vcpu, new() { Base = sregs.gdt.@base, Limit = sregs.gdt.limit });
         TVendor.SetIdtr(ref vcpu, new() { Base = sregs.idt.@base, Limit = sregs.idt.limit });
@@ -282,14 +283,6 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         UserMemory.TryRead(argument, out kvm_vcpu_events events)
             ? Exceptions<TVendor>.Set(ref vcpu, in events) : Errno.EFAULT;
 
-    /// <summary>Always runnable: the other states belong to an interrupt controller in the kernel.</summary>
-    public static int GetMpState(ref Vcpu vcpu, Hva argument) =>
-        Result(UserMemory.TryWrite(argument, new kvm_mp_state { mp_state = kvm_mp_state.KVM_MP_STATE_RUNNABLE }));
-
-    public static int SetMpState(ref Vcpu vcpu, Hva argument) =>
-        !UserMemory.TryRead(argument, out kvm_mp_state state) ? Errno.EFAULT
-        : state.mp_state == kvm_mp_state.KVM_MP_STATE_RUNNABLE ? 0 : Errno.EINVAL;
-
     public static int SetCpuid(ref Vcpu vcpu, Hva argument) =>
         vcpu.Cpuid.Set(argument, true, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
 
@@ -312,15 +305,26 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return Result(UserMemory.TryWrite(argument, result));
     }
 
-    /// <summary>EINVAL beyond vector 255, EEXIST while another interrupt still waits to be delivered.</summary>
+    /// <summary>
+    /// EINVAL beyond vector 255, ENXIO when the PIC is in the kernel, EEXIST while another interrupt still waits to be
+    /// delivered.
+    /// </summary>
     public static int Interrupt(ref Vcpu vcpu, Hva argument)
     {
         if (!UserMemory.TryRead(argument, out kvm_interrupt interrupt))
             return Errno.EFAULT;
         if (interrupt.irq >= kvm_interrupt.KVM_NR_INTERRUPTS)
             return Errno.EINVAL;
-        if (vcpu.Events.Interrupt.Injected)
+        if (vcpu.Vm.Irqchip.Mode == IrqchipMode.Kernel)
+            return Errno.ENXIO;
+        if (vcpu.HasApic ? vcpu.Events.HasExternal : vcpu.Events.Interrupt.Injected)
             return Errno.EEXIST;
+        if (vcpu.HasApic)
+        {
+            vcpu.Events.External = new Vector((byte)interrupt.irq);
+            vcpu.Events.HasExternal = true;
+            return 0;
+        }
         vcpu.Events.ReinjectInterrupt(new Vector((byte)interrupt.irq), soft: false);
         return 0;
     }
@@ -330,6 +334,20 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         vcpu.Events.QueueNmi(TVendor.GetNmiMasked(ref vcpu));
         return 0;
     }
+
+    /// <summary>EINVAL without a local APIC in the kernel.</summary>
+    public static int GetLapic(ref Vcpu vcpu, Hva argument)
+    {
+        if (!vcpu.HasApic)
+            return Errno.EINVAL;
+        Apic<TVendor>.Get(ref vcpu, out kvm_lapic_state state);
+        return Result(UserMemory.TryWrite(argument, state));
+    }
+
+    public static int SetLapic(ref Vcpu vcpu, Hva argument) =>
+        !vcpu.HasApic ? Errno.EINVAL
+        : UserMemory.TryRead(argument, out kvm_lapic_state state) ? Apic<TVendor>.Set(ref vcpu, in state)
+        : Errno.EFAULT;
 
     public static int SetupMce(ref Vcpu vcpu, Hva argument) => UserMemory.TryRead(argument, out ulong capability)
         ? MachineCheck<TVendor>.SetUp(ref vcpu, capability) : Errno.EFAULT;

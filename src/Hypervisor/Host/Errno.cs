@@ -8,6 +8,7 @@ internal static class Errno
     public const int ENOENT = -2;
     public const int EINTR = -4;
     public const int EIO = -5;
+    public const int ENXIO = -6;
     public const int E2BIG = -7;
     public const int ENOMEM = -12;
     public const int EFAULT = -14;
@@ -16,4 +17,5 @@ internal static class Errno
     public const int ENODEV = -19;
     public const int EINVAL = -22;
     public const int ENOTTY = -25;
+    public const int ENOSPC = -28;
 }

@@ -34,4 +34,7 @@ internal static partial class Parameters
 {
     /// <summary>Unknown MSRs read as zero and swallow writes instead of #GP.</summary>
     public static partial bool IgnoreMsrs();
+
+    /// <summary>The longest that a vCPU polls before it sleeps in a halt.</summary>
+    public static partial ulong HaltPollNanoseconds();
 }

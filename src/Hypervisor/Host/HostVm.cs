@@ -56,6 +56,18 @@ internal readonly partial struct HostVm(nint handle)
     /// <summary>Waits until no vCPU still uses a memory-slot table that was replaced before this call (SRCU).</summary>
     public partial void SynchronizeSlots();
 
+    /// <summary>
+    /// When the core's ChipTimerExpired is called next (<see cref="HostCpu.Nanoseconds"/>); 0: never. From any context.
+    /// </summary>
+    public partial void SetChipTimer(ulong deadline);
+
+    /// <summary>KVM_IRQFD; the GSI was checked. 0, EBADF, EINVAL, EBUSY or ENOMEM.</summary>
+    public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample);
+    public partial int DeassignIrqFd(int descriptor, uint gsi);
+
+    /// <summary>Signals the resampling eventfds of a GSI. On a vCPU's thread, no lock held.</summary>
+    public partial void ResampleIrqFds(uint gsi);
+
     /// <summary>KVM_CREATE_VCPU: a new file descriptor or an errno.</summary>
     public partial int CreateVcpu(uint id);
 

@@ -37,6 +37,18 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_flush_tlbs")] public static extern void FlushTlbs(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
     public static extern void SynchronizeSlots(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_chip_set_timer")]
+    public static extern void SetChipTimer(nint vm, ulong deadline);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_assign")]
+    public static extern long AssignIrqFd(nint vm, int descriptor, uint gsi, int resampler, byte resample);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_deassign")]
+    public static extern long DeassignIrqFd(nint vm, int descriptor, uint gsi);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_resample")]
+    public static extern void ResampleIrqFds(nint vm, uint gsi);
+    [MethodImpl(InternalCall), RuntimeImport("*", "eventfd_ctx_fdget")] public static extern nint OpenEvent(int fd);
+    [MethodImpl(InternalCall), RuntimeImport("*", "eventfd_ctx_put")] public static extern void CloseEvent(nint context);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_eventfd_signal")]
+    public static extern void SignalEvent(nint context);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_create_vm")] public static extern int CreateVm();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_create_vcpu")]
     public static extern long CreateVcpu(nint vm, uint id);
@@ -53,12 +65,10 @@ internal static unsafe class Shim
     public static extern void VcpuSignalMask(nint vcpu, ulong mask, byte active);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_legacy")] public static extern void* FpuLegacy(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_size")] public static extern uint FpuSize(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_to_user")]
-    public static extern int FpuToUser(nint vcpu, ulong destination, uint size);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_from_user")]
-    public static extern long FpuFromUser(nint vcpu, ulong source);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_cpuid")]
-    public static extern void Cpuid(uint leaf, uint subleaf, CpuidLeaf* result);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_export")]
+    public static extern void FpuExport(nint vcpu, void* buffer, uint size);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_import")]
+    public static extern long FpuImport(nint vcpu, void* buffer);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_read_msr")]
     public static extern int ReadMsr(uint index, ulong* value);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameter_ignore_msrs")] public static extern int IgnoreMsrs();
@@ -86,7 +96,7 @@ internal static partial class KernelHeap
 {
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_heap_allocate")]
     public static extern partial nint Allocate(nuint bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_heap_free")] public static extern partial void Free(nint address);
+    [MethodImpl(InternalCall), RuntimeImport("*", "kvfree")] public static extern partial void Free(nint address);
 }
 
 internal static unsafe partial class UserMemory
@@ -142,6 +152,11 @@ internal readonly unsafe partial struct HostVm
 
     public partial void FlushTlbs() => Shim.FlushTlbs(_handle);
     public partial void SynchronizeSlots() => Shim.SynchronizeSlots(_handle);
+    public partial void SetChipTimer(ulong deadline) => Shim.SetChipTimer(_handle, deadline);
+    public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
+        (int)Shim.AssignIrqFd(_handle, descriptor, gsi, resampler, resample ? (byte)1 : (byte)0);
+    public partial int DeassignIrqFd(int descriptor, uint gsi) => (int)Shim.DeassignIrqFd(_handle, descriptor, gsi);
+    public partial void ResampleIrqFds(uint gsi) => Shim.ResampleIrqFds(_handle, gsi);
     public partial int CreateVcpu(uint id) => (int)Shim.CreateVcpu(_handle, id);
 
     public static partial int Create() => Shim.CreateVm();
@@ -160,9 +175,45 @@ internal readonly unsafe partial struct HostVcpu
 
     public partial Span<byte> LegacyFpu() => new(Shim.FpuLegacy(_handle), FxsaveSize + XsaveHeaderSize);
     public partial uint XsaveSize() => Shim.FpuSize(_handle);
-    public partial bool FpuToUser(Hva destination, uint size) =>
-        Shim.FpuToUser(_handle, destination.Value, size) != 0;
-    public partial int FpuFromUser(Hva source) => (int)Shim.FpuFromUser(_handle, source.Value);
+
+    public partial bool FpuToUser(Hva destination, uint size)
+    {
+        if (!KernelArray<byte>.TryAllocate((int)size, out KernelArray<byte> image))
+            return false;
+        fixed (byte* buffer = image.Span)
+            Shim.FpuExport(_handle, buffer, size);
+        bool done = UserMemory.Write(destination, image.Span);
+        image.Free();
+        return done;
+    }
+
+    public partial int FpuFromUser(Hva source)
+    {
+        if (!KernelArray<byte>.TryAllocate((int)XsaveSize(), out KernelArray<byte> image))
+            return Errno.ENOMEM;
+        int result = Errno.EFAULT;
+        if (UserMemory.Read(source, image.Span))
+        {
+            fixed (byte* buffer = image.Span)
+                result = (int)Shim.FpuImport(_handle, buffer);
+        }
+        image.Free();
+        return result;
+    }
+}
+
+internal readonly partial struct HostEvent
+{
+    public static partial int TryOpen(int descriptor, out HostEvent @event)
+    {
+        nint context = Shim.OpenEvent(descriptor);
+        @event = new HostEvent(context);
+        // The kernel returns small negative numbers in place of a pointer (ERR_PTR).
+        return context is < 0 and >= -4095 ? (int)context : Errno.Ok;
+    }
+
+    public partial void Signal() => Shim.SignalEvent(_handle);
+    public partial void Close() => Shim.CloseEvent(_handle);
 }
 
 internal static unsafe partial class HostCpu
@@ -170,7 +221,7 @@ internal static unsafe partial class HostCpu
     public static partial void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result)
     {
         fixed (CpuidLeaf* target = &result)
-            Shim.Cpuid(leaf, subleaf, target);
+            Kernel.X86.Cpuid(leaf, subleaf, (uint*)target);
     }
 
     public static partial bool TryReadMsr(uint index, out ulong value)
@@ -183,7 +234,7 @@ internal static unsafe partial class HostCpu
 
     public static partial void WriteMsr(uint index, ulong value) => Kernel.X86.Wrmsr(index, value);
     public static partial ulong Tsc() => Kernel.X86.Rdtsc();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_nanoseconds")] public static extern partial ulong Nanoseconds();
+    [MethodImpl(InternalCall), RuntimeImport("*", "ktime_get")] public static extern partial ulong Nanoseconds();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_tsc_khz")] public static extern partial uint TscKhz();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
     public static extern partial ulong SupportedXcr0();
@@ -194,6 +245,8 @@ internal static unsafe partial class HostCpu
 internal static partial class Parameters
 {
     public static partial bool IgnoreMsrs() => Shim.IgnoreMsrs() != 0;
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameter_halt_poll")]
+    public static extern partial ulong HaltPollNanoseconds();
 }
 
 internal static unsafe partial class Log

@@ -26,10 +26,6 @@ internal struct VcpuShared
     public KernelRef<ExitTrace> Trace;
     /// <summary>The page of port data behind the run page.</summary>
     public KernelRef<PortPage> Port;
-    /// <summary>Counted for debugfs: entries into the guest, MSR writes and TLB flushes on their way.</summary>
-    public ulong Entries;
-    public ulong MsrWrites;
-    public ulong TlbFlushes;
     public EntryFlags Flags;
     /// <summary>
     /// What others ask of this vCPU before its next entry: set atomically by anyone, cleared by its thread.
@@ -57,6 +53,8 @@ internal enum EntryFlags : uint
 {
     None = 0,
     LoadDebugRegisters = 1 << 0,
+    /// <summary>The entry flushes the guest's TLB: to be counted.</summary>
+    Flushes = 1 << 1,
 }
 
 /// <summary>Requests to a vCPU.</summary>
@@ -82,6 +80,8 @@ internal enum VcpuRequests : uint
     Nmi = 1 << 8,
     Init = 1 << 9,
     StartUp = 1 << 10,
+    /// <summary>Split mode: user space is told of the end of an interrupt.</summary>
+    EoiExit = 1 << 11,
 }
 
 /// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Vm;
@@ -16,9 +17,32 @@ internal enum IrqchipMode : byte
     Kernel,
 }
 
-/// <summary>The interrupt controllers that the vCPUs of a VM share.</summary>
+/// <summary>Who drives a line: a line is high while any of them holds it high.</summary>
+internal enum LineSource : byte
+{
+    UserSpace,
+    ResampleFd,
+    Pit,
+}
+
+/// <summary>
+/// The interrupt controllers that the vCPUs of a VM share, and the routes to them. Everything but
+/// <see cref="Mode"/> and what is said otherwise is guarded by the irqchip lock (<see cref="HostVm.LockIrq"/>), which
+/// is taken in interrupt handlers: nothing here sleeps, allocates or touches guest memory. Local APICs are reached
+/// without a lock (<see cref="ApicBus"/>).
+/// </summary>
 internal struct IrqChip
 {
+    /// <summary>10 ms, in nanoseconds.</summary>
+    private const ulong StormPause = 10_000_000;
+    private const int Gsis = kvm_ioapic_state.KVM_IOAPIC_NUM_PINS;
+
+    [InlineArray(Gsis)]
+    private struct LineLevels
+    {
+        private byte _first;
+    }
+
     /// <summary>Set before the first vCPU exists, never changed afterwards.</summary>
     public IrqchipMode Mode;
     /// <summary>KVM_X2APIC_API_USE_32BIT_IDS: MSIs and KVM_GET/SET_LAPIC carry APIC ids of 32 bits.</summary>
@@ -32,11 +56,399 @@ internal struct IrqChip
     /// The id of the CPU that took the last message of lowest priority. A hint: senders race for it, and may.
     /// </summary>
     public uint LastArbitrated;
-    /// <summary>Vectors whose end is told to <see cref="EndOfInterrupt"/> although they are edge-triggered.</summary>
+    /// <summary>KVM_CREATE_PIT2 was called, maybe with the speaker's port.</summary>
+    public bool HasPit, HasSpeaker;
+    /// <summary>Split mode: the GSIs that stand for pins of user space's IOAPIC.</summary>
+    public int ReservedRoutes;
+    /// <summary>Vectors whose end others want to know besides the local APIC. Read without the lock.</summary>
     public VectorSet EoiVectors;
+    public Pic Pic;
+    public IoApic IoApic;
+    public Pit Pit;
+    private RouteTable _routes;
+    /// <summary>A bit for each <see cref="LineSource"/> that holds a pin's line high.</summary>
+    private LineLevels _picLevels, _ioApicLevels;
+    /// <summary>Pins whose end of interrupt a resampling irqfd waits for, and whether there is one at all.</summary>
+    private uint _resampled;
+    private bool _hasResamplers;
+    /// <summary>When pins that the guest ends over and over again are delivered once more; 0: there are none.</summary>
+    private ulong _resumeStorm;
 
-    /// <summary>The guest has handled an interrupt that a chip wants to know the end of.</summary>
+    /// <summary>Puts the shared controllers into the kernel. EEXIST, EINVAL once there are vCPUs, ENOMEM.</summary>
+    public static int Create(ref Vm.Vm vm)
+    {
+        if (vm.Irqchip.Mode != IrqchipMode.None)
+            return Errno.EEXIST;
+        if (vm.Vcpus.Count != 0)
+            return Errno.EINVAL;
+        if (!RouteTable.TryCreateDefault(out RouteTable routes))
+            return Errno.ENOMEM;
+        ref IrqChip chip = ref vm.Irqchip;
+        vm.Host.LockIrq();
+        chip.Pic.Reset();
+        chip.IoApic.Reset();
+        chip._routes = routes;
+        chip.Mode = IrqchipMode.Kernel;
+        vm.Host.UnlockIrq();
+        return Errno.Ok;
+    }
+
+    /// <summary>KVM_CAP_SPLIT_IRQCHIP. EINVAL for more pins than there are routes, or once there are vCPUs; EEXIST.</summary>
+    public static int Split(ref Vm.Vm vm, ulong pins)
+    {
+        if (pins > Gsi.Limit)
+            return Errno.EINVAL;
+        if (vm.Irqchip.Mode != IrqchipMode.None)
+            return Errno.EEXIST;
+        if (vm.Vcpus.Count != 0)
+            return Errno.EINVAL;
+        vm.Irqchip.ReservedRoutes = (int)pins;
+        vm.Irqchip.Mode = IrqchipMode.Split;
+        return Errno.Ok;
+    }
+
+    public readonly void Destroy() => _routes.Free();
+
+    /// <summary>KVM_SET_GSI_ROUTING: the new table, under the VM's lock.</summary>
+    public static void Replace(ref Vm.Vm vm, RouteTable routes)
+    {
+        ref IrqChip chip = ref vm.Irqchip;
+        vm.Host.LockIrq();
+        (chip._routes, routes) = (routes, chip._routes);
+        chip.UpdateEoiVectors();
+        vm.Host.UnlockIrq();
+        routes.Free();
+    }
+
+    /// <summary>
+    /// A source drives a GSI's line; an MSI is sent by the rising edge.
+    /// </summary>
+    /// <returns>How many CPUs it reached; 0: it was still pending; -1: masked, or leads nowhere.</returns>
+    public static int SetLine(ref Vm.Vm vm, Gsi gsi, LineSource source, bool level)
+    {
+        vm.Host.LockIrq();
+        int status = SetLineLocked(ref vm, gsi, source, level);
+        vm.Host.UnlockIrq();
+        return status;
+    }
+
+    /// <summary>An irqfd was signalled: an edge, or with a resampler the line goes high until its end.</summary>
+    public static void Trigger(ref Vm.Vm vm, Gsi gsi, bool resample)
+    {
+        vm.Host.LockIrq();
+        SetLineLocked(ref vm, gsi, resample ? LineSource.ResampleFd : LineSource.UserSpace, true);
+        if (!resample)
+            SetLineLocked(ref vm, gsi, LineSource.UserSpace, false);
+        vm.Host.UnlockIrq();
+    }
+
+    private static int SetLineLocked(ref Vm.Vm vm, Gsi gsi, LineSource source, bool level)
+    {
+        ref IrqChip chip = ref vm.Irqchip;
+        Route route = chip._routes.Find(gsi);
+        if (route.IsMsi)
+            return level ? SendMsi(ref vm, route.Address, route.Data) : -1;
+        int status = -1;
+        if (route.PicLine != 0)
+            status = Merge(status, SetPicLine(ref vm, route.PicLine - 1, source, level));
+        if (route.IoApicPin != 0)
+            status = Merge(status, chip.SetIoApicPin(ref vm, route.IoApicPin - 1, source, level));
+        return status;
+    }
+
+    private static int Merge(int status, LineStatus next) =>
+        next < 0 ? status : Math.Max(status, 0) + (int)next;
+
+    private static LineStatus SetPicLine(ref Vm.Vm vm, int line, LineSource source, bool level)
+    {
+        ref IrqChip chip = ref vm.Irqchip;
+        LineStatus status = chip.Pic.SetLine(line, Combine(ref chip._picLevels[line], source, level));
+        NotifyPicOutput(ref vm);
+        return status;
+    }
+
+    private LineStatus SetIoApicPin(ref Vm.Vm vm, int pin, LineSource source, bool level)
+    {
+        ApicSink sink = new(ref vm);
+        return IoApic.SetLine(pin, Combine(ref _ioApicLevels[pin], source, level), ref sink);
+    }
+
+    private static bool Combine(ref byte levels, LineSource source, bool level)
+    {
+        byte bit = (byte)(1 << (int)source);
+        levels = (byte)(level ? levels | bit : levels & ~bit);
+        return levels != 0;
+    }
+
+    /// <summary>Whoever takes interrupts from the PIC has a look, while it has one to give.</summary>
+    private static void NotifyPicOutput(ref Vm.Vm vm)
+    {
+        if (!vm.Irqchip.Pic.Output)
+            return;
+        for (uint id = 0; id < (uint)vm.Vcpus.End; id++)
+        {
+            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
+            if (!vcpu.IsNull && ApicBus.AcceptsPic(ref vcpu.Value))
+                vcpu.Value.Shared.RequestNow(VcpuRequests.Event);
+        }
+    }
+
+    /// <summary>Takes the interrupt that the PIC gives (INTA), on a vCPU's thread.</summary>
+    public static byte AcknowledgePic(ref Vm.Vm vm)
+    {
+        vm.Host.LockIrq();
+        byte vector = vm.Irqchip.Pic.Acknowledge();
+        AckedLines ended = TakeEnded(ref vm);
+        vm.Host.UnlockIrq();
+        ended.Resample(ref vm);
+        return vector;
+    }
+
+    /// <summary>KVM_SIGNAL_MSI and MSI routes.</summary>
+    /// <returns>How many CPUs it reached; 0: it was pending there already; -1: nobody has that address.</returns>
+    public static int SendMsi(ref Vm.Vm vm, ulong address, uint data) =>
+        ApicBus.TryDecodeMsi(address, data, vm.Irqchip.Wide, out InterruptMessage message)
+            ? ApicBus.Send(ref vm, in message)
+            : -1;
+
+    /// <summary>
+    /// A local APIC ended an interrupt that others want to know of: level-triggered, or in
+    /// <see cref="EoiVectors"/>. On the vCPU's thread, no lock held.
+    /// </summary>
     public static void EndOfInterrupt(ref Vcpu vcpu, Vector vector)
     {
+        ref Vm.Vm vm = ref vcpu.Vm;
+        if (vm.Irqchip.Mode == IrqchipMode.Split)
+        {
+            if (vm.Irqchip.EoiVectors.Contains(vector.Value))
+                vcpu.RequestEoiExit(vector.Value);
+            return;
+        }
+        vm.Host.LockIrq();
+        ref IrqChip chip = ref vm.Irqchip;
+        // Lines that fall by this end must have fallen when the pin is looked at again.
+        if (chip._hasResamplers)
+            LowerResampled(ref vm, new() { Pins = chip.IoApic.PinsOf(vector.Value) });
+        ApicSink sink = new(ref vm);
+        chip.IoApic.EndOfInterrupt(vector.Value, ref sink);
+        if (chip.IoApic.Deferred != 0 && chip._resumeStorm == 0)
+        {
+            chip._resumeStorm = HostCpu.Nanoseconds() + StormPause;
+            chip.ArmTimer(vm.Host);
+        }
+        AckedLines ended = TakeEnded(ref vm);
+        vm.Host.UnlockIrq();
+        ended.Resample(ref vm);
+    }
+
+    /// <summary>The chips' timer has expired, in interrupt context.</summary>
+    public static void TimerExpired(ref Vm.Vm vm)
+    {
+        vm.Host.LockIrq();
+        ref IrqChip chip = ref vm.Irqchip;
+        ulong now = HostCpu.Nanoseconds();
+        if (chip.HasPit && chip.Pit.Deadline != 0 && chip.Pit.Expire(now))
+            PulsePit(ref vm);
+        if (chip._resumeStorm != 0 && now >= chip._resumeStorm)
+        {
+            chip._resumeStorm = 0;
+            ApicSink sink = new(ref vm);
+            chip.IoApic.DeliverDeferred(ref sink);
+        }
+        chip.ArmTimer(vm.Host);
+        vm.Host.UnlockIrq();
+    }
+
+    /// <summary>One timer serves both: what comes first.</summary>
+    public readonly void ArmTimer(HostVm host)
+    {
+        ulong pit = HasPit ? Pit.Deadline : 0;
+        host.SetChipTimer(pit == 0 || _resumeStorm != 0 && _resumeStorm < pit ? _resumeStorm : pit);
+    }
+
+    private static void PulsePit(ref Vm.Vm vm)
+    {
+        Gsi.TryCreate(0, out Gsi gsi);
+        if (SetLineLocked(ref vm, gsi, LineSource.Pit, true) < 0)
+            vm.Irqchip.Pit.ForgetOwed();
+        SetLineLocked(ref vm, gsi, LineSource.Pit, false);
+    }
+
+    /// <summary>A CPU was reset: what it had in service it will not end.</summary>
+    public static void ForgetInService(ref Vm.Vm vm)
+    {
+        vm.Host.LockIrq();
+        vm.Irqchip.IoApic.ForgetRtc();
+        vm.Host.UnlockIrq();
+    }
+
+    /// <summary>Whether the port is one of the PIC's or the PIT's, in the kernel.</summary>
+    public readonly bool OwnsPort(ushort port) =>
+        Mode == IrqchipMode.Kernel && (Pic.Owns(port) || HasPit && Pit.Owns(port, HasSpeaker));
+
+    /// <summary>False: the port is not of the controllers in the kernel.</summary>
+    public static bool TryAccessPort(ref Vm.Vm vm, bool write, ushort port, ref byte data)
+    {
+        ref IrqChip chip = ref vm.Irqchip;
+        if (!chip.OwnsPort(port))
+            return false;
+        bool isPic = Pic.Owns(port);
+        vm.Host.LockIrq();
+        AckedLines ended = default;
+        if (isPic)
+        {
+            if (write)
+                chip.Pic.Write(port, data);
+            else
+                data = chip.Pic.Read(port);
+            NotifyPicOutput(ref vm);
+            ended = TakeEnded(ref vm);
+        }
+        else if (write)
+        {
+            chip.Pit.Write(port, data, HostCpu.Nanoseconds());
+            chip.ArmTimer(vm.Host);
+        }
+        else
+        {
+            data = chip.Pit.Read(port, HostCpu.Nanoseconds());
+        }
+        vm.Host.UnlockIrq();
+        ended.Resample(ref vm);
+        return true;
+    }
+
+    /// <summary>Whether an access goes to the IOAPIC in the kernel.</summary>
+    public readonly bool OwnsIoApic(Gpa address) =>
+        Mode == IrqchipMode.Kernel && address.Value - IoApic.BaseAddress < IoApic.WindowSize;
+
+    /// <summary>A 32-bit register of the IOAPIC.</summary>
+    public static uint ReadIoApic(ref Vm.Vm vm, uint offset)
+    {
+        vm.Host.LockIrq();
+        uint value = vm.Irqchip.IoApic.Read(offset);
+        vm.Host.UnlockIrq();
+        return value;
+    }
+
+    public static void WriteIoApic(ref Vm.Vm vm, uint offset, uint value)
+    {
+        vm.Host.LockIrq();
+        ApicSink sink = new(ref vm);
+        vm.Irqchip.IoApic.Write(offset, value, ref sink);
+        vm.Irqchip.UpdateEoiVectors();
+        vm.Host.UnlockIrq();
+    }
+
+    /// <summary>KVM_SET_IRQCHIP; the chip's id was checked.</summary>
+    public static void Set(ref Vm.Vm vm, in kvm_irqchip state)
+    {
+        vm.Host.LockIrq();
+        if (state.chip_id == kvm_irqchip.KVM_IRQCHIP_IOAPIC)
+        {
+            ApicSink sink = new(ref vm);
+            vm.Irqchip.IoApic.Set(in state.chip.ioapic, ref sink);
+        }
+        else
+        {
+            vm.Irqchip.Pic.Set((int)state.chip_id, in state.chip.pic);
+        }
+        vm.Irqchip.UpdateEoiVectors();
+        NotifyPicOutput(ref vm);
+        vm.Host.UnlockIrq();
+    }
+
+    /// <summary>A resampling irqfd waits for the end of this GSI's interrupts.</summary>
+    public static void Watch(ref Vm.Vm vm, Gsi gsi)
+    {
+        vm.Host.LockIrq();
+        Route route = vm.Irqchip._routes.Find(gsi);
+        vm.Irqchip._hasResamplers = true;
+        if (route.IoApicPin != 0)
+            vm.Irqchip._resampled |= 1u << (route.IoApicPin - 1);
+        vm.Irqchip.UpdateEoiVectors();
+        vm.Host.UnlockIrq();
+    }
+
+    /// <summary>Brings <see cref="EoiVectors"/> up to date after a change of the IOAPIC or the routes.</summary>
+    private void UpdateEoiVectors()
+    {
+        const uint LevelTriggered = 1 << 15, PitAndRtc = 1 << 0 | 1 << 2 | 1 << 8;
+        VectorSet vectors = default;
+        if (Mode == IrqchipMode.Kernel)
+        {
+            IoApic.CollectEoiVectors(ref vectors, PitAndRtc | _resampled);
+        }
+        else
+        {
+            for (int i = 0; i < Math.Min(ReservedRoutes, _routes.Count); i++)
+            {
+                Gsi.TryCreate((uint)i, out Gsi gsi);
+                Route route = _routes.Find(gsi);
+                if (route.IsMsi && (route.Data & LevelTriggered) != 0)
+                    vectors.Add((byte)route.Data);
+            }
+        }
+        EoiVectors.Assign(in vectors);
+    }
+
+    /// <summary>
+    /// What has ended since the last look, if resamplers want to know: the PIT may owe another tick at once, resampled
+    /// lines go low.
+    /// </summary>
+    private static AckedLines TakeEnded(ref Vm.Vm vm)
+    {
+        ref IrqChip chip = ref vm.Irqchip;
+        AckedLines ended = new() { PicLines = chip.Pic.TakeAcknowledged(), Pins = chip.IoApic.TakeAcknowledged() };
+        AckedLines rest = ended;
+        while (chip._routes.TryTakeGsi(ref rest.PicLines, ioApic: false, out Gsi gsi)
+            || chip._routes.TryTakeGsi(ref rest.Pins, ioApic: true, out gsi))
+        {
+            if (gsi.Value == 0 && chip.HasPit && chip.Pit.Acknowledge())
+                PulsePit(ref vm);
+        }
+        if (!chip._hasResamplers)
+            return default;
+        LowerResampled(ref vm, ended);
+        return ended;
+    }
+
+    private static void LowerResampled(ref Vm.Vm vm, AckedLines ended)
+    {
+        ref RouteTable routes = ref vm.Irqchip._routes;
+        while (routes.TryTakeGsi(ref ended.PicLines, ioApic: false, out Gsi gsi)
+            || routes.TryTakeGsi(ref ended.Pins, ioApic: true, out gsi))
+            SetLineLocked(ref vm, gsi, LineSource.ResampleFd, false);
+    }
+
+    /// <summary>PIC lines and IOAPIC pins whose interrupt the guest has ended, a bit each.</summary>
+    private struct AckedLines
+    {
+        public uint PicLines, Pins;
+
+        /// <summary>Tells the resampling irqfds, without the lock.</summary>
+        public void Resample(ref Vm.Vm vm)
+        {
+            // Routes that change under us lead to another irqfd, which takes it as one notice too many.
+            while ((PicLines | Pins) != 0 && TryTake(ref vm, out Gsi gsi))
+                vm.Host.ResampleIrqFds(gsi.Value);
+        }
+
+        private bool TryTake(ref Vm.Vm vm, out Gsi gsi)
+        {
+            vm.Host.LockIrq();
+            bool found = vm.Irqchip._routes.TryTakeGsi(ref PicLines, ioApic: false, out gsi)
+                || vm.Irqchip._routes.TryTakeGsi(ref Pins, ioApic: true, out gsi);
+            vm.Host.UnlockIrq();
+            return found;
+        }
+    }
+
+    /// <summary>Messages of the IOAPIC on their way to the local APICs.</summary>
+    private readonly ref struct ApicSink(ref Vm.Vm vm) : IInterruptSink
+    {
+        private readonly ref Vm.Vm _vm = ref vm;
+
+        public int Deliver(in InterruptMessage message) => ApicBus.Send(ref _vm, in message);
     }
 }

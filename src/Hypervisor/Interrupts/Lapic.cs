@@ -105,6 +105,9 @@ internal struct Lapic
         return vector;
     }
 
+    /// <summary>The highest vector in ISR; -1 when there is none.</summary>
+    public int HighestInService() => Highest(ApicRegister.Isr, Words - 1);
+
     /// <summary>The vector that the CPU should take now, as far as priorities go; -1 when there is none.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public int HighestPending() => Volatile.Read(ref _mayHaveRequests) == 0 ? -1 : SearchPending();

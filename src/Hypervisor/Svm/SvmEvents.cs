@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Interrupts;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Svm;
@@ -48,10 +49,22 @@ internal static class SvmEvents
                 vcpu.Svm.StepsOverIret = true;
             }
         }
+        else if (PendingInterrupts.Any(ref vcpu))
+        {
+            if (Exceptions<SvmVendor>.CanAcceptInterrupt(ref vcpu))
+            {
+                events.ReinjectInterrupt(PendingInterrupts.Take(ref vcpu), soft: false);
+                vmcb.Inject = EventInjection.Of(EventInjection.EventType.Interrupt, events.Interrupt.Vector.Value);
+            }
+            else
+            {
+                OpenInterruptWindow(ref vmcb);
+            }
+        }
         // Delivery pushes RFLAGS: without the TF that is not the guest's.
         if (vmcb.Inject.Valid)
             vcpu.Svm.StepsOverIret = false;
-        if (vcpu.Run.request_interrupt_window != 0)
+        if (vcpu.Run.request_interrupt_window != 0 && PendingInterrupts.AreTakenFromUser(ref vcpu))
             OpenInterruptWindow(ref vmcb);
     }
 

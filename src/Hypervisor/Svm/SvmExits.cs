@@ -33,13 +33,16 @@ internal static class SvmExits
             return VcpuAction.Retry;
 
         vmcb.TlbControl = TlbControl.Nothing;
+        vcpu.Shared.Flags &= ~EntryFlags.Flushes;
         registers[Gpr.Rax] = vmcb.Rax;
         registers[Gpr.Rsp] = vmcb.Rsp;
         registers.Rip = vmcb.Rip;
         registers.Rflags = vcpu.Svm.StepsOverIret
             ? vmcb.Rflags & ~Rflags.Tf | rflags & Rflags.Tf
             : vcpu.Debug.ExitRflags(vmcb.Rflags, rflags);
-        vcpu.Events.Cr8 = (byte)(vmcb.VirtualInterrupt & VirtualInterrupt.TprMask);
+        byte priority = (byte)(vmcb.VirtualInterrupt & VirtualInterrupt.TprMask);
+        if (priority != vcpu.Events.Cr8)
+            ControlRegisters<SvmVendor>.TrySetCr8(ref vcpu, priority);
         vcpu.Trace((uint)vmcb.ExitCode, vmcb.ExitInfo1, vmcb.ExitInfo2);
         SvmEvents.AfterExit(ref vcpu, ref vmcb);
         return Handle(ref vcpu, ref vmcb);
@@ -169,12 +172,7 @@ internal static class SvmExits
         if (!TryFindEnd(ref vcpu, OpcodeHlt, out ulong end))
             return VcpuAction.Resume;
         VcpuAction action = Instructions<SvmVendor>.Advance(ref vcpu, end);
-        if (action != VcpuAction.Resume)
-            return action;
-        // What is about to be delivered ends the halt at once.
-        return vcpu.Events.HasException || vcpu.Events.AnyInjected || Exceptions<SvmVendor>.CanTakeNmi(ref vcpu)
-            ? VcpuAction.Resume
-            : UserExit.Plain(ref vcpu, Exit.KVM_EXIT_HLT);
+        return action == VcpuAction.Resume ? Halting<SvmVendor>.Halt(ref vcpu) : action;
     }
 
     private static VcpuAction Hypercall(ref Vcpu vcpu)
@@ -197,13 +195,13 @@ internal static class SvmExits
     }
 
     /// <summary>
-    /// A write to CR8 that lowers the priority goes to user space, which holds back interrupts by it.
+    /// A write to CR8 that lowers the priority goes to user space, if that holds back interrupts by it.
     /// </summary>
     private static VcpuAction ControlOrDebugAccess(ref Vcpu vcpu)
     {
         byte before = vcpu.Events.Cr8;
         VcpuAction action = InstructionEmulation<SvmVendor>.Run(ref vcpu);
-        return action == VcpuAction.Resume && vcpu.Events.Cr8 < before
+        return action == VcpuAction.Resume && vcpu.Events.Cr8 < before && !vcpu.HasApic
             ? UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SET_TPR)
             : action;
     }

@@ -225,7 +225,7 @@ internal readonly struct SvmVendor : IVendor
     public static void FlushTlb(ref Vcpu vcpu)
     {
         Control(ref vcpu).TlbControl = FlushKind;
-        vcpu.Shared.TlbFlushes++;
+        vcpu.Shared.Flags |= EntryFlags.Flushes;
     }
 
     public static TlbControl FlushKind => SvmHardware.HasFlushByAsid ? TlbControl.FlushAsid : TlbControl.FlushAll;

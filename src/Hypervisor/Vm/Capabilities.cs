@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 
 namespace SharpKvm.Vm;
@@ -12,20 +13,30 @@ internal static class Capabilities
     public const uint MaxVcpuId = 1024;
 
     private const uint
+        KVM_CAP_IRQCHIP = 0,
         KVM_CAP_HLT = 1,
         KVM_CAP_USER_MEMORY = 3,
         KVM_CAP_SET_TSS_ADDR = 4,
         KVM_CAP_EXT_CPUID = 7,
         KVM_CAP_NR_VCPUS = 9,
         KVM_CAP_NR_MEMSLOTS = 10,
+        KVM_CAP_PIT = 11,
         KVM_CAP_MP_STATE = 14,
+        KVM_CAP_COALESCED_MMIO = 15,
         KVM_CAP_SYNC_MMU = 16,
         KVM_CAP_DESTROY_MEMORY_REGION_WORKS = 21,
         KVM_CAP_USER_NMI = 22,
         KVM_CAP_SET_GUEST_DEBUG = 23,
+        KVM_CAP_REINJECT_CONTROL = 24,
         KVM_CAP_IRQ_ROUTING = 25,
+        KVM_CAP_IRQ_INJECT_STATUS = 26,
         KVM_CAP_JOIN_MEMORY_REGIONS_WORKS = 30,
         KVM_CAP_MCE = 31,
+        KVM_CAP_IRQFD = 32,
+        KVM_CAP_PIT2 = 33,
+        KVM_CAP_SET_BOOT_CPU_ID = 34,
+        KVM_CAP_PIT_STATE2 = 35,
+        KVM_CAP_IOEVENTFD = 36,
         KVM_CAP_SET_IDENTITY_MAP_ADDR = 37,
         KVM_CAP_INTERNAL_ERROR_DATA = 40,
         KVM_CAP_VCPU_EVENTS = 41,
@@ -35,22 +46,37 @@ internal static class Capabilities
         KVM_CAP_XCRS = 56,
         KVM_CAP_GET_TSC_KHZ = 61,
         KVM_CAP_MAX_VCPUS = 66,
+        KVM_CAP_TSC_DEADLINE_TIMER = 72,
+        KVM_CAP_SIGNAL_MSI = 77,
         KVM_CAP_READONLY_MEM = 81,
+        KVM_CAP_IRQFD_RESAMPLE = 82,
         KVM_CAP_EXT_EMUL_CPUID = 95,
         KVM_CAP_CHECK_EXTENSION_VM = 105,
         KVM_CAP_ENABLE_CAP_VM = 98,
-        KVM_CAP_IMMEDIATE_EXIT = 136,
+        KVM_CAP_IOEVENTFD_NO_LENGTH = 100,
+        KVM_CAP_SPLIT_IRQCHIP = 121,
+        KVM_CAP_IOEVENTFD_ANY_LENGTH = 122,
         KVM_CAP_MAX_VCPU_ID = 128,
+        KVM_CAP_X2APIC_API = 129,
+        KVM_CAP_IMMEDIATE_EXIT = 136,
         KVM_CAP_GET_MSR_FEATURES = 153,
+        KVM_CAP_COALESCED_PIO = 162,
         KVM_CAP_EXCEPTION_PAYLOAD = 164,
         KVM_CAP_SET_GUEST_DEBUG2 = 195,
         KVM_CAP_SREGS2 = 200,
         KVM_CAP_XSAVE2 = 208,
         KVM_CAP_X86_TRIPLE_FAULT_EVENT = 218;
 
+    /// <summary>KVM_X2APIC_API_USE_32BIT_IDS and _DISABLE_BROADCAST_QUIRK.</summary>
+    private const ulong Use32BitIds = 1 << 0, DisableBroadcastQuirk = 1 << 1;
+
     public static int Check(ulong capability) => capability switch
     {
-        KVM_CAP_HLT or KVM_CAP_USER_MEMORY or KVM_CAP_SET_TSS_ADDR or KVM_CAP_EXT_CPUID or KVM_CAP_MP_STATE
+        KVM_CAP_IRQCHIP or KVM_CAP_PIT or KVM_CAP_REINJECT_CONTROL or KVM_CAP_IRQ_INJECT_STATUS or KVM_CAP_IRQFD
+            or KVM_CAP_PIT2 or KVM_CAP_SET_BOOT_CPU_ID or KVM_CAP_PIT_STATE2 or KVM_CAP_IOEVENTFD
+            or KVM_CAP_TSC_DEADLINE_TIMER or KVM_CAP_SIGNAL_MSI or KVM_CAP_IRQFD_RESAMPLE
+            or KVM_CAP_IOEVENTFD_NO_LENGTH or KVM_CAP_IOEVENTFD_ANY_LENGTH or KVM_CAP_SPLIT_IRQCHIP
+            or KVM_CAP_COALESCED_PIO or KVM_CAP_HLT or KVM_CAP_USER_MEMORY or KVM_CAP_SET_TSS_ADDR or KVM_CAP_EXT_CPUID or KVM_CAP_MP_STATE
             or KVM_CAP_SYNC_MMU or KVM_CAP_DESTROY_MEMORY_REGION_WORKS or KVM_CAP_USER_NMI
             or KVM_CAP_SET_GUEST_DEBUG or KVM_CAP_JOIN_MEMORY_REGIONS_WORKS or KVM_CAP_SET_IDENTITY_MAP_ADDR
             or KVM_CAP_INTERNAL_ERROR_DATA or KVM_CAP_VCPU_EVENTS or KVM_CAP_DEBUGREGS
@@ -64,8 +90,9 @@ internal static class Capabilities
         KVM_CAP_MAX_VCPU_ID => (int)MaxVcpuId,
         KVM_CAP_NR_MEMSLOTS => MemorySlots.MaxSlots,
         KVM_CAP_MCE => MsrState.MaxBanks,
-        // QEMU asks for a number of routes; without an in-kernel interrupt controller there are none to be used.
-        KVM_CAP_IRQ_ROUTING => 4096,
+        KVM_CAP_IRQ_ROUTING => (int)Gsi.Limit,
+        KVM_CAP_X2APIC_API => (int)(Use32BitIds | DisableBroadcastQuirk),
+        KVM_CAP_COALESCED_MMIO => (int)Abi.kvm_coalesced_mmio_ring.KVM_COALESCED_MMIO_PAGE_OFFSET,
         KVM_CAP_SET_GUEST_DEBUG2 => (int)DebugState.SupportedControl,
         _ => 0,
     };
@@ -82,6 +109,14 @@ internal static class Capabilities
                 return Errno.Ok;
             case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
                 vm.Cpu.TripleFaultEvent = (argument & 1) != 0;
+                return Errno.Ok;
+            case KVM_CAP_SPLIT_IRQCHIP:
+                return IrqChip.Split(ref vm, argument);
+            case KVM_CAP_X2APIC_API:
+                if ((argument & ~(Use32BitIds | DisableBroadcastQuirk)) != 0)
+                    return Errno.EINVAL;
+                vm.Irqchip.Wide |= (argument & Use32BitIds) != 0;
+                vm.Irqchip.NoBroadcastQuirk |= (argument & DisableBroadcastQuirk) != 0;
                 return Errno.Ok;
             default:
                 return Errno.EINVAL;

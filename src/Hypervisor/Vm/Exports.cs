@@ -2,6 +2,7 @@
 #if !SIMULATED
 using System.Runtime;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Svm;
 
@@ -43,10 +44,11 @@ internal static class Exports
     private static long SharedSize() => Unsafe.SizeOf<VcpuShared>();
 
     [RuntimeExport("sk_core_vm_init")]
-    private static long InitVm(nint core, nint host)
+    private static long InitVm(nint core, nint host, nint ring)
     {
         ref Vm vm = ref new KernelRef<Vm>(core).Value;
         vm.Host = new HostVm(host);
+        vm.Coalesced = CoalescedIo.Over(ring);
         HostCpu.Cpuid(0x80000008, 0, out Cpu.CpuidLeaf widths);
         return VmMemory.Init(ref vm, (int)(widths.Eax & 0xff));
     }
@@ -54,26 +56,34 @@ internal static class Exports
     [RuntimeExport("sk_core_vm_destroy")]
     private static long DestroyVm(nint core)
     {
-        VmMemory.Destroy(ref new KernelRef<Vm>(core).Value);
+        ref Vm vm = ref new KernelRef<Vm>(core).Value;
+        VmMemory.Destroy(ref vm);
+        vm.IoEventFds.Destroy();
+        vm.Irqchip.Destroy();
         return Errno.Ok;
     }
 
-    /// <summary>Everything else of the vCPU exists: after this it can be found, and nothing fails any more.</summary>
     [RuntimeExport("sk_core_vcpu_init")]
     private static long InitVcpu(nint core, nint vm, ulong id)
     {
-        KernelRef<Vcpu> self = new(core);
-        ref Vcpu vcpu = ref self.Value;
+        ref Vcpu vcpu = ref new KernelRef<Vcpu>(core).Value;
         vcpu.VmRef = new KernelRef<Vm>(vm);
         vcpu.Id = (uint)id;
         int result = SvmVendor.CreateVcpu(ref vcpu);
         if (result == Errno.Ok)
             result = Cpu.Reset<SvmVendor>.PowerOn(ref vcpu);
-        if (result == Errno.Ok)
-            vcpu.Vm.Vcpus.Add(vcpu.Id, self);
-        else
+        if (result != Errno.Ok)
             DestroyVcpu(core);
         return result;
+    }
+
+    /// <summary>All of the vCPU exists: others may find it.</summary>
+    [RuntimeExport("sk_core_vcpu_show")]
+    private static long ShowVcpu(nint core)
+    {
+        KernelRef<Vcpu> vcpu = new(core);
+        vcpu.Value.Vm.Vcpus.Add(vcpu.Value.Id, vcpu);
+        return Errno.Ok;
     }
 
     [RuntimeExport("sk_core_vcpu_destroy")]
@@ -103,5 +113,22 @@ internal static class Exports
     [RuntimeExport("sk_core_invalidate")]
     private static long Invalidate(nint core, ulong start, ulong end) =>
         Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
+
+    /// <summary>An irqfd was signalled, in any context; the GSI was checked when it was assigned.</summary>
+    [RuntimeExport("sk_core_irqfd")]
+    private static long IrqFd(nint core, uint number, bool resample)
+    {
+        if (Gsi.TryCreate(number, out Gsi gsi))
+            IrqChip.Trigger(ref new KernelRef<Vm>(core).Value, gsi, resample);
+        return Errno.Ok;
+    }
+
+    /// <summary>The timer of the interrupt chips, in interrupt context.</summary>
+    [RuntimeExport("sk_core_chip_timer")]
+    private static long ChipTimerExpired(nint core)
+    {
+        IrqChip.TimerExpired(ref new KernelRef<Vm>(core).Value);
+        return Errno.Ok;
+    }
 }
 #endif

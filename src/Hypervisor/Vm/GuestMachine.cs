@@ -245,6 +245,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         {
             int count = Math.Min(MmioUnit, data.Length - offset);
             ulong address = physical.Value + (ulong)offset;
+            if (KernelDevices<TVendor>.TryRead(ref _vcpu, physical + (ulong)offset, data.Slice(offset, count)))
+                continue;
             if (!_vcpu.Pending.Log.TryReplay(ReplayKind.MmioRead, address, (uint)count, out ulong value))
                 return AskMmio(address, (uint)count);
             MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..count].CopyTo(data[offset..]);
@@ -271,9 +273,13 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         uint length = (uint)(size * count);
         if (_vcpu.Pending.Log.TryReplay(kind, port, length, out _))
             return Access.Done;
+        bool write = kind == ReplayKind.PortWrite;
+        int served = KernelDevices<TVendor>.Ports(ref _vcpu.Vm, write, port, size, count, PortData);
+        if (served == count)
+            return Access.Done;
         if (!_vcpu.Pending.Log.TryAppend(kind, port, length))
             return Access.Unsupported;
-        UserExit.Port(ref _vcpu, kind == ReplayKind.PortRead, port, (byte)size, (uint)count);
+        UserExit.Port(ref _vcpu, !write, port, (byte)size, (uint)(count - served), (uint)(served * size));
         return Access.UserSpace;
     }
 

@@ -41,7 +41,7 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 pending.Kind = PendingKind.None;
                 if (steps)
                     return SingleStep.Completed<TVendor>(ref vcpu);
-                return result.Halted ? UserExit.Plain(ref vcpu, Abi.Exit.KVM_EXIT_HLT) : VcpuAction.Resume;
+                return result.Halted ? Halting<TVendor>.Halt(ref vcpu) : VcpuAction.Resume;
             case Outcome.UserSpace:
                 pending.Kind = PendingKind.Instruction;
                 // A REP instruction may have finished some iterations: what waits is at the RIP of now.
@@ -62,14 +62,18 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
         }
     }
 
-    /// <summary>Shows user space the next write; without one, the instruction is over.</summary>
+    /// <summary>
+    /// Hands the writes to their devices, up to the first that is user space's; without one the instruction is over.
+    /// </summary>
     public static VcpuAction Post(ref Vcpu vcpu)
     {
         ref PendingIo pending = ref vcpu.Pending;
-        if (!pending.Writes.IsEmpty)
+        while (!pending.Writes.IsEmpty)
         {
-            pending.Kind = PendingKind.Writes;
             PostedWrite write = pending.Writes.Take();
+            if (KernelDevices<TVendor>.TryWrite(ref vcpu, new Gpa(write.Address), write.Length, write.Data))
+                continue;
+            pending.Kind = PendingKind.Writes;
             UserExit.Mmio(ref vcpu, write: true, write.Address, write.Length, write.Data);
             return VcpuAction.UserSpace;
         }

@@ -2,6 +2,7 @@
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using static SharpKvm.Abi.Ioctl;
 
@@ -11,8 +12,8 @@ namespace SharpKvm.Vm;
 internal static class SystemIoctls
 {
     private const int ApiVersion = 12;
-    /// <summary>kvm_run and the port data.</summary>
-    private const int VcpuMmapSize = 2 * Page.Size;
+    /// <summary>kvm_run, the port data, and the ring of coalesced writes.</summary>
+    private const int VcpuMmapSize = 3 * Page.Size;
 
     public static long Dispatch(uint command, ulong argument)
     {
@@ -73,6 +74,51 @@ internal static class VmIoctls
                 return UserMemory.TryRead(pointer, out kvm_enable_cap capability)
                     ? Capabilities.Enable(ref vm, capability.cap, capability.flags, capability.args[0])
                     : Errno.EFAULT;
+            case KVM_CREATE_IRQCHIP:
+                return IrqChip.Create(ref vm);
+            case KVM_GET_IRQCHIP:
+                return IrqchipIoctls.GetChip(ref vm, pointer);
+            case KVM_SET_IRQCHIP:
+                return IrqchipIoctls.SetChip(ref vm, pointer);
+            case KVM_IRQ_LINE:
+            case KVM_IRQ_LINE_STATUS:
+                return IrqchipIoctls.SetLine(ref vm, pointer, reports: command == KVM_IRQ_LINE_STATUS);
+            case KVM_SIGNAL_MSI:
+                return IrqchipIoctls.SignalMsi(ref vm, pointer);
+            case KVM_SET_GSI_ROUTING:
+                return IrqchipIoctls.SetRouting(ref vm, pointer);
+            case KVM_IRQFD:
+                return IrqchipIoctls.ChangeIrqFd(ref vm, pointer);
+            case KVM_CREATE_PIT:
+                return IrqchipIoctls.CreatePit(ref vm, kvm_pit_config.KVM_PIT_SPEAKER_DUMMY);
+            case KVM_CREATE_PIT2:
+                return UserMemory.TryRead(pointer, out kvm_pit_config pit)
+                    ? IrqchipIoctls.CreatePit(ref vm, pit.flags)
+                    : Errno.EFAULT;
+            case KVM_GET_PIT:
+                return IrqchipIoctls.GetPit<kvm_pit_state>(ref vm, pointer);
+            case KVM_SET_PIT:
+                return IrqchipIoctls.SetPit<kvm_pit_state>(ref vm, pointer);
+            case KVM_GET_PIT2:
+                return IrqchipIoctls.GetPit<kvm_pit_state2>(ref vm, pointer);
+            case KVM_SET_PIT2:
+                return IrqchipIoctls.SetPit<kvm_pit_state2>(ref vm, pointer);
+            case KVM_REINJECT_CONTROL:
+                return IrqchipIoctls.ControlReinjection(ref vm, pointer);
+            case KVM_IOEVENTFD:
+                return UserMemory.TryRead(pointer, out kvm_ioeventfd ioEventFd)
+                    ? IoEventFds.Change(ref vm, in ioEventFd)
+                    : Errno.EFAULT;
+            case KVM_REGISTER_COALESCED_MMIO:
+                return UserMemory.TryRead(pointer, out kvm_coalesced_mmio_zone added)
+                    ? CoalescedIo.Register(ref vm, in added)
+                    : Errno.EFAULT;
+            case KVM_UNREGISTER_COALESCED_MMIO:
+                return UserMemory.TryRead(pointer, out kvm_coalesced_mmio_zone removed)
+                    ? CoalescedIo.Unregister(ref vm, in removed)
+                    : Errno.EFAULT;
+            case KVM_SET_BOOT_CPU_ID:
+                return SetBootCpu(ref vm, argument);
             case KVM_SET_TSC_KHZ:
                 return VmCpuState.SetTscKhz((uint)argument);
             case KVM_GET_TSC_KHZ:
@@ -87,6 +133,15 @@ internal static class VmIoctls
         if (id >= Capabilities.MaxVcpuId)
             return Errno.EINVAL;
         return vm.Vcpus.Find((uint)id).IsNull ? vm.Host.CreateVcpu((uint)id) : Errno.EEXIST;
+    }
+
+    /// <summary>EBUSY once there are vCPUs.</summary>
+    private static int SetBootCpu(ref Vm vm, ulong id)
+    {
+        if (vm.Vcpus.Count != 0)
+            return Errno.EBUSY;
+        vm.BootCpuId = (uint)id;
+        return Errno.Ok;
     }
 
     private static int SetIdentityMap(ref Vm vm, Hva pointer)
@@ -128,8 +183,10 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_SET_GUEST_DEBUG => StateIoctls<TVendor>.SetGuestDebug(ref vcpu, pointer),
             KVM_GET_VCPU_EVENTS => StateIoctls<TVendor>.GetVcpuEvents(ref vcpu, pointer),
             KVM_SET_VCPU_EVENTS => StateIoctls<TVendor>.SetVcpuEvents(ref vcpu, pointer),
-            KVM_GET_MP_STATE => StateIoctls<TVendor>.GetMpState(ref vcpu, pointer),
-            KVM_SET_MP_STATE => StateIoctls<TVendor>.SetMpState(ref vcpu, pointer),
+            KVM_GET_MP_STATE => Halting<TVendor>.Get(ref vcpu, pointer),
+            KVM_SET_MP_STATE => Halting<TVendor>.Set(ref vcpu, pointer),
+            KVM_GET_LAPIC => StateIoctls<TVendor>.GetLapic(ref vcpu, pointer),
+            KVM_SET_LAPIC => StateIoctls<TVendor>.SetLapic(ref vcpu, pointer),
             KVM_SET_CPUID => StateIoctls<TVendor>.SetCpuid(ref vcpu, pointer),
             KVM_SET_CPUID2 => StateIoctls<TVendor>.SetCpuid2(ref vcpu, pointer),
             KVM_GET_CPUID2 => StateIoctls<TVendor>.GetCpuid2(ref vcpu, pointer),
@@ -143,8 +200,9 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_X86_SETUP_MCE => StateIoctls<TVendor>.SetupMce(ref vcpu, pointer),
             KVM_X86_SET_MCE => StateIoctls<TVendor>.SetMce(ref vcpu, pointer),
             KVM_TPR_ACCESS_REPORTING => StateIoctls<TVendor>.TprAccessReporting(ref vcpu, pointer),
-            // They need an APIC in the kernel, and a clock page that the guest has registered.
-            KVM_SET_VAPIC_ADDR or KVM_KVMCLOCK_CTRL => Errno.EINVAL,
+            KVM_SET_VAPIC_ADDR => VirtualTpr<TVendor>.Set(ref vcpu, pointer),
+            // It needs a clock page that the guest has registered.
+            KVM_KVMCLOCK_CTRL => Errno.EINVAL,
             KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, pointer),
             _ => Errno.EINVAL,
         };

@@ -2,6 +2,7 @@
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 
 namespace SharpKvm.Vm;
 
@@ -14,7 +15,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         // Registers in the run page (KVM_CAP_SYNC_REGS) are not offered.
         if (run.kvm_valid_regs != 0 || run.kvm_dirty_regs != 0)
             return Errno.EINVAL;
-        if (!ControlRegisters<TVendor>.TrySetCr8(ref vcpu, run.cr8))
+        if (!vcpu.HasApic && !ControlRegisters<TVendor>.TrySetCr8(ref vcpu, run.cr8))
             return Errno.EINVAL;
         vcpu.Cpuid.Locked = true;
 
@@ -28,8 +29,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         run.if_flag = (vcpu.Registers.Rflags & Rflags.If) != 0 ? (byte)1 : (byte)0;
         run.cr8 = vcpu.Events.Cr8;
         run.apic_base = vcpu.Msrs.ApicBase;
-        run.ready_for_interrupt_injection =
-            Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu) ? (byte)1 : (byte)0;
+        run.ready_for_interrupt_injection = CanTakeFromUser(ref vcpu) ? (byte)1 : (byte)0;
         return action switch
         {
             VcpuAction.UserSpace => 0,
@@ -43,16 +43,17 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
     {
         while (true)
         {
-            if (vcpu.Shared.Requests != VcpuRequests.None && !HandleRequests(ref vcpu))
+            if (vcpu.Shared.Requests != VcpuRequests.None && HandleRequests(ref vcpu) == VcpuAction.UserSpace)
                 return VcpuAction.UserSpace;
-            if (vcpu.Run.request_interrupt_window != 0 && Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu))
+            if (vcpu.Run.request_interrupt_window != 0 && CanTakeFromUser(ref vcpu))
                 return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_IRQ_WINDOW_OPEN);
             if (vcpu.Events.TripleFault)
             {
                 vcpu.Events.TripleFault = false;
                 return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             }
-            VcpuAction action = TVendor.Step(ref vcpu);
+            VcpuAction action = vcpu.MpState != MpState.Runnable ? Halting<TVendor>.Wait(ref vcpu)
+                : vcpu.VirtualTpr.Value != 0 ? StepWithTpr(ref vcpu) : TVendor.Step(ref vcpu);
             if (action == VcpuAction.Resume)
                 continue;
             if (action != VcpuAction.Retry)
@@ -65,19 +66,50 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         }
     }
 
-    /// <summary>Clears and serves the requests. False: the VM is dead.</summary>
-    private static bool HandleRequests(ref Vcpu vcpu)
+    private static VcpuAction StepWithTpr(ref Vcpu vcpu)
     {
+        VirtualTpr<TVendor>.Load(ref vcpu);
+        VcpuAction action = TVendor.Step(ref vcpu);
+        VirtualTpr<TVendor>.Store(ref vcpu);
+        return action;
+    }
+
+    /// <summary>Whether an interrupt by KVM_INTERRUPT would be taken now.</summary>
+    private static bool CanTakeFromUser(ref Vcpu vcpu) =>
+        PendingInterrupts.AreTakenFromUser(ref vcpu) && Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu);
+
+    /// <summary>Clears and serves the requests. UserSpace: the VM is dead, or user space is told something.</summary>
+    private static VcpuAction HandleRequests(ref Vcpu vcpu)
+    {
+        // Cleared before what they stand for is looked at: what comes in between sets them again.
         var requests = (VcpuRequests)Interlocked.Exchange(ref vcpu.Shared.RequestBits, 0);
         if ((requests & VcpuRequests.Dead) != 0)
-            return false;
+            return VcpuAction.UserSpace;
         if ((requests & VcpuRequests.Trap) != 0)
             vcpu.Shared.Trace.Value[ExitTrace.Length + (int)vcpu.Id] = default;
         if ((requests & VcpuRequests.RenewSlots) != 0)
             vcpu.Shared.Host.RenewSlots();
         if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)
             TVendor.FlushTlb(ref vcpu);
-        return true;
+        const VcpuRequests Messages =
+            VcpuRequests.Timer | VcpuRequests.Nmi | VcpuRequests.Init | VcpuRequests.StartUp | VcpuRequests.EoiExit;
+        return (requests & Messages) != 0 ? HandleMessages(ref vcpu, requests) : VcpuAction.Resume;
+    }
+
+    private static VcpuAction HandleMessages(ref Vcpu vcpu, VcpuRequests requests)
+    {
+        if ((requests & VcpuRequests.Timer) != 0)
+            ApicTimer<TVendor>.Expired(ref vcpu);
+        if ((requests & VcpuRequests.Nmi) != 0)
+            vcpu.Events.QueueNmi(TVendor.GetNmiMasked(ref vcpu));
+        if ((requests & VcpuRequests.Init) != 0)
+            Halting<TVendor>.Initialize(ref vcpu);
+        if ((requests & VcpuRequests.StartUp) != 0)
+            Halting<TVendor>.StartUp(ref vcpu);
+        if ((requests & VcpuRequests.EoiExit) == 0)
+            return VcpuAction.Resume;
+        vcpu.Run.eoi.vector = vcpu.EoiVector;
+        return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_IOAPIC_EOI);
     }
 
     /// <summary>User space has served an access: completes its instruction, unless RIP has moved since.</summary>
@@ -107,18 +139,16 @@ internal static class PortAccess<TVendor> where TVendor : struct, IVendor
     public static VcpuAction Start(ref Vcpu vcpu, bool input, ushort port, byte size, ulong nextRip)
     {
         ref PendingIo pending = ref vcpu.Pending;
-        pending.Kind = PendingKind.Port;
-        pending.Rip = vcpu.Registers.Rip;
         pending.NextRip = nextRip;
         pending.IsInput = input;
         pending.Size = size;
+        Span<byte> data = vcpu.Shared.Port.Value;
         if (!input)
-        {
-            uint value = (uint)vcpu.Registers[Gpr.Rax];
-            Span<byte> data = vcpu.Shared.Port.Value;
-            for (int i = 0; i < size; i++)
-                data[i] = (byte)(value >> (8 * i));
-        }
+            BinaryPrimitives.WriteUInt32LittleEndian(data, (uint)vcpu.Registers[Gpr.Rax] & ~0u >> (32 - 8 * size));
+        if (KernelDevices<TVendor>.Ports(ref vcpu.Vm, !input, port, size, 1, data) != 0)
+            return Finish(ref vcpu);
+        pending.Kind = PendingKind.Port;
+        pending.Rip = vcpu.Registers.Rip;
         UserExit.Port(ref vcpu, input, port, size, 1);
         return VcpuAction.UserSpace;
     }

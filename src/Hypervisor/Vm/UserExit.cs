@@ -14,8 +14,10 @@ internal static class UserExit
         return VcpuAction.UserSpace;
     }
 
-    /// <summary>KVM_EXIT_IO; data is or will be in the page at KVM_PIO_PAGE_OFFSET.</summary>
-    public static void Port(ref Vcpu vcpu, bool input, ushort port, byte size, uint count)
+    /// <summary>
+    /// KVM_EXIT_IO; data is or will be in the page at KVM_PIO_PAGE_OFFSET, so many bytes from its start.
+    /// </summary>
+    public static void Port(ref Vcpu vcpu, bool input, ushort port, byte size, uint count, uint offset = 0)
     {
         ref kvm_run run = ref vcpu.Run;
         run.exit_reason = Exit.KVM_EXIT_IO;
@@ -25,7 +27,7 @@ internal static class UserExit
             size = size,
             port = port,
             count = count,
-            data_offset = kvm_run.KVM_PIO_PAGE_OFFSET * Page.Size,
+            data_offset = kvm_run.KVM_PIO_PAGE_OFFSET * Page.Size + offset,
         };
     }
 

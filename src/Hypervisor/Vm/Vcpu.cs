@@ -27,6 +27,13 @@ internal struct Vcpu
     public EventState Events;
     /// <summary>The local APIC, if the kernel has one for this VM.</summary>
     public Lapic Apic;
+    /// <summary>Guest memory that stands for TPR (KVM_SET_VAPIC_ADDR); 0: none does.</summary>
+    public Gpa VirtualTpr;
+    public MpState MpState;
+    /// <summary>How long it polls before it sleeps in a halt, in nanoseconds.</summary>
+    public ulong HaltPoll;
+    /// <summary>Split mode: the vector whose end user space's IOAPIC wants to know.</summary>
+    public byte EoiVector;
     /// <summary>A port or memory access that user space is serving.</summary>
     public PendingIo Pending;
     public SvmVcpu Svm;
@@ -38,6 +45,20 @@ internal struct Vcpu
     public readonly ref Vm Vm => ref VmRef.Value;
     /// <summary>Whether the kernel has a local APIC for it.</summary>
     public readonly bool HasApic => Vm.Irqchip.Mode != IrqchipMode.None;
+
+    /// <summary>
+    /// Whether an access goes to its local APIC: in xAPIC mode, at the page that IA32_APIC_BASE names.
+    /// </summary>
+    public readonly bool OwnsApicPage(Gpa address) =>
+        address.Frame.Value == new Gpa(Msrs.ApicBase).Frame.Value && HasApic
+        && (Msrs.ApicBase & (ApicBase.Enable | ApicBase.X2apic)) == ApicBase.Enable;
+
+    /// <summary>KVM_EXIT_IOAPIC_EOI follows when the instruction is over.</summary>
+    public void RequestEoiExit(byte vector)
+    {
+        EoiVector = vector;
+        Shared.Request(VcpuRequests.EoiExit);
+    }
 
     /// <summary>Notes an exit in the trace ring.</summary>
     public void Trace(uint reason, ulong info1, ulong info2)

@@ -17,4 +17,8 @@ internal struct Vm
     public VcpuTable Vcpus;
     /// <summary>Interrupt controllers in the kernel.</summary>
     public IrqChip Irqchip;
+    /// <summary>The vCPU that runs first (KVM_SET_BOOT_CPU_ID).</summary>
+    public uint BootCpuId;
+    public IoEventFds IoEventFds;
+    public CoalescedIo Coalesced;
 }

@@ -62,8 +62,8 @@ public class StateIoctlsTests
         ("SET_XCRS", Ioctls.SetXcrs), ("GET_MSRS", Ioctls.GetMsrs), ("SET_MSRS", Ioctls.SetMsrs),
         ("GET_DEBUGREGS", Ioctls.GetDebugRegs), ("SET_DEBUGREGS", Ioctls.SetDebugRegs),
         ("SET_GUEST_DEBUG", Ioctls.SetGuestDebug), ("GET_VCPU_EVENTS", Ioctls.GetVcpuEvents),
-        ("SET_VCPU_EVENTS", Ioctls.SetVcpuEvents), ("GET_MP_STATE", Ioctls.GetMpState),
-        ("SET_MP_STATE", Ioctls.SetMpState), ("SET_CPUID", Ioctls.SetCpuid), ("SET_CPUID2", Ioctls.SetCpuid2),
+        ("SET_VCPU_EVENTS", Ioctls.SetVcpuEvents), ("GET_MP_STATE", Halting<FakeVendor>.Get),
+        ("SET_MP_STATE", Halting<FakeVendor>.Set), ("SET_CPUID", Ioctls.SetCpuid), ("SET_CPUID2", Ioctls.SetCpuid2),
         ("GET_CPUID2", Ioctls.GetCpuid2), ("TRANSLATE", Ioctls.Translate), ("INTERRUPT", Ioctls.Interrupt),
         ("X86_SETUP_MCE", Ioctls.SetupMce), ("X86_SET_MCE", Ioctls.SetMce),
         ("TPR_ACCESS_REPORTING", Ioctls.TprAccessReporting),
@@ -347,10 +347,10 @@ public class StateIoctlsTests
     [Test]
     public void OnlyRunnableIsAnMpState()
     {
-        Assert.That(_test.Get<kvm_mp_state>(Ioctls.GetMpState).mp_state, Is.Zero);
+        Assert.That(_test.Get<kvm_mp_state>(Halting<FakeVendor>.Get).mp_state, Is.Zero);
         for (uint state = 0; state < 12; state++)
         {
-            Assert.That(_test.Set(Ioctls.SetMpState, new kvm_mp_state { mp_state = state }),
+            Assert.That(_test.Set(Halting<FakeVendor>.Set, new kvm_mp_state { mp_state = state }),
                 Is.EqualTo(state == 0 ? 0 : Errno.EINVAL));
         }
     }

@@ -67,12 +67,31 @@ internal readonly partial struct HostVm
         SimulatedHost.Current.Process.LookUp(address, write, out page);
     public partial void FlushTlbs() => Vm.FlushTlbs();
     public partial void SynchronizeSlots() => Vm.Synchronize();
+    public partial void SetChipTimer(ulong deadline) => Vm.ChipTimer = deadline;
+    public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
+        Vm.AssignIrqFd(descriptor, gsi, resampler, resample);
+    public partial int DeassignIrqFd(int descriptor, uint gsi) => Vm.DeassignIrqFd(descriptor, gsi);
+    public partial void ResampleIrqFds(uint gsi) => Vm.ResampleIrqFds(gsi);
     public partial int CreateVcpu(uint id)
     {
-        Vm.Vm.Vcpus.Add(id, new KernelRef<SharpKvm.Vm.Vcpu>(1));
-        return SimulatedHost.Current.Thread.NextDescriptor++;
+        int descriptor = SimulatedHost.Current.Thread.NextDescriptor++;
+        if (descriptor >= 0)
+            Vm.Vm.Vcpus.Add(id, new KernelRef<SharpKvm.Vm.Vcpu>(1));
+        return descriptor;
     }
     public static partial int Create() => SimulatedHost.Current.Thread.NextDescriptor++;
+}
+
+internal readonly partial struct HostEvent
+{
+    public static partial int TryOpen(int descriptor, out HostEvent @event)
+    {
+        @event = new HostEvent(descriptor);
+        return SimulatedHost.Current.Events.TryOpen(descriptor);
+    }
+
+    public partial void Signal() => SimulatedHost.Current.Events.Signal((int)_handle);
+    public partial void Close() => SimulatedHost.Current.Events.Close((int)_handle);
 }
 
 internal static partial class HostCpu
@@ -95,6 +114,7 @@ internal static partial class HostCpu
 internal static partial class Parameters
 {
     public static partial bool IgnoreMsrs() => SimulatedHost.Current.Cpu.IgnoreMsrs;
+    public static partial ulong HaltPollNanoseconds() => 0;
 }
 
 internal static partial class Log

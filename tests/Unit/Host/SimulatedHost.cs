@@ -38,6 +38,7 @@ internal sealed class SimulatedHost : IDisposable
     public SimulatedProcess Process { get; }
     public SimulatedCpu Cpu { get; } = new();
     public SimulatedThread Thread { get; } = new();
+    public SimulatedEvents Events { get; } = new();
     /// <summary>Lines that the core wrote to the kernel log.</summary>
     public List<string> Log { get; } = [];
     public IReadOnlyCollection<SimulatedVm> Vms => _vms.Values;

@@ -76,6 +76,40 @@ internal sealed unsafe class SimulatedVm : IDisposable
         IsIrqLocked = false;
     }
 
+    /// <summary>When the interrupt chips' timer expires; 0: it does not run.</summary>
+    public ulong ChipTimer { get; set; }
+
+    /// <summary>GSI and resampler of each irqfd's eventfd; no resampler is -1.</summary>
+    public Dictionary<int, (uint Gsi, int Resampler)> IrqFds { get; } = [];
+
+    public int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample)
+    {
+        int error = _host.Events.TryOpen(descriptor);
+        if (error == Errno.Ok && resample && (error = _host.Events.TryOpen(resampler)) != Errno.Ok)
+            _host.Events.Close(descriptor);
+        if (error != Errno.Ok)
+            return error;
+        return IrqFds.TryAdd(descriptor, (gsi, resample ? resampler : -1)) ? Errno.Ok : Errno.EBUSY;
+    }
+
+    public int DeassignIrqFd(int descriptor, uint gsi)
+    {
+        if (IrqFds.TryGetValue(descriptor, out (uint Gsi, int Resampler) found) && found.Gsi == gsi)
+            IrqFds.Remove(descriptor);
+        return _host.Events.Exists(descriptor) ? Errno.Ok : SimulatedEvents.BadDescriptor;
+    }
+
+    public void ResampleIrqFds(uint gsi)
+    {
+        if (IsIrqLocked)
+            throw new InvalidOperationException("an eventfd is signalled under the irq lock");
+        foreach ((uint of, int resampler) in IrqFds.Values)
+        {
+            if (of == gsi && resampler >= 0)
+                _host.Events.Signal(resampler);
+        }
+    }
+
     public bool IsInvalidated(ulong sequence, Hva address)
     {
         if (!IsLocked)

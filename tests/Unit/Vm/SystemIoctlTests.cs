@@ -11,7 +11,7 @@ namespace SharpKvm.Tests.Vm;
 public class SystemIoctlTests
 {
     [TestCase(KVM_GET_API_VERSION, 12)]
-    [TestCase(KVM_GET_VCPU_MMAP_SIZE, 8192)]
+    [TestCase(KVM_GET_VCPU_MMAP_SIZE, 12288)]
     public void AQuestionHasItsAnswer(uint command, long answer) =>
         Assert.That(SystemIoctls.Dispatch(command, 0), Is.EqualTo(answer));
 

@@ -11,7 +11,7 @@ internal static class ModuleGate
     /// <summary>What the kernel has returns jump to; they are the one thing the core takes from it directly.</summary>
     private const string ReturnThunk = "__x86_return_thunk";
 
-    public static void Run(string modulePath, string? corePath, string? report)
+    public static void Run(string modulePath, string? corePath, IReadOnlyList<string> imports, string? report)
     {
         ElfObject module = ElfObject.Read(modulePath);
         ElfObject? coreObject = corePath is null ? null : ElfObject.Read(corePath);
@@ -25,7 +25,7 @@ internal static class ModuleGate
             rows.Add($"{function.Name}\t{function.Size}\t{CheckFunction(function, violations)}");
         }
 
-        CheckImports(module, coreObject, violations);
+        CheckImports(module, coreObject, imports, violations);
         if (module.Find(".orc_unwind_ip") is null)
         {
             violations.Add(new(new(modulePath, "", 0), "has no ORC unwind data", "Was objtool run?"));
@@ -104,9 +104,10 @@ internal static class ModuleGate
     private static bool UsesReturnThunks(ElfSection section)
         => section.Relocations.Exists(r => r.Symbol.Name == ReturnThunk);
 
-    /// <summary>The module has no managed runtime, and the core reaches the kernel through the shim alone: what it
-    /// refers to is defined in the module.</summary>
-    private static void CheckImports(ElfObject module, ElfObject? core, List<Violation> violations)
+    /// <summary>The module has no managed runtime, and the core reaches the kernel through the shim: what it refers to
+    /// is defined in the module, or named as a function of the kernel that it calls itself.</summary>
+    private static void CheckImports(
+        ElfObject module, ElfObject? core, IReadOnlyList<string> imports, List<Violation> violations)
     {
         foreach (string name in Undefined(module.Symbols).Where(IsRuntime))
         {
@@ -114,12 +115,12 @@ internal static class ModuleGate
                 "This is ilpatch's own fault: report it."));
         }
 
-        HashSet<string> defined = [.. module.Symbols.Where(s => s.Section is not null).Select(s => s.Name)];
+        HashSet<string> defined = [.. module.Symbols.Where(s => s.Section is not null).Select(s => s.Name), .. imports];
         defined.Add(ReturnThunk);
         foreach (string name in Undefined(core?.Symbols ?? []).Where(name => !defined.Contains(name)))
         {
             violations.Add(new(new(name, "", 0), "is imported by the core, but the shim does not define it",
-                "Let a function of the shim call it, or correct the name."));
+                "Correct the name, let a function of the shim call it, or name it with --imports."));
         }
     }
 

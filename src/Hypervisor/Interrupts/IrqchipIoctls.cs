@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Host;
+
+namespace SharpKvm.Interrupts;
+
+/// <summary>The VM ioctls of interrupt chips and routes; the caller holds the VM's lock.</summary>
+internal static class IrqchipIoctls
+{
+    /// <summary>ENXIO without controllers in the kernel; the status goes back with KVM_IRQ_LINE_STATUS.</summary>
+    public static int SetLine(ref Vm.Vm vm, Hva argument, bool reports)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_irq_level line))
+            return Errno.EFAULT;
+        if (vm.Irqchip.Mode == IrqchipMode.None)
+            return Errno.ENXIO;
+        int status = Gsi.TryCreate(line.irq, out Gsi gsi)
+            ? IrqChip.SetLine(ref vm, gsi, LineSource.UserSpace, line.level != 0)
+            : -1;
+        return !reports || UserMemory.TryWrite(argument, line with { status = status }) ? Errno.Ok : Errno.EFAULT;
+    }
+
+    /// <summary>How many CPUs the message reached; EPERM when nobody has its address.</summary>
+    public static int SignalMsi(ref Vm.Vm vm, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_msi msi))
+            return Errno.EFAULT;
+        if (vm.Irqchip.Mode == IrqchipMode.None || msi.flags != 0)
+            return Errno.EINVAL;
+        return IrqChip.SendMsi(ref vm, (ulong)msi.address_hi << 32 | msi.address_lo, msi.data);
+    }
+
+    public static int SetRouting(ref Vm.Vm vm, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_irq_routing head))
+            return Errno.EFAULT;
+        if (vm.Irqchip.Mode == IrqchipMode.None || head.nr > Gsi.Limit || head.flags != 0)
+            return Errno.EINVAL;
+        int error = RouteTable.Read(argument + (ulong)Unsafe.SizeOf<kvm_irq_routing>(), head.nr,
+            pins: vm.Irqchip.Mode == IrqchipMode.Kernel, vm.Irqchip.Wide, out RouteTable routes);
+        if (error == Errno.Ok)
+            IrqChip.Replace(ref vm, routes);
+        return error;
+    }
+
+    /// <summary>EINVAL for flags or a GSI that cannot be, EBADF and EINVAL for what is no eventfd, EBUSY.</summary>
+    public static int ChangeIrqFd(ref Vm.Vm vm, Hva argument)
+    {
+        const uint Known = kvm_irqfd.KVM_IRQFD_FLAG_DEASSIGN | kvm_irqfd.KVM_IRQFD_FLAG_RESAMPLE;
+        if (!UserMemory.TryRead(argument, out kvm_irqfd request))
+            return Errno.EFAULT;
+        bool resample = (request.flags & kvm_irqfd.KVM_IRQFD_FLAG_RESAMPLE) != 0;
+        if ((request.flags & ~Known) != 0 || !Gsi.TryCreate(request.gsi, out Gsi gsi))
+            return Errno.EINVAL;
+        if ((request.flags & kvm_irqfd.KVM_IRQFD_FLAG_DEASSIGN) != 0)
+            return vm.Host.DeassignIrqFd((int)request.fd, request.gsi);
+        if (vm.Irqchip.Mode == IrqchipMode.None || resample && vm.Irqchip.Mode != IrqchipMode.Kernel)
+            return Errno.EINVAL;
+        if (resample)
+            IrqChip.Watch(ref vm, gsi);
+        return vm.Host.AssignIrqFd((int)request.fd, request.gsi, (int)request.resamplefd, resample);
+    }
+
+    /// <summary>ENXIO unless the shared chips are in the kernel, EINVAL for a chip that is none.</summary>
+    public static int GetChip(ref Vm.Vm vm, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out uint id))
+            return Errno.EFAULT;
+        if (vm.Irqchip.Mode != IrqchipMode.Kernel)
+            return Errno.ENXIO;
+        if (id > kvm_irqchip.KVM_IRQCHIP_IOAPIC)
+            return Errno.EINVAL;
+        kvm_irqchip state = new() { chip_id = id };
+        vm.Host.LockIrq();
+        if (id == kvm_irqchip.KVM_IRQCHIP_IOAPIC)
+            state.chip.ioapic = vm.Irqchip.IoApic.Get();
+        else
+            state.chip.pic = vm.Irqchip.Pic.Get((int)id);
+        vm.Host.UnlockIrq();
+        return UserMemory.TryWrite(argument, state) ? Errno.Ok : Errno.EFAULT;
+    }
+
+    public static int SetChip(ref Vm.Vm vm, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_irqchip state))
+            return Errno.EFAULT;
+        if (vm.Irqchip.Mode != IrqchipMode.Kernel)
+            return Errno.ENXIO;
+        if (state.chip_id > kvm_irqchip.KVM_IRQCHIP_IOAPIC)
+            return Errno.EINVAL;
+        IrqChip.Set(ref vm, in state);
+        return Errno.Ok;
+    }
+
+    /// <summary>EEXIST when there is one, ENOENT without the shared chips, EINVAL for unknown flags.</summary>
+    public static int CreatePit(ref Vm.Vm vm, uint flags)
+    {
+        if (vm.Irqchip.HasPit)
+            return Errno.EEXIST;
+        if (vm.Irqchip.Mode != IrqchipMode.Kernel)
+            return Errno.ENOENT;
+        vm.Host.LockIrq();
+        vm.Irqchip.Pit.Reset(HostCpu.Nanoseconds());
+        vm.Irqchip.HasSpeaker = (flags & kvm_pit_config.KVM_PIT_SPEAKER_DUMMY) != 0;
+        vm.Irqchip.HasPit = true;
+        vm.Host.UnlockIrq();
+        return Errno.Ok;
+    }
+
+    public static int GetPit<T>(ref Vm.Vm vm, Hva argument) where T : unmanaged
+    {
+        if (!vm.Irqchip.HasPit)
+            return Errno.ENXIO;
+        vm.Host.LockIrq();
+        kvm_pit_state2 state = vm.Irqchip.Pit.Get(HostCpu.Nanoseconds());
+        vm.Host.UnlockIrq();
+        // KVM_GET_PIT takes the first part of it.
+        return UserMemory.TryWrite(argument, Unsafe.As<kvm_pit_state2, T>(ref state)) ? Errno.Ok : Errno.EFAULT;
+    }
+
+    public static int SetPit<T>(ref Vm.Vm vm, Hva argument) where T : unmanaged
+    {
+        if (!UserMemory.TryRead(argument, out T part))
+            return Errno.EFAULT;
+        if (!vm.Irqchip.HasPit)
+            return Errno.ENXIO;
+        kvm_pit_state2 state = default;
+        Unsafe.As<kvm_pit_state2, T>(ref state) = part;
+        vm.Host.LockIrq();
+        vm.Irqchip.Pit.Set(in state, HostCpu.Nanoseconds());
+        vm.Irqchip.ArmTimer(vm.Host);
+        vm.Host.UnlockIrq();
+        return Errno.Ok;
+    }
+
+    public static int ControlReinjection(ref Vm.Vm vm, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_reinject_control control))
+            return Errno.EFAULT;
+        if (!vm.Irqchip.HasPit)
+            return Errno.ENXIO;
+        vm.Host.LockIrq();
+        vm.Irqchip.Pit.Reinject = control.pit_reinject != 0;
+        vm.Host.UnlockIrq();
+        return Errno.Ok;
+    }
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Host;
+
+namespace SharpKvm.Vm;
+
+/// <summary>
+/// Writes that wait in a shared page until user space has another reason to look (KVM_CAP_COALESCED_MMIO and _PIO).
+/// Guarded by the irqchip lock.
+/// </summary>
+internal struct CoalescedIo
+{
+    private const int Limit = 100;
+
+    private struct Zone
+    {
+        public ulong Start;
+        public uint Size;
+        public bool IsPort;
+
+        public readonly bool Contains(bool port, ulong start, ulong size) =>
+            IsPort == port && start >= Start && size <= Size && start - Start <= Size - size;
+    }
+
+    [InlineArray(Limit)]
+    private struct Zones
+    {
+        private Zone _first;
+    }
+
+    /// <summary>The page as the ABI has it; user space may change any of it at any time.</summary>
+    private struct Ring
+    {
+        public kvm_coalesced_mmio_ring Head;
+        public Elements Writes;
+    }
+
+    [InlineArray((int)kvm_coalesced_mmio_ring.Length)]
+    private struct Elements
+    {
+        private kvm_coalesced_mmio _first;
+    }
+
+    private KernelRef<Ring> _ring;
+    private Zones _zones;
+    private int _count;
+
+    public static CoalescedIo Over(nint page) => new() { _ring = new KernelRef<Ring>(page) };
+
+    /// <summary>KVM_REGISTER_COALESCED_MMIO. EINVAL for a kind that is none, ENOSPC when there are too many.</summary>
+    public static int Register(ref Vm vm, in kvm_coalesced_mmio_zone zone)
+    {
+        if (zone.pio > 1)
+            return Errno.EINVAL;
+        int result = Errno.ENOSPC;
+        vm.Host.LockIrq();
+        ref CoalescedIo self = ref vm.Coalesced;
+        if (self._count < Limit)
+        {
+            self._zones[self._count++] = new Zone { Start = zone.addr, Size = zone.size, IsPort = zone.pio != 0 };
+            result = Errno.Ok;
+        }
+        vm.Host.UnlockIrq();
+        return result;
+    }
+
+    /// <summary>KVM_UNREGISTER_COALESCED_MMIO: the zones that lie within, of which there may be none.</summary>
+    public static int Unregister(ref Vm vm, in kvm_coalesced_mmio_zone zone)
+    {
+        if (zone.pio > 1)
+            return Errno.EINVAL;
+        Zone range = new() { Start = zone.addr, Size = zone.size, IsPort = zone.pio != 0 };
+        vm.Host.LockIrq();
+        ref CoalescedIo self = ref vm.Coalesced;
+        for (int i = self._count - 1; i >= 0; i--)
+        {
+            if (range.Contains(self._zones[i].IsPort, self._zones[i].Start, self._zones[i].Size))
+                self._zones[i] = self._zones[--self._count];
+        }
+        vm.Host.UnlockIrq();
+        return Errno.Ok;
+    }
+
+    /// <summary>Whether a write was put into the ring; false also when that is full.</summary>
+    public static bool TryAdd(ref Vm vm, bool port, ulong address, uint length, ulong data)
+    {
+        // A zone that comes this moment may as well come a moment later.
+        if (vm.Coalesced._count == 0)
+            return false;
+        bool added = false;
+        vm.Host.LockIrq();
+        ref CoalescedIo self = ref vm.Coalesced;
+        for (int i = 0; i < self._count && !added; i++)
+        {
+            if (self._zones[i].Contains(port, address, length))
+            {
+                added = self.TryPut(port, address, length, data);
+                break;
+            }
+        }
+        vm.Host.UnlockIrq();
+        return added;
+    }
+
+    private readonly bool TryPut(bool port, ulong address, uint length, ulong data)
+    {
+        ref Ring ring = ref _ring.Value;
+        // Read once; the remainders keep what user space may have written there within the page.
+        uint last = Volatile.Read(ref ring.Head.last) % kvm_coalesced_mmio_ring.Length;
+        uint next = (last + 1) % kvm_coalesced_mmio_ring.Length;
+        if (next == Volatile.Read(ref ring.Head.first) % kvm_coalesced_mmio_ring.Length)
+            return false;
+        ring.Writes[(int)last] = new kvm_coalesced_mmio
+        {
+            phys_addr = address, len = length, pio = port ? 1u : 0, data = data,
+        };
+        Volatile.Write(ref ring.Head.last, next);
+        return true;
+    }
+}

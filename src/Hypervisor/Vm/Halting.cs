@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Interrupts;
+
+namespace SharpKvm.Vm;
+
+/// <summary>KVM_MP_STATE_*: what a vCPU is doing.</summary>
+internal enum MpState : uint
+{
+    Runnable = 0,
+    /// <summary>Not the boot processor, and not yet started: waits for INIT.</summary>
+    Uninitialized = 1,
+    /// <summary>Waits for a start-up message (SIPI).</summary>
+    InitReceived = 2,
+    Halted = 3,
+    /// <summary>Only in KVM_SET_MP_STATE: <see cref="InitReceived"/>, and the start-up message has come.</summary>
+    SipiReceived = 4,
+}
+
+/// <summary>vCPUs that do not run: after HLT, and before they are started. Only with a local APIC in the kernel.</summary>
+internal static class Halting<TVendor> where TVendor : struct, IVendor
+{
+    private const ulong FirstPoll = 10_000;
+
+    /// <summary>HLT: sleeps in the kernel, or in user space when that has the interrupt controllers.</summary>
+    public static VcpuAction Halt(ref Vcpu vcpu)
+    {
+        if (HasWork(ref vcpu))
+            return VcpuAction.Resume;
+        if (!vcpu.HasApic)
+            return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_HLT);
+        vcpu.MpState = MpState.Halted;
+        return VcpuAction.Resume;
+    }
+
+    /// <summary>What ends a halt.</summary>
+    private static bool HasWork(ref Vcpu vcpu) =>
+        vcpu.Events.HasException || vcpu.Events.AnyInjected || vcpu.Events.TripleFault
+        || Exceptions<TVendor>.CanTakeNmi(ref vcpu)
+        || (vcpu.Registers.Rflags & Rflags.If) != 0 && PendingInterrupts.Any(ref vcpu);
+
+    /// <summary>
+    /// Waits until the vCPU has something to do. Resume: look again, it may run. Interrupted: a signal or other work of
+    /// the thread comes first.
+    /// </summary>
+    public static VcpuAction Wait(ref Vcpu vcpu)
+    {
+        if (vcpu.MpState == MpState.Halted && HasWork(ref vcpu))
+        {
+            vcpu.MpState = MpState.Runnable;
+            return VcpuAction.Resume;
+        }
+        ulong start = HostCpu.Nanoseconds(), poll = vcpu.MpState == MpState.Halted ? vcpu.HaltPoll : 0;
+        HaltEnd end = vcpu.Shared.Host.Halt(poll);
+        if (vcpu.MpState == MpState.Halted)
+            vcpu.HaltPoll = NextPoll(poll, end, HostCpu.Nanoseconds() - start, Parameters.HaltPollNanoseconds());
+        return end == HaltEnd.Interrupted ? VcpuAction.Retry : VcpuAction.Resume;
+    }
+
+    /// <summary>
+    /// Polling spares the sleep where waits are short: it grows while they would have fitted, and ends when one was
+    /// longer than polling may ever be.
+    /// </summary>
+    private static ulong NextPoll(ulong poll, HaltEnd end, ulong waited, ulong limit)
+    {
+        if (end == HaltEnd.Polled)
+            return Math.Min(poll, limit);
+        return waited > limit ? 0 : Math.Min(Math.Max(poll * 2, FirstPoll), limit);
+    }
+
+    /// <summary>INIT: the boot processor starts over, others wait to be started.</summary>
+    public static void Initialize(ref Vcpu vcpu)
+    {
+        Reset<TVendor>.Init(ref vcpu);
+        IrqChip.ForgetInService(ref vcpu.Vm);
+        vcpu.MpState = (vcpu.Msrs.ApicBase & ApicBase.Bsp) != 0 ? MpState.Runnable : MpState.InitReceived;
+    }
+
+    /// <summary>A start-up message: real mode, at the page that its vector names. Others than those who wait ignore it.</summary>
+    public static void StartUp(ref Vcpu vcpu)
+    {
+        if (vcpu.MpState != MpState.InitReceived)
+            return;
+        Segment code = TVendor.GetSegment(ref vcpu, SegmentName.Cs);
+        code.Selector = (ushort)(vcpu.Apic.StartUpVector << 8);
+        code.Base = (ulong)vcpu.Apic.StartUpVector << Page.Shift;
+        TVendor.SetSegment(ref vcpu, SegmentName.Cs, in code);
+        vcpu.Registers.Rip = 0;
+        vcpu.MpState = MpState.Runnable;
+    }
+
+    public static int Get(ref Vcpu vcpu, Hva argument) =>
+        UserMemory.TryWrite(argument, new kvm_mp_state { mp_state = (uint)vcpu.MpState }) ? Errno.Ok : Errno.EFAULT;
+
+    /// <summary>Without a local APIC in the kernel a vCPU is always runnable.</summary>
+    public static int Set(ref Vcpu vcpu, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_mp_state state))
+            return Errno.EFAULT;
+        var wanted = (MpState)state.mp_state;
+        if (wanted > MpState.SipiReceived || wanted != MpState.Runnable && !vcpu.HasApic)
+            return Errno.EINVAL;
+        bool starts = wanted == MpState.SipiReceived;
+        vcpu.MpState = starts ? MpState.InitReceived : wanted;
+        if (starts)
+            vcpu.Shared.Request(VcpuRequests.StartUp);
+        return Errno.Ok;
+    }
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Host;
+using static SharpKvm.Abi.kvm_ioeventfd;
+
+namespace SharpKvm.Vm;
+
+/// <summary>A write of the guest that signals an eventfd instead of going to user space.</summary>
+internal struct IoEventFd
+{
+    public ulong Address;
+    public ulong DataMatch;
+    public HostEvent Event;
+    /// <summary>Bytes; 0 stands for any.</summary>
+    public byte Length;
+    public bool IsPort;
+    public bool AnyData;
+
+    public readonly bool Matches(bool port, ulong address, uint length, ulong data) =>
+        Address == address && IsPort == port && (Length == 0 || Length == length && (AnyData || DataMatch == data));
+
+    /// <summary>Whether some write would match both.</summary>
+    public readonly bool Collides(in IoEventFd other) =>
+        Address == other.Address && IsPort == other.IsPort && (Length == 0 || other.Length == 0
+            || Length == other.Length && (AnyData || other.AnyData || DataMatch == other.DataMatch));
+}
+
+/// <summary>
+/// The ioeventfds of a VM, in ascending order of their addresses. A table never changes once published: readers are in
+/// an SRCU section of the shim, as with memory slots.
+/// </summary>
+internal struct IoEventFds
+{
+    /// <summary>As many as KVM has room for devices on a bus.</summary>
+    private const int Limit = 1000;
+
+    private nint _table;
+
+    private struct Table
+    {
+        public KernelArray<IoEventFd> Entries;
+    }
+
+    private Span<IoEventFd> Entries
+    {
+        get
+        {
+            KernelRef<Table> table = new(Volatile.Read(ref _table));
+            return table.IsNull ? default : table.Value.Entries.Span;
+        }
+    }
+
+    /// <summary>Whether a write was one of them: then its event is signalled.</summary>
+    public bool TrySignal(bool port, ulong address, uint length, ulong data)
+    {
+        Span<IoEventFd> entries = Entries;
+        for (int i = FirstAt(entries, address); i < entries.Length && entries[i].Address == address; i++)
+        {
+            if (!entries[i].Matches(port, address, length, data))
+                continue;
+            entries[i].Event.Signal();
+            return true;
+        }
+        return false;
+    }
+
+    private static int FirstAt(ReadOnlySpan<IoEventFd> entries, ulong address)
+    {
+        int low = 0;
+        for (int above = entries.Length; low < above;)
+        {
+            int middle = (low + above) / 2;
+            if (entries[middle].Address < address)
+                low = middle + 1;
+            else
+                above = middle;
+        }
+        return low;
+    }
+
+    /// <summary>
+    /// KVM_IOEVENTFD, under the VM's lock. EINVAL for flags, a length or a range that cannot be; EBADF or EINVAL for
+    /// what is no eventfd; EEXIST, ENOENT, ENOSPC.
+    /// </summary>
+    public static int Change(ref Vm vm, in kvm_ioeventfd request)
+    {
+        const uint Known = KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN;
+        bool matchesData = (request.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0;
+        if ((request.flags & ~Known) != 0 || request.len is not (0 or 1 or 2 or 4 or 8)
+            || request.addr + request.len < request.addr || request.len == 0 && matchesData)
+            return Errno.EINVAL;
+        int error = HostEvent.TryOpen(request.fd, out HostEvent @event);
+        if (error != Errno.Ok)
+            return error;
+        IoEventFd entry = new()
+        {
+            Address = request.addr, Length = (byte)request.len, DataMatch = request.datamatch, AnyData = !matchesData,
+            IsPort = (request.flags & KVM_IOEVENTFD_FLAG_PIO) != 0, Event = @event,
+        };
+        bool add = (request.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) == 0;
+        error = add ? Add(ref vm, in entry) : Remove(ref vm, in entry);
+        if (!add || error != Errno.Ok)
+            @event.Close();
+        return error;
+    }
+
+    private static int Add(ref Vm vm, in IoEventFd entry)
+    {
+        Span<IoEventFd> old = vm.IoEventFds.Entries;
+        if (old.Length == Limit)
+            return Errno.ENOSPC;
+        int place = FirstAt(old, entry.Address);
+        for (int i = place; i < old.Length && old[i].Address == entry.Address; i++)
+        {
+            if (old[i].Collides(in entry))
+                return Errno.EEXIST;
+        }
+        if (!TryAllocate(old.Length + 1, out KernelRef<Table> table))
+            return Errno.ENOMEM;
+        Span<IoEventFd> entries = table.Value.Entries.Span;
+        old[..place].CopyTo(entries);
+        entries[place] = entry;
+        old[place..].CopyTo(entries[(place + 1)..]);
+        Publish(ref vm, table);
+        return Errno.Ok;
+    }
+
+    private static int Remove(ref Vm vm, in IoEventFd entry)
+    {
+        Span<IoEventFd> old = vm.IoEventFds.Entries;
+        for (int i = FirstAt(old, entry.Address); i < old.Length && old[i].Address == entry.Address; i++)
+        {
+            ref IoEventFd found = ref old[i];
+            if (found.IsPort != entry.IsPort || found.Length != entry.Length || found.AnyData != entry.AnyData
+                || !found.AnyData && found.DataMatch != entry.DataMatch || !found.Event.IsSame(entry.Event))
+                continue;
+            HostEvent @event = found.Event;
+            KernelRef<Table> table = default;
+            if (old.Length > 1)
+            {
+                if (!TryAllocate(old.Length - 1, out table))
+                    return Errno.ENOMEM;
+                Span<IoEventFd> entries = table.Value.Entries.Span;
+                old[..i].CopyTo(entries);
+                old[(i + 1)..].CopyTo(entries[i..]);
+            }
+            Publish(ref vm, table);
+            @event.Close();
+            return Errno.Ok;
+        }
+        return Errno.ENOENT;
+    }
+
+    private static bool TryAllocate(int length, out KernelRef<Table> table)
+    {
+        table = new KernelRef<Table>(KernelHeap.Allocate((nuint)Unsafe.SizeOf<Table>()));
+        if (table.IsNull)
+            return false;
+        if (KernelArray<IoEventFd>.TryAllocate(length, out table.Value.Entries))
+            return true;
+        KernelHeap.Free(table.Address);
+        return false;
+    }
+
+    /// <summary>Replaces the table, and frees the old one when nobody reads it any more.</summary>
+    private static void Publish(ref Vm vm, KernelRef<Table> table)
+    {
+        KernelRef<Table> old = new(vm.IoEventFds._table);
+        Volatile.Write(ref vm.IoEventFds._table, table.Address);
+        if (old.IsNull)
+            return;
+        vm.Host.SynchronizeSlots();
+        Free(old);
+    }
+
+    private static void Free(KernelRef<Table> table)
+    {
+        table.Value.Entries.Free();
+        KernelHeap.Free(table.Address);
+    }
+
+    /// <summary>Gives everything back; nobody runs the VM any more.</summary>
+    public void Destroy()
+    {
+        foreach (ref IoEventFd entry in Entries)
+            entry.Event.Close();
+        if (_table != 0)
+            Free(new KernelRef<Table>(_table));
+        _table = 0;
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* eventfds that raise interrupts (irqfd), and the timer of the interrupt chips. Both enter the core in interrupt context. */
+#include "shim.h"
+
+#include <linux/poll.h>
+#include <linux/wait.h>
+
+/* An eventfd of the VM. It lives until it is deassigned, or swept after its file was closed, or the VM ends. */
+struct sk_irqfd {
+	struct sk_vm *vm;
+	struct list_head node;
+	struct eventfd_ctx *trigger;
+	struct eventfd_ctx *resampler;	/* signalled when the guest has ended the interrupt; NULL without */
+	u32 gsi;
+	bool closed;
+	wait_queue_entry_t wait;
+	poll_table poll;
+};
+
+static void raise(struct sk_irqfd *irqfd)
+{
+	sk_vm_call(irqfd->vm, sk_core_irqfd, irqfd->vm->core, irqfd->gsi, !!irqfd->resampler);
+}
+
+/* The eventfd's own lock is held, interrupts are off. */
+static int signalled(wait_queue_entry_t *wait, unsigned int mode, int sync, void *key)
+{
+	struct sk_irqfd *irqfd = container_of(wait, struct sk_irqfd, wait);
+	__poll_t events = key_to_poll(key);
+	u64 count;
+
+	if (events & EPOLLIN) {
+		eventfd_ctx_do_read(irqfd->trigger, &count);
+		raise(irqfd);
+	}
+	if (events & EPOLLHUP)
+		WRITE_ONCE(irqfd->closed, true);
+	return 0;
+}
+
+static void enqueue(struct file *file, wait_queue_head_t *head, poll_table *poll)
+{
+	add_wait_queue_priority(head, &container_of(poll, struct sk_irqfd, poll)->wait);
+}
+
+static void free_irqfd(struct sk_irqfd *irqfd)
+{
+	u64 count;
+
+	if (!IS_ERR_OR_NULL(irqfd->trigger)) {
+		eventfd_ctx_remove_wait_queue(irqfd->trigger, &irqfd->wait, &count);
+		eventfd_ctx_put(irqfd->trigger);
+	}
+	if (!IS_ERR_OR_NULL(irqfd->resampler))
+		eventfd_ctx_put(irqfd->resampler);
+	kfree(irqfd);
+}
+
+/* Frees those that nobody can signal any more, and the one named; the VM's lock is held. How many were named. */
+static int sweep(struct sk_vm *vm, struct eventfd_ctx *trigger, u32 gsi)
+{
+	struct sk_irqfd *irqfd, *next;
+	LIST_HEAD(ended);
+	int named = 0;
+
+	list_for_each_entry_safe(irqfd, next, &vm->irqfds, node) {
+		bool match = irqfd->trigger == trigger && irqfd->gsi == gsi;
+
+		if (!match && !READ_ONCE(irqfd->closed))
+			continue;
+		named += match;
+		list_del_rcu(&irqfd->node);
+		sk_synchronize_slots(vm);
+		free_irqfd(irqfd);
+	}
+	return named;
+}
+
+/* Import of the core: an ioeventfd's write. */
+void sk_eventfd_signal(struct eventfd_ctx *context)
+{
+	sk_eventfd_add(context);
+}
+
+/* Import of the core: KVM_IRQFD, the VM's lock is held; the core has checked the GSI. */
+long sk_irqfd_assign(struct sk_vm *vm, int fd, u32 gsi, int resample_fd, bool resample)
+{
+	struct sk_irqfd *irqfd, *other;
+	struct fd file = fdget(fd);
+	long result = 0;
+
+	sweep(vm, NULL, 0);
+	if (!fd_file(file))
+		return -EBADF;
+	irqfd = kzalloc(sizeof(*irqfd), GFP_KERNEL_ACCOUNT);
+	if (!irqfd) {
+		result = -ENOMEM;
+		goto put_file;
+	}
+	irqfd->vm = vm;
+	irqfd->gsi = gsi;
+	init_waitqueue_func_entry(&irqfd->wait, signalled);
+	init_poll_funcptr(&irqfd->poll, enqueue);
+	INIT_LIST_HEAD(&irqfd->wait.entry);
+	irqfd->trigger = eventfd_ctx_fileget(fd_file(file));
+	if (resample)
+		irqfd->resampler = eventfd_ctx_fdget(resample_fd);
+	if (IS_ERR(irqfd->trigger) || IS_ERR(irqfd->resampler)) {
+		result = PTR_ERR(IS_ERR(irqfd->trigger) ? irqfd->trigger : irqfd->resampler);
+		goto free;
+	}
+	list_for_each_entry(other, &vm->irqfds, node) {
+		if (other->trigger == irqfd->trigger) {
+			result = -EBUSY;
+			goto free;
+		}
+	}
+	list_add_tail_rcu(&irqfd->node, &vm->irqfds);
+	/* From here on it raises interrupts; what was signalled before counts, too. */
+	if (vfs_poll(fd_file(file), &irqfd->poll) & EPOLLIN)
+		raise(irqfd);
+put_file:
+	fdput(file);
+	return result;
+free:
+	free_irqfd(irqfd);
+	goto put_file;
+}
+
+/* Import of the core: the same with KVM_IRQFD_FLAG_DEASSIGN; one that is not there is no error. */
+long sk_irqfd_deassign(struct sk_vm *vm, int fd, u32 gsi)
+{
+	struct eventfd_ctx *trigger = eventfd_ctx_fdget(fd);
+
+	if (IS_ERR(trigger))
+		return PTR_ERR(trigger);
+	sweep(vm, trigger, gsi);
+	eventfd_ctx_put(trigger);
+	return 0;
+}
+
+/* Import of the core: the guest has ended the interrupt of a GSI; in an SRCU section, no lock is held. */
+void sk_irqfd_resample(struct sk_vm *vm, u32 gsi)
+{
+	struct sk_irqfd *irqfd;
+
+	list_for_each_entry_srcu(irqfd, &vm->irqfds, node, srcu_read_lock_held(&vm->slots_srcu)) {
+		if (irqfd->resampler && irqfd->gsi == gsi)
+			sk_eventfd_add(irqfd->resampler);
+	}
+}
+
+static enum hrtimer_restart chip_timer_expired(struct hrtimer *timer)
+{
+	struct sk_vm *vm = container_of(timer, struct sk_vm, chip_timer);
+
+	sk_vm_call(vm, sk_core_chip_timer, vm->core, 0, 0);
+	return HRTIMER_NORESTART;
+}
+
+/* Import of the core: when sk_core_chip_timer is called next; 0: never. */
+void sk_chip_set_timer(struct sk_vm *vm, u64 deadline)
+{
+	if (deadline)
+		hrtimer_start(&vm->chip_timer, ns_to_ktime(deadline), HRTIMER_MODE_ABS_HARD);
+	else
+		hrtimer_try_to_cancel(&vm->chip_timer);
+}
+
+void sk_irqfds_init(struct sk_vm *vm)
+{
+	raw_spin_lock_init(&vm->irq_lock);
+	vm->irq_lock_cpu = -1;
+	INIT_LIST_HEAD(&vm->irqfds);
+	hrtimer_init(&vm->chip_timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
+	vm->chip_timer.function = chip_timer_expired;
+}
+
+/* Nothing enters the core by an interrupt any more when this returns. */
+void sk_irqfds_free(struct sk_vm *vm)
+{
+	struct sk_irqfd *irqfd, *next;
+
+	hrtimer_cancel(&vm->chip_timer);
+	list_for_each_entry_safe(irqfd, next, &vm->irqfds, node)
+		free_irqfd(irqfd);
+}
