@@ -139,14 +139,12 @@ internal struct Lapic
 
     public bool IsLevel(int vector) => (Registers[ApicRegister.Tmr + vector / 32] & Bit(vector)) != 0;
 
-    /// <summary>Computes PPR from TPR and ISR (SDM vol. 3, 11.8.3.1).</summary>
+    /// <summary>Computes PPR from TPR and ISR.</summary>
     public void UpdatePriority() => SetPriority(Highest(ApicRegister.Isr, Words - 1));
 
-    private void SetPriority(int inService)
-    {
-        uint tpr = Tpr, service = (uint)Math.Max(inService, 0) & 0xf0;
-        Registers[ApicRegister.Ppr] = (tpr & 0xf0) >= service ? tpr : service;
-    }
+    /// <summary>TPR, or the class in service if that is higher (SDM vol. 3, 11.8.3.1).</summary>
+    private void SetPriority(int inService) =>
+        Registers[ApicRegister.Ppr] = Math.Max(Tpr, (uint)Math.Max(inService, 0) & 0xf0);
 
     /// <summary>The highest vector of a set, from one of its words downwards.</summary>
     private int Highest(int set, int word)
