@@ -48,18 +48,16 @@ internal static class GuestWalker
     public static Translation Translate(ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access)
     {
         if ((paging.Cr0 & Cr0.Pg) == 0)
-            return Found((uint)address.Value);
-        if ((paging.Efer & Efer.Lma) != 0)
-            return Walk<LongPaging>(new(ref vm, in paging, address, access, (paging.Cr4 & Cr4.La57) == 0 ? 39 : 48));
-        address = new Gva((uint)address.Value);
-        return (paging.Cr4 & Cr4.Pae) != 0
-            ? Walk<PagingPae>(new(ref vm, in paging, address, access, 30))
-            : Walk<Paging32>(new(ref vm, in paging, address, access, 22));
+            return new Translation(new Gpa((uint)address.Value), default, true);
+        bool isLong = (paging.Efer & Efer.Lma) != 0, isPae = (paging.Cr4 & Cr4.Pae) != 0;
+        int topShift = !isLong ? isPae ? 30 : 22 : (paging.Cr4 & Cr4.La57) != 0 ? 48 : 39;
+        Request request = new(ref vm, in paging, isLong ? address : new((uint)address.Value), access, topShift);
+        if (isLong)
+            return Walk<LongPaging>(in request);
+        return isPae ? Walk<PagingPae>(in request) : Walk<Paging32>(in request);
     }
 
-    private static Translation Found(ulong address) => new() { Address = new Gpa(address), Succeeded = true };
-
-    private static Translation Walk<TMode>(in Request request) where TMode : struct, IPagingMode
+    private static Translation Walk<TMode>(ref readonly Request request) where TMode : struct, IPagingMode
     {
         ulong checkedBits = TMode.Reserved(in request.Paging) | GuestEntry.Present;
         Gva address = request.Address;
@@ -103,9 +101,10 @@ internal static class GuestWalker
             if (!flagged && !SetFlags<TMode>(in request, entry))
                 continue;
             if (shift == Page.Shift)
-                return Found((entry & GuestEntry.AddressMask) | address.Offset);
+                return new Translation(new Gpa((entry & GuestEntry.AddressMask) | address.Offset), default, true);
             ulong offsetMask = (1UL << shift) - 1;
-            return Found((TMode.LargePageBase(entry) & ~offsetMask) | (address.Value & offsetMask));
+            ulong found = (TMode.LargePageBase(entry) & ~offsetMask) | (address.Value & offsetMask);
+            return new Translation(new Gpa(found), default, true);
         }
         return Fail(in request, PageFaultCode.Present);
     }
@@ -174,7 +173,7 @@ internal static class GuestWalker
         bool noExecute = (paging.Cr4 & Cr4.Pae) != 0 && (paging.Efer & Efer.Nxe) != 0;
         if (noExecute || (paging.Cr4 & Cr4.Smep) != 0)
             code |= (PageFaultCode)(request.Access & PageAccess.Fetch);
-        return new() { Fault = code };
+        return new Translation(default, code, false);
     }
 
     /// <summary>

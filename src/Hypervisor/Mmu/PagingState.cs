@@ -43,9 +43,9 @@ internal enum PageFaultCode : uint
 }
 
 /// <summary>The outcome of a translation: an address, or the #PF to raise (CR2 is the linear address).</summary>
-internal struct Translation
+internal readonly struct Translation(Gpa address, PageFaultCode fault, bool succeeded)
 {
-    public Gpa Address;
-    public PageFaultCode Fault;
-    public bool Succeeded;
+    public readonly Gpa Address = address;
+    public readonly PageFaultCode Fault = fault;
+    public readonly bool Succeeded = succeeded;
 }
