@@ -3,6 +3,13 @@ using System.Runtime.CompilerServices;
 
 namespace SharpKvm.Client;
 
+/// <summary>Three values in a row inside a structure of the kernel's.</summary>
+[InlineArray(3)]
+public struct Array3<T>
+{
+    T _first;
+}
+
 /// <summary>Four values in a row inside a structure of the kernel's.</summary>
 [InlineArray(4)]
 public struct Array4<T>
@@ -38,6 +45,13 @@ public struct Array16<T>
     T _first;
 }
 
+/// <summary>24 values in a row inside a structure of the kernel's.</summary>
+[InlineArray(24)]
+public struct Array24<T>
+{
+    T _first;
+}
+
 /// <summary>26 values in a row inside a structure of the kernel's.</summary>
 [InlineArray(26)]
 public struct Array26<T>
@@ -48,6 +62,13 @@ public struct Array26<T>
 /// <summary>64 values in a row inside a structure of the kernel's.</summary>
 [InlineArray(64)]
 public struct Array64<T>
+{
+    T _first;
+}
+
+/// <summary>170 values in a row inside a structure of the kernel's.</summary>
+[InlineArray(170)]
+public struct Array170<T>
 {
     T _first;
 }

@@ -26,6 +26,7 @@ public static class KvmIoctl
     public const uint IrqLine = Write | (8 << 16) | 0x61;
     public const uint GetIrqchip = ReadWrite | (520 << 16) | 0x62;
     public const uint SetIrqchip = Read | (520 << 16) | 0x63;
+    public const uint CreatePit = None | 0x64;
     public const uint IrqLineStatus = ReadWrite | (8 << 16) | 0x67;
     public const uint RegisterCoalescedMmio = Write | (16 << 16) | 0x67;
     public const uint UnregisterCoalescedMmio = Write | (16 << 16) | 0x68;

@@ -226,6 +226,8 @@ public struct KvmXsave
 /// <summary><c>struct kvm_clock_data</c></summary>
 public struct KvmClockData
 {
+    public const uint FlagTscStable = 2, FlagRealtime = 4, FlagHostTsc = 8;
+
     public ulong Clock;
     public uint Flags, Pad0;
     public ulong Realtime, HostTsc, Pad1, Pad2;
@@ -347,6 +349,10 @@ public struct KvmRun
     [FieldOffset(32)] public KvmRunEmulationFailure EmulationFailure;
     [FieldOffset(32)] public KvmRunFailEntry FailEntry;
     [FieldOffset(32)] public KvmRunMsr Msr;
+
+    /// <summary>eoi.vector of <see cref="KvmExit.IoapicEoi"/>.</summary>
+    [FieldOffset(32)] public byte EoiVector;
+
     [FieldOffset(288)] public ulong KvmValidRegs;
     [FieldOffset(296)] public ulong KvmDirtyRegs;
     [FieldOffset(304)] public KvmRegs SyncRegs;

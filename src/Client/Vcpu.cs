@@ -36,6 +36,19 @@ public sealed unsafe class Vcpu : KvmObject
         }
     }
 
+    /// <summary>Writes that the kernel has collected for user space (<see cref="Vm.TryRegisterCoalesced"/>). Any vCPU's
+    /// mapping shows the same ring.</summary>
+    public ref KvmCoalescedMmioRing CoalescedRing
+    {
+        get
+        {
+            int offset = KvmCoalescedMmioRing.PageOffset * Environment.SystemPageSize;
+            if (_mapSize < offset + sizeof(KvmCoalescedMmioRing))
+                throw new InvalidOperationException("the run mapping has no page for coalesced writes");
+            return ref *(KvmCoalescedMmioRing*)((byte*)_run + offset);
+        }
+    }
+
     /// <summary>KVM_RUN as it is: 0 with the reason in <see cref="Run"/>, or the negated error number (EINTR when a
     /// signal arrived or immediate_exit was set).</summary>
     public int TryRun() => TryCall(KvmIoctl.Run);
@@ -105,6 +118,13 @@ public sealed unsafe class Vcpu : KvmObject
         }
     }
 
+    /// <summary>The local APIC's registers (KVM_GET_LAPIC, KVM_SET_LAPIC).</summary>
+    public KvmLapicState Lapic
+    {
+        get => Get<KvmLapicState>(KvmIoctl.GetLapic);
+        set => Call(KvmIoctl.SetLapic, ref value);
+    }
+
     /// <summary>The CPUID leaves that the guest sees (KVM_GET_CPUID2, KVM_SET_CPUID2).</summary>
     public KvmCpuidEntry2[] Cpuid
     {
@@ -118,6 +138,9 @@ public sealed unsafe class Vcpu : KvmObject
         get => Call(KvmIoctl.GetTscKhz);
         set => Call(KvmIoctl.SetTscKhz, (nuint)value);
     }
+
+    /// <summary>KVM_KVMCLOCK_CTRL: tells the guest's clock that the guest was paused.</summary>
+    public int TryKvmclockCtrl() => TryCall(KvmIoctl.KvmclockCtrl);
 
     /// <summary>Reads one MSR; <see cref="KvmException"/> (EINVAL) when the vCPU does not have it.</summary>
     public ulong GetMsr(uint index)

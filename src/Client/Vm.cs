@@ -2,7 +2,7 @@
 namespace SharpKvm.Client;
 
 /// <summary>A virtual machine: its memory slots and virtual CPUs.</summary>
-public sealed unsafe class Vm : KvmObject
+public sealed unsafe partial class Vm : KvmObject
 {
     readonly List<IDisposable> _owned = [];
 

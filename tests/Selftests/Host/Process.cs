@@ -15,27 +15,19 @@ static unsafe partial class Process
         int* pipe = stackalloc int[2];
         if (Pipe(pipe) != 0)
             throw new KvmException("pipe", Libc.LastError);
-        bool good = Write(pipe[1], (void*)address, 1) == 1;
+        bool good = Libc.Write(pipe[1], (void*)address, 1) == 1;
         _ = Libc.Close(pipe[0]);
         _ = Libc.Close(pipe[1]);
         return good;
     }
 
-    public static int CurrentThread => GetTid();
+    public static int CurrentThread => ThreadSignals.CurrentThread;
 
     /// <summary>Sends a signal to one thread of this process.</summary>
-    public static void Signal(int thread, int signal) => _ = TgKill(GetPid(), thread, signal);
+    public static void Signal(int thread, int signal) => ThreadSignals.Send(thread, signal);
 
     /// <summary>Lets a signal interrupt system calls and do nothing else.</summary>
-    public static void IgnoreByHandler(int signal)
-    {
-        // struct sigaction of the C library: handler, 128 bytes of mask, flags, restorer.
-        byte* action = stackalloc byte[152];
-        new Span<byte>(action, 152).Clear();
-        *(nint*)action = HostCode.Load(code => code.ret());
-        if (SigAction(signal, action, null) != 0)
-            throw new KvmException("sigaction", Libc.LastError);
-    }
+    public static void IgnoreByHandler(int signal) => ThreadSignals.IgnoreByHandler(signal);
 
     /// <summary>Blocks or unblocks a signal in this thread.</summary>
     public static void Mask(int signal, bool blocked)
@@ -59,23 +51,8 @@ static unsafe partial class Process
     [LibraryImport("libc", EntryPoint = "pipe", SetLastError = true)]
     private static partial int Pipe(int* ends);
 
-    [LibraryImport("libc", EntryPoint = "write", SetLastError = true)]
-    private static partial nint Write(int fd, void* bytes, nuint count);
-
-    [LibraryImport("libc", EntryPoint = "gettid")]
-    private static partial int GetTid();
-
-    [LibraryImport("libc", EntryPoint = "getpid")]
-    private static partial int GetPid();
-
-    [LibraryImport("libc", EntryPoint = "tgkill")]
-    private static partial int TgKill(int process, int thread, int signal);
-
     [LibraryImport("libc", EntryPoint = "kill")]
     private static partial int KillProcess(int process, int signal);
-
-    [LibraryImport("libc", EntryPoint = "sigaction", SetLastError = true)]
-    private static partial int SigAction(int signal, void* action, void* old);
 
     [LibraryImport("libc", EntryPoint = "pthread_sigmask")]
     private static partial int PthreadSigmask(int how, ulong* set, ulong* old);
