@@ -37,6 +37,13 @@ public sealed unsafe partial class Vm
         set => Call(KvmIoctl.SetPit2, ref value);
     }
 
+    /// <summary>KVM_REINJECT_CONTROL as it is: whether ticks that the guest has missed come later.</summary>
+    public int TryReinjectControl(bool reinject)
+    {
+        var control = new KvmReinjectControl { PitReinject = reinject ? (byte)1 : (byte)0 };
+        return TryCall(KvmIoctl.ReinjectControl, ref control);
+    }
+
     /// <summary>KVM_IRQ_LINE: drives a line high or low.</summary>
     public void SetIrqLine(uint gsi, bool high)
     {

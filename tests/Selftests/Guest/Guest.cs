@@ -14,11 +14,13 @@ sealed class Guest : IDisposable
 
     readonly Kvm _kvm;
 
-    Guest(GuestMode mode)
+    /// <summary>A guest without code; <paramref name="prepare"/> sees its machine before the first CPU is made.</summary>
+    public Guest(GuestMode mode, Action<Vm>? prepare = null)
     {
         Mode = mode;
         _kvm = TestEnvironment.OpenKvm();
         Vm = _kvm.CreateVm();
+        prepare?.Invoke(Vm);
         Memory = Vm.AddMemory(0, 0, GuestLayout.RamSize);
         Vcpu = Vm.CreateVcpu();
         Vcpu.Cpuid = _kvm.GetSupportedCpuid();
