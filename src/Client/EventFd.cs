@@ -6,9 +6,10 @@ public sealed unsafe class EventFd : IDisposable
 {
     const int NonBlocking = 0x800, CloseOnExec = 0x80000;
 
-    public EventFd()
+    /// <summary>Makes one. Reading a blocking one waits until its counter is not 0.</summary>
+    public EventFd(bool nonBlocking = true)
     {
-        Fd = Libc.EventFd(0, NonBlocking | CloseOnExec);
+        Fd = Libc.EventFd(0, CloseOnExec | (nonBlocking ? NonBlocking : 0));
         if (Fd < 0)
             throw new KvmException("eventfd", Libc.LastError);
     }

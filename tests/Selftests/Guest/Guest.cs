@@ -58,6 +58,19 @@ sealed class Guest : IDisposable
         GuestTables.SetGate(Memory, Mode, vector, address);
     }
 
+    /// <summary>One more CPU in the state of the first, runnable, with its own code and stack.</summary>
+    public Vcpu AddCpu(uint id, ulong code, ulong stackTop)
+    {
+        Vcpu vcpu = Vm.CreateVcpu(id);
+        vcpu.Cpuid = Vcpu.Cpuid;
+        KvmSregs sregs = Vcpu.Sregs;
+        sregs.ApicBase &= ~Apic.BaseBsp;
+        Set(vcpu, sregs);
+        vcpu.Regs = Vcpu.Regs with { Rip = code, Rsp = stackTop };
+        vcpu.MpState = KvmMpState.Runnable;
+        return vcpu;
+    }
+
     /// <summary>Changes some of the general registers.</summary>
     public void SetRegs(RefAction<KvmRegs> change)
     {
@@ -71,10 +84,7 @@ sealed class Guest : IDisposable
     {
         KvmSregs sregs = Vcpu.Sregs;
         change(ref sregs);
-        // QEMU's emulated CPU aborts on a busy TSS, which is what each is, when a legacy-mode guest changes its stack.
-        if (HostCpu.IsEmulatedByTcg && !Mode.IsLongMode() && sregs.Tr.Type == BusyTss)
-            sregs.Tr.Type = AvailableTss;
-        Vcpu.Sregs = sregs;
+        Set(Vcpu, sregs);
     }
 
     /// <summary>Lets the guest start in user mode (CPL 3; 32 or 64 bits by its mode).</summary>
@@ -248,6 +258,14 @@ sealed class Guest : IDisposable
                 SetPaging(ref sregs);
         });
         SetRegs((ref regs) => regs = new() { Rip = GuestLayout.Code, Rsp = GuestLayout.StackTop, Rflags = 2 });
+    }
+
+    void Set(Vcpu vcpu, KvmSregs sregs)
+    {
+        // QEMU's emulated CPU aborts on a busy TSS, which is what each is, when a legacy-mode guest changes its stack.
+        if (HostCpu.IsEmulatedByTcg && !Mode.IsLongMode() && sregs.Tr.Type == BusyTss)
+            sregs.Tr.Type = AvailableTss;
+        vcpu.Sregs = sregs;
     }
 
     void SetSegments(ref KvmSregs sregs)
