@@ -5,8 +5,9 @@ using SharpKvm.Lab;
 namespace SharpKvm.Bench;
 
 /// <summary>One row as <c>kvmbench --json</c> prints it.</summary>
-internal sealed record BenchRow(
-    string Name, double? Minimum, double? Median, string? Error, IReadOnlyDictionary<string, double>? Counters);
+/// <param name="Missing">What the device lacks that this row measures.</param>
+internal sealed record BenchRow(string Name, double? Minimum, double? Median, string? Missing, string? Error,
+    IReadOnlyDictionary<string, double>? Counters);
 
 /// <summary>The bench program, run in one boot of L1 whose virtual nanoseconds are instructions.</summary>
 internal static class BenchRun

@@ -26,30 +26,39 @@ for (int i = 0; i < args.Length; i++)
     }
 }
 
+ThreadSignals.IgnoreByHandler(ThreadSignals.Kick);
+int thread = ThreadSignals.CurrentThread;
 bool good = true;
 var objects = new List<string>();
 foreach (Row row in Rows.All.Where(row => FileSystemName.MatchesSimpleExpression(filter, row.Name)))
 {
     Measurement? measured = null;
-    string error = "";
+    string kind = "error", reason = "";
     try
     {
+        // A guest that waits for ever for an interrupt must not take the other rows with it.
+        using var limit = new Timer(_ => ThreadSignals.Send(thread, ThreadSignals.Kick), null,
+            TimeSpan.FromSeconds(2), TimeSpan.FromMilliseconds(5));
         measured = row.Measure();
     }
-    catch (Exception failure) when (failure is KvmException or TestFailure or TestSkipped)
+    catch (TestSkipped missing)
     {
-        error = failure.Message;
+        (kind, reason) = ("missing", missing.Message);
+    }
+    catch (Exception failure) when (failure is KvmException or TestFailure or TimeoutException)
+    {
+        reason = failure.Message;
         good = false;
     }
     if (json)
-        objects.Add(ToJson(row, measured, error));
+        objects.Add(ToJson(row, measured, kind, reason));
     else if (measured is { } result)
     {
         Console.WriteLine($"{row.Name,-22}{result.Minimum,10:0.0} min {result.Median,10:0.0} median"
             + $"  {Show(result.Counters)}");
     }
     else
-        Console.WriteLine($"{row.Name,-22}failed: {error}");
+        Console.WriteLine($"{row.Name,-22}{kind}: {reason}");
 }
 if (json)
     Console.WriteLine($"[\n  {string.Join(",\n  ", objects)}\n]");
@@ -58,7 +67,7 @@ return good ? 0 : 1;
 static string Show(IReadOnlyDictionary<string, double> counters) =>
     string.Join(" ", counters.Select(pair => $"{pair.Key} {pair.Value:0.00}"));
 
-static string ToJson(Row row, Measurement? measured, string error)
+static string ToJson(Row row, Measurement? measured, string kind, string reason)
 {
     var text = new StringBuilder($"{{ \"name\": \"{row.Name}\"");
     if (measured is { } result)
@@ -73,6 +82,6 @@ static string ToJson(Row row, Measurement? measured, string error)
         text.Append(" }");
     }
     else
-        text.Append($", \"error\": \"{error.Replace("\\", "").Replace('"', '\'')}\"");
+        text.Append($", \"{kind}\": \"{reason.Replace("\\", "").Replace('"', '\'')}\"");
     return text.Append(" }").ToString();
 }

@@ -10,6 +10,7 @@ static unsafe partial class Rows
 {
     const int Samples = 25, RoundTrips = 200, RoundTripsInside = 1000, FaultPages = 512;
     const ulong FaultMemory = 0x40000000;
+    const byte EndPort = 0x10;
     const int AdviseNoHugePage = 15;
 
     public static IEnumerable<Row> All =>
@@ -27,101 +28,64 @@ static unsafe partial class Rows
             code.mov(eax, 9999);
             code.vmmcall();
         })),
-        new("io_out_user", () => ToUser(KvmExit.Io, code => code.@out(0x10, al))),
-        new("io_in_user", () => ToUser(KvmExit.Io, code => code.@in(al, 0x10))),
+        new("io_out_user", () => ToUser(KvmExit.Io, code => code.@out(EndPort, al))),
+        new("io_in_user", () => ToUser(KvmExit.Io, code => code.@in(al, EndPort))),
         new("mmio_write_user", () => ToUser(KvmExit.Mmio, code => code.mov(__dword_ptr[ebx], eax))),
         new("mmio_read_user", () => ToUser(KvmExit.Mmio, code => code.mov(eax, __dword_ptr[ebx]))),
         new("hlt_user", () => ToUser(KvmExit.Hlt, code => code.hlt())),
         new("npt_fault_populated", () => NestedFaults(populated: true)),
         new("npt_fault_fresh", () => NestedFaults(populated: false)),
+        .. InterruptRows,
         new("vm_create_destroy", CreateDestroy),
     ];
-
-    /// <summary>What the loop below is told and tells.</summary>
-    struct LoopRequest
-    {
-        public ulong Fd, Count, Ticks, LastResult;
-    }
-
-    /// <summary>KVM_RUN so many times by bare system calls, with the time stamp counter read before and
-    /// after.</summary>
-    static readonly nint RunLoop = HostCode.Load(code =>
-    {
-        Label again = code.CreateLabel();
-        code.push(rbx);
-        code.push(r12);
-        code.mov(rbx, rdi);
-        code.mov(r12, __qword_ptr[rbx + 8]);
-        ReadTsc(code);
-        code.mov(__qword_ptr[rbx + 16], rax);
-        code.Label(ref again);
-        code.mov(eax, 16);
-        code.mov(edi, __dword_ptr[rbx]);
-        code.mov(esi, KvmIoctl.Run);
-        code.xor(edx, edx);
-        code.syscall();
-        code.dec(r12);
-        code.jnz(again);
-        code.mov(__qword_ptr[rbx + 24], rax);
-        ReadTsc(code);
-        code.sub(rax, __qword_ptr[rbx + 16]);
-        code.mov(__qword_ptr[rbx + 16], rax);
-        code.pop(r12);
-        code.pop(rbx);
-        code.ret();
-    });
-
-    static readonly nint TimeStamp = HostCode.Load(code =>
-    {
-        ReadTsc(code);
-        code.ret();
-    });
-
-    static void ReadTsc(Assembler code)
-    {
-        code.rdtsc();
-        code.shl(rdx, 32);
-        code.or(rax, rdx);
-    }
-
-    static ulong RunMany(Vcpu vcpu, int count, int expectedResult = 0)
-    {
-        var request = new LoopRequest { Fd = (ulong)vcpu.Fd, Count = (ulong)count };
-        HostCode.Call(RunLoop, &request);
-        Check.Equal(expectedResult, (int)request.LastResult, "result of KVM_RUN");
-        return request.Ticks;
-    }
 
     static Measurement ImmediateExit()
     {
         using var guest = new Guest(GuestMode.Protected, code => code.hlt());
         guest.Run.ImmediateExit = 1;
-        return Measurement.Take(Samples, RoundTrips, () => RunMany(guest.Vcpu, RoundTrips, -(int)Errno.EINTR));
+        return Measurement.Take(Samples, RoundTrips,
+            () => HostLoop.Run(guest.Vcpu, RoundTrips, -(int)Errno.EINTR));
     }
 
     /// <summary>The exit is handled in the kernel: the guest repeats it in a loop, one KVM_RUN for all.</summary>
     static Measurement InsideGuest(Action<Assembler> body, ulong rax = 0, ulong rcx = 0, ulong rdx = 0)
     {
-        using var guest = new Guest(GuestMode.Protected, code =>
+        using var guest = new Guest(GuestMode.Protected, code => Repeat(code, RoundTripsInside, body));
+        return InsideGuest(guest, RoundTripsInside,
+            () => guest.SetRegs((ref regs) => (regs.Rax, regs.Rcx, regs.Rdx) = (rax, rcx, rdx)));
+    }
+
+    /// <summary>One KVM_RUN for all the round trips of a guest whose code is by <see cref="Repeat"/>.</summary>
+    static Measurement InsideGuest(Guest guest, int roundTrips, Action? prepare = null) =>
+        Measurement.Take(Samples, roundTrips, () =>
         {
-            Label start = code.CreateLabel(), again = code.CreateLabel();
-            code.Label(ref start);
-            code.mov(esi, RoundTripsInside);
-            code.Label(ref again);
-            body(code);
-            code.dec(esi);
-            code.jnz(again);
-            code.hlt();
-            code.jmp(start);
+            prepare?.Invoke();
+            return RunToEnd(guest);
         });
-        return Measurement.Take(Samples, RoundTripsInside, () =>
-        {
-            guest.SetRegs((ref regs) => (regs.Rax, regs.Rcx, regs.Rdx) = (rax, rcx, rdx));
-            ulong ticks = RunMany(guest.Vcpu, 1);
-            Check.Equal(KvmExit.Hlt, guest.Run.ExitReason, "exit reason");
-            Check.Equal(0ul, guest.Vcpu.Regs.Rsi, "round trips left");
-            return ticks;
-        });
+
+    /// <summary>Guest code that repeats <paramref name="body"/>, leaves for user space, and starts again. ESI counts.
+    /// </summary>
+    static void Repeat(Assembler code, int roundTrips, Action<Assembler> body)
+    {
+        Label start = code.CreateLabel(), again = code.CreateLabel();
+        code.Label(ref start);
+        code.mov(esi, roundTrips);
+        code.Label(ref again);
+        body(code);
+        code.dec(esi);
+        code.jnz(again);
+        code.@out(EndPort, al);
+        code.jmp(start);
+    }
+
+    /// <summary>One KVM_RUN up to the guest's <see cref="EndPort"/>; returns its ticks.</summary>
+    static ulong RunToEnd(Guest guest)
+    {
+        ulong ticks = HostLoop.Run(guest.Vcpu, 1);
+        Check.Equal(KvmExit.Io, guest.Run.ExitReason, "exit reason");
+        Check.Equal(EndPort, guest.Run.Io.Port, "port");
+        Check.Equal(0ul, guest.Vcpu.Regs.Rsi, "round trips left");
+        return ticks;
     }
 
     /// <summary>Each exit goes to user space and back: the guest repeats one instruction.</summary>
@@ -137,7 +101,7 @@ static unsafe partial class Rows
         });
         return Measurement.Take(Samples, RoundTrips, () =>
         {
-            ulong ticks = RunMany(guest.Vcpu, RoundTrips);
+            ulong ticks = HostLoop.Run(guest.Vcpu, RoundTrips);
             Check.Equal(reason, guest.Run.ExitReason, "exit reason");
             return ticks;
         });
@@ -167,7 +131,7 @@ static unsafe partial class Rows
             if (populated)
                 memory.Slice(FaultMemory, FaultPages * 4096).Fill(1);
             guest.Vm.SetMemoryRegion(1, 0, FaultMemory, FaultPages * 4096, memory.HostAddress);
-            ulong ticks = RunMany(guest.Vcpu, 1);
+            ulong ticks = HostLoop.Run(guest.Vcpu, 1);
             Check.Equal(KvmExit.Hlt, guest.Run.ExitReason, "exit reason");
             guest.Vm.SetMemoryRegion(1, 0, FaultMemory, 0, 0);
             return ticks;
@@ -182,14 +146,14 @@ static unsafe partial class Rows
         const int Machines = 5;
         return Measurement.Take(5, Machines, () =>
         {
-            ulong start = HostCode.Call(TimeStamp, null);
+            ulong start = HostLoop.Ticks();
             for (int i = 0; i < Machines; i++)
             {
                 using Vm vm = kvm.CreateVm();
                 vm.SetMemoryRegion(0, 0, 0, memory.Size, memory.HostAddress);
                 vm.CreateVcpu();
             }
-            return HostCode.Call(TimeStamp, null) - start;
+            return HostLoop.Ticks() - start;
         });
     }
 
