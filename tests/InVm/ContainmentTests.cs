@@ -17,6 +17,7 @@ public sealed class ContainmentTests
     {
         string module = Repository.PathOf("kmod", "sharpkvm.ko");
         Assert.That(module, Does.Exist, "the module is not built: make");
+        var other = new GuestBoot { IrqChip = IrqChip.Off, Cpus = 1 };
         run = L1Machine.Run(new L1Options
         {
             Name = "containment",
@@ -24,7 +25,7 @@ public sealed class ContainmentTests
             ExpectedReports = [Trap],
             Script = $"""
                 insmod '{module}' devname=kvm || exit 125
-                {new GuestBoot { Module = module }.QemuCommand()} </dev/null >/job/other.txt 2>&1 &
+                {other.Command(Hypervisor.SharpKvm)} </dev/null >/job/other.txt 2>&1 &
                 other=$!
                 # A guest without anything to boot: its firmware looks for a disk for ever.
                 qemu-system-x86_64 -accel kvm,kernel-irqchip=off -machine q35 -m 64 -nodefaults -no-user-config \

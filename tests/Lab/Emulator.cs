@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Text.RegularExpressions;
+
 namespace SharpKvm.Lab;
 
-/// <summary>A QEMU that can play the L1 machine with AMD SVM in software.</summary>
+/// <summary>A QEMU: it plays the L1 machine with AMD SVM in software, and in L1 it runs the L2 guest.</summary>
 /// <param name="Name">For people: version and where it is from.</param>
 /// <param name="Program">Path of <c>qemu-system-x86_64</c>.</param>
 /// <param name="DataFolders">Folders for <c>-L</c>, in order.</param>
 /// <param name="ModuleFolder">Where this build's loadable parts lie, or null for the built-in place.</param>
 /// <param name="MaximumCpus">How many CPUs are dependable: QEMU 7.2 hangs with two under SVM load.</param>
-public sealed record Emulator(string Name, string Program, string[] DataFolders, string? ModuleFolder, int MaximumCpus)
+public sealed partial record Emulator(
+    string Name, string Program, string[] DataFolders, string? ModuleFolder, int MaximumCpus)
 {
     private const string Binary = "usr/bin/qemu-system-x86_64";
+
+    private static readonly Lazy<Emulator> Own = new(FromSystem);
+
+    private static readonly Lazy<Emulator> Unpacked = new(FromBackports);
 
     private static readonly Lazy<Emulator> Chosen = new(Choose);
 
@@ -19,24 +26,41 @@ public sealed record Emulator(string Name, string Program, string[] DataFolders,
     /// </summary>
     public static Emulator Best => Chosen.Value;
 
+    /// <summary>The one that the machine has: 7.2 on Debian 12.</summary>
+    public static Emulator Installed => Own.Value;
+
+    /// <summary>The one from backports, which the cache holds: 10.0 on Debian 12.</summary>
+    public static Emulator Backports => Unpacked.Value;
+
+    /// <summary>The beginning of a shell command that runs it.</summary>
+    public string Command => string.Join(' ',
+    [
+        .. ModuleFolder is null ? (string[])[] : ["env", $"QEMU_MODULE_DIR='{ModuleFolder}'"],
+        $"'{Program}'",
+        .. DataFolders.Select(folder => $"-L '{folder}'"),
+    ]);
+
+    /// <summary>Since version 8.2 KVM's device can be any.</summary>
+    public bool CanNameDevice => Version.Parse(Number().Match(Name).Value) >= new Version(8, 2);
+
     private static Emulator Choose()
     {
         if (Environment.GetEnvironmentVariable("LAB_EMULATOR") == "installed")
         {
-            return Installed();
+            return Installed;
         }
 
         try
         {
-            return FromBackports();
+            return Backports;
         }
         catch (LabException)
         {
-            return Installed();
+            return Installed;
         }
     }
 
-    private static Emulator Installed()
+    private static Emulator FromSystem()
     {
         string program = Tool.Find("qemu-system-x86_64")
             ?? throw new LabException("QEMU is missing: run tools/setup (package qemu-system-x86)");
@@ -64,4 +88,7 @@ public sealed record Emulator(string Name, string Program, string[] DataFolders,
             ],
             Path.Combine(folder, "usr/lib/x86_64-linux-gnu/qemu"), MaximumCpus: 2);
     }
+
+    [GeneratedRegex(@"\d+\.\d+")]
+    private static partial Regex Number();
 }

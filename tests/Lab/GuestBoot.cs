@@ -1,88 +1,104 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Lab;
 
+/// <summary>The board that QEMU builds around a guest.</summary>
+public enum GuestBoard
+{
+    /// <summary>PCI Express, of 2009.</summary>
+    Q35,
+
+    /// <summary>PCI, of 1996.</summary>
+    Pc,
+}
+
+/// <summary>Where a guest's interrupt controllers are.</summary>
+public enum IrqChip
+{
+    /// <summary>All in the kernel: QEMU's default.</summary>
+    On,
+
+    /// <summary>The local APICs in the kernel; IOAPIC, PIC and PIT in QEMU.</summary>
+    Split,
+
+    /// <summary>All in QEMU.</summary>
+    Off,
+}
+
+/// <summary>Which QEMU runs a guest.</summary>
+public enum GuestQemu
+{
+    /// <summary><see cref="Emulator.Installed"/>.</summary>
+    Installed,
+
+    /// <summary><see cref="Emulator.Backports"/>.</summary>
+    Backports,
+}
+
 /// <summary>
 /// The real thing: inside L1, Debian's unmodified QEMU boots Debian's unmodified kernel as the L2 guest, through
-/// SeaBIOS, with interrupt controllers in QEMU. The guest says what it sees and powers off.
+/// SeaBIOS. The guest says what it sees, uses its devices and powers off.
 /// </summary>
 public sealed record GuestBoot
 {
-    /// <summary>The section of the output that is the guest's console: the module is in, QEMU starts.</summary>
-    public const string GuestSection = "guest";
-
-    /// <summary>The section after it: QEMU has ended.</summary>
-    public const string EndSection = "end";
+    /// <summary>The first line of the guest's user space.</summary>
+    public const string FirstWord = "Hello from the guest's user space.";
 
     /// <summary>The last line of the guest's user space.</summary>
     public const string LastWord = "Guest done.";
 
-    /// <summary>The module to load as <c>/dev/kvm</c>; stock kvm-amd when null.</summary>
-    public required string? Module { get; init; }
+    private static readonly Lazy<string> InitialFiles = new(WriteInitialFiles);
 
-    /// <summary>The time for L1, QEMU and guest together.</summary>
-    public TimeSpan Timeout { get; init; } = TimeSpan.FromMinutes(4);
+    /// <summary>The guest's board.</summary>
+    public GuestBoard Board { get; init; } = GuestBoard.Q35;
 
-    /// <summary>The guest's memory in MiB.</summary>
-    public int GuestMemoryMib { get; init; } = 512;
+    /// <summary>Where its interrupt controllers are.</summary>
+    public IrqChip IrqChip { get; init; } = IrqChip.On;
 
-    /// <summary>More arguments for QEMU.</summary>
-    public string QemuArguments { get; init; } = "";
+    /// <summary>Its CPUs.</summary>
+    public int Cpus { get; init; } = 2;
 
-    /// <summary>More for the guest's kernel command line.</summary>
-    public string KernelParameters { get; init; } = "";
+    /// <summary>The QEMU that runs it.</summary>
+    public GuestQemu Qemu { get; init; } = GuestQemu.Installed;
 
-    /// <summary>Names the log.</summary>
-    public string Name { get; init; } = "guest";
+    /// <summary>Gives it a disk, a network of QEMU's and one of the kernel's, and random numbers, all virtio.</summary>
+    public bool Devices { get; init; }
+
+    /// <summary>Its memory in MiB.</summary>
+    public int MemoryMib { get; init; } = 512;
+
+    /// <summary>What its console shows: each character costs exits to QEMU, few messages are worth it.</summary>
+    public int LogLevel { get; init; } = 5;
+
+    /// <summary>The time for QEMU from start to end.</summary>
+    public TimeSpan Limit { get; init; } = TimeSpan.FromMinutes(4);
+
+    /// <summary>Like <c>pc-split-2-backports</c>.</summary>
+    public string Name => $"{Board}-{IrqChip}-{Cpus}-{Qemu}".ToLowerInvariant();
+
+    /// <summary>The program for <see cref="Qemu"/>.</summary>
+    public Emulator Emulator => Qemu == GuestQemu.Installed ? Emulator.Installed : Emulator.Backports;
 
     /// <summary>The command that runs QEMU in L1, the guest's console being its standard output.</summary>
-    public string QemuCommand()
+    public string Command(Hypervisor hypervisor)
     {
-        L1Kernel kernel = L1Kernel.Default;
-        string initramfs = Path.Combine(Repository.Folder("lab"), $"l2-{kernel.Version}.cpio");
-        CacheLock.WriteWhole(initramfs, Initramfs.ForL2(kernel));
         // Stock KVM refuses the asynchronous page-fault MSR that QEMU 7.2 writes when its irqchip is in user space.
-        string cpu = Module is null ? "host,kvm-asyncpf-int=off" : "host";
+        string cpu = hypervisor.Module is null && IrqChip == IrqChip.Off ? "host,kvm-asyncpf-int=off" : "host";
+        string irqchip = IrqChip.ToString().ToLowerInvariant();
+        string devices = Devices ? GuestDevices.QemuArguments(Name) : "";
         return $"""
-            qemu-system-x86_64 -accel kvm,kernel-irqchip=off -machine q35 -cpu {cpu} -m {GuestMemoryMib} \
+            {Emulator.Command} \
+                -accel {hypervisor.AcceleratorFor(Emulator)},kernel-irqchip={irqchip} \
+                -machine {Board.ToString().ToLowerInvariant()} -cpu {cpu} -smp {Cpus} -m {MemoryMib} \
                 -nodefaults -no-user-config -display none -no-reboot -serial stdio \
-                -kernel '{kernel.Image}' -initrd '{initramfs}' \
-                -append 'console=ttyS0 panic=-1 {KernelParameters}' {QemuArguments}
+                -kernel '{L1Kernel.Default.Image}' -initrd '{InitialFiles.Value}' \
+                -append 'console=ttyS0 panic=-1 loglevel={LogLevel}' {devices}
             """;
     }
 
-    /// <summary>The L1 run that does it.</summary>
-    public L1Options ToOptions(Action<L1Source, string>? live = null)
+    private static string WriteInitialFiles()
     {
-        string load = Module is null ? "modprobe kvm-amd" : $"insmod '{Module}' devname=kvm";
-        string unload = Module is null ? "rmmod kvm-amd" : $"rmmod '{Path.GetFileNameWithoutExtension(Module)}'";
-        return new L1Options
-        {
-            Name = Name,
-            Timeout = Timeout,
-            Live = live,
-            Script = $"""
-                {load} || exit 125
-                ls -l /dev/kvm || exit 125
-                echo ::{GuestSection}
-                {QemuCommand()} </dev/null 2>/job/qemu.txt
-                status=$?
-                echo ::{EndSection}
-                cat /job/qemu.txt
-                {unload} || exit 126
-                exit $status
-                """,
-        };
-    }
-
-    /// <summary>The guest's console, as QEMU printed it.</summary>
-    public static IReadOnlyList<string> GuestConsole(L1Result result) => result.Section(GuestSection) ?? [];
-
-    /// <summary>What <c>uname -a</c> said in the guest; null when the guest did not come to its end.</summary>
-    public static string? GuestUname(L1Result result)
-    {
-        IReadOnlyList<string> console = GuestConsole(result);
-        return console.Any(line => line.Contains(LastWord, StringComparison.Ordinal))
-            ? console.LastOrDefault(line => line.StartsWith("Linux ", StringComparison.Ordinal))
-            : null;
+        string path = Path.Combine(Repository.Folder("lab"), $"l2-{L1Kernel.Default.Version}.cpio");
+        CacheLock.WriteWhole(path, Initramfs.ForL2(L1Kernel.Default));
+        return path;
     }
 }

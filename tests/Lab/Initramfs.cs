@@ -9,14 +9,18 @@ public static class Initramfs
     /// <summary>What L1 needs to see the host's files.</summary>
     private static readonly string[] L1Modules = ["virtio_pci", "9p", "9pnet_virtio", "overlay"];
 
+    /// <summary>What the L2 guest needs for its devices.</summary>
+    private static readonly string[] L2Modules =
+        ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console"];
+
     /// <summary>The archive that L1 boots from.</summary>
     public static byte[] ForL1(L1Kernel kernel) => Build(kernel, Script("l1-init.sh"), L1Modules);
 
-    /// <summary>The archive that the L2 guest boots from: it says what it sees and powers off.</summary>
-    public static byte[] ForL2(L1Kernel kernel) => Build(kernel, Script("l2-init.sh"), []);
+    /// <summary>The archive that the L2 guest boots from: it says what it sees and uses its devices.</summary>
+    public static byte[] ForL2(L1Kernel kernel) => Build(kernel, Script("l2-init.sh"), L2Modules);
 
     /// <summary>A script that is part of this library.</summary>
-    private static string Script(string name)
+    internal static string Script(string name)
     {
         using Stream stream = typeof(Initramfs).Assembly.GetManifestResourceStream(name)!;
         return new StreamReader(stream).ReadToEnd();

@@ -20,10 +20,39 @@ internal sealed class RunCommand
         DefaultValueFactory = _ => new FileInfo(Repository.PathOf("kmod", "sharpkvm.ko")),
     };
 
+    private static readonly Option<GuestBoard> Board = new("--machine")
+    {
+        Description = "the guest's board",
+        DefaultValueFactory = _ => GuestBoard.Q35,
+    };
+
+    private static readonly Option<IrqChip> Irqchip = new("--irqchip")
+    {
+        Description = "where the guest's interrupt controllers are: in the kernel, split, or in QEMU (off)",
+        DefaultValueFactory = _ => IrqChip.On,
+    };
+
+    private static readonly Option<int> Cpus = new("--cpus")
+    {
+        Description = "the guest's CPUs",
+        DefaultValueFactory = _ => 2,
+    };
+
+    private static readonly Option<GuestQemu> Qemu = new("--qemu")
+    {
+        Description = "Debian's installed QEMU (7.2 on Debian 12) or the one from backports (10.0)",
+        DefaultValueFactory = _ => GuestQemu.Installed,
+    };
+
+    private static readonly Option<bool> Devices = new("--devices")
+    {
+        Description = "give the guest virtio devices, and have it use them",
+    };
+
     private static readonly Option<int> Timeout = new("--timeout")
     {
-        Description = "seconds for everything",
-        DefaultValueFactory = _ => 300,
+        Description = "seconds for the guest",
+        DefaultValueFactory = _ => 240,
     };
 
     private static readonly Option<int> Memory = new("--memory")
@@ -39,17 +68,32 @@ internal sealed class RunCommand
 
     private readonly Stopwatch clock = Stopwatch.StartNew();
     private readonly bool verbose;
+    private readonly GuestBoot guest;
     private bool inGuest;
 
-    private RunCommand(bool verbose) => this.verbose = verbose;
+    private RunCommand(ParseResult arguments)
+    {
+        verbose = arguments.GetRequiredValue(Verbose);
+        guest = new GuestBoot
+        {
+            Board = arguments.GetRequiredValue(Board),
+            IrqChip = arguments.GetRequiredValue(Irqchip),
+            Cpus = arguments.GetRequiredValue(Cpus),
+            Qemu = arguments.GetRequiredValue(Qemu),
+            Devices = arguments.GetRequiredValue(Devices),
+            MemoryMib = arguments.GetRequiredValue(Memory),
+            Limit = TimeSpan.FromSeconds(arguments.GetRequiredValue(Timeout)),
+            LogLevel = 7,
+        };
+    }
 
     public static Command Create()
     {
         var command = new Command("run", "Boot a Linux guest on the module, inside the throw-away machine.")
         {
-            Stock, Module, Timeout, Memory, Verbose,
+            Stock, Module, Board, Irqchip, Cpus, Qemu, Devices, Memory, Timeout, Verbose,
         };
-        command.SetAction(arguments => new RunCommand(arguments.GetRequiredValue(Verbose)).Run(arguments));
+        command.SetAction(arguments => new RunCommand(arguments).Run(arguments));
         return command;
     }
 
@@ -62,28 +106,22 @@ internal sealed class RunCommand
             throw new LabException($"{module.FullName} is missing: run 'make' first, or try --stock");
         }
 
-        string hypervisor = stock ? "stock kvm-amd" : module.Name;
-        Step($"Guest: Linux {L1Kernel.Default.Version}, by unmodified QEMU, on {hypervisor}");
+        Hypervisor hypervisor = stock ? Hypervisor.Stock : Hypervisor.SharpKvm with { Module = module.FullName };
+        string name = stock ? "stock kvm-amd" : module.Name;
+        Step($"Guest: Linux {L1Kernel.Default.Version} on {name}; machine, kernel-irqchip, CPUs, QEMU: {guest.Name}");
+        Step($"By unmodified {guest.Emulator.Name}");
         Step($"Machine for it: emulated AMD processor with SVM ({Emulator.Best.Name})");
-        L1Result result = L1Machine.Run(new GuestBoot
+        GuestResult result = GuestRun.Boot(stock ? "run-stock" : "run", hypervisor, [guest], Show)[guest];
+        if (result.Uname is null || !result.Machine.Succeeded)
         {
-            Name = stock ? "run-stock" : "run",
-            Module = stock ? null : module.FullName,
-            Timeout = TimeSpan.FromSeconds(arguments.GetRequiredValue(Timeout)),
-            GuestMemoryMib = arguments.GetRequiredValue(Memory),
-        }.ToOptions(Show));
-
-        string? uname = GuestBoot.GuestUname(result);
-        if (uname is null || !result.Succeeded)
-        {
-            AnsiConsole.MarkupLine("[red]The guest did not come to its end.[/]");
-            Console.WriteLine(result.Describe());
+            AnsiConsole.MarkupLine("[red]The guest did not come to its end, or the machine around it is not well.[/]");
+            Console.WriteLine(result.Uname is null ? result.Describe() : result.Machine.Describe());
             return 1;
         }
 
-        Console.WriteLine(uname);
+        Console.WriteLine(result.Uname);
         string log = Path.GetRelativePath(Environment.CurrentDirectory, result.LogPath);
-        Console.WriteLine($"The guest ran on {hypervisor} and powered off; all of it took "
+        Console.WriteLine($"The guest ran on {name} and powered off; all of it took "
             + $"{clock.Elapsed.TotalSeconds:0.0} s (log: {log})");
         return 0;
     }
@@ -95,11 +133,11 @@ internal sealed class RunCommand
             case (L1Source.Lab, _) when line.StartsWith("@@lab:up", StringComparison.Ordinal):
                 Step("The machine is up; loading the module");
                 break;
-            case (L1Source.Job, L1Result.SectionMark + GuestBoot.GuestSection):
+            case (L1Source.Job, _) when line == L1Result.SectionMark + guest.Name:
                 Step("The module is loaded; starting QEMU. The guest's console:");
                 inGuest = true;
                 break;
-            case (L1Source.Job, L1Result.SectionMark + GuestBoot.EndSection):
+            case (L1Source.Job, _) when line == L1Result.SectionMark + guest.Name + GuestRun.EndSuffix:
                 inGuest = false;
                 Step("QEMU has ended; unloading the module");
                 break;
