@@ -7,6 +7,7 @@ var root = new RootCommand("SharpKVM for developers: the throw-away machine that
 {
     RunCommand.Create(),
     LabCommand.Create(),
+    BootCostCommand.Create(),
 };
 
 // The terminal wraps long lines itself; nothing else may.
