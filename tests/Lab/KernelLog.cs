@@ -12,7 +12,7 @@ public sealed record KernelReport(string Title, IReadOnlyList<string> Lines);
 public static partial class KernelLog
 {
     /// <summary>A report that goes on without its end mark is cut here.</summary>
-    private const int LongestReport = 120;
+    private const int LongestReport = 400;
 
     /// <summary>The reports in a log, those left out that an expected pattern matches in any of their lines.</summary>
     public static IReadOnlyList<KernelReport> Scan(IEnumerable<string> log, params IEnumerable<string> expected)
@@ -45,18 +45,44 @@ public static partial class KernelLog
 
     private static int EndOfReport(string[] lines, int start)
     {
-        if (!Opening().IsMatch(lines[start]))
+        int limit = Math.Min(lines.Length, start + LongestReport);
+        string first = lines[start];
+        if (Leaks().IsMatch(first))
         {
-            return start + 1;
+            int after = Array.FindIndex(lines, start, limit - start, line => !Leaks().IsMatch(line));
+            return after < 0 ? limit : after;
         }
 
-        int limit = Math.Min(lines.Length, start + LongestReport);
-        int end = Array.FindIndex(lines, start, limit - start, line => line.Contains("---[ end "));
+        Regex? last = Ruled().IsMatch(first) ? Rule() : Traced().IsMatch(first) ? EndOfTrace()
+            : Opening().IsMatch(first) ? EndMark() : null;
+        int end = last is null ? start : Array.FindIndex(lines, start, limit - start, last.IsMatch);
         return end < 0 ? limit : end + 1;
     }
 
     [GeneratedRegex(@"^(<\d+>)?\[\s*\d+\.\d+\](\[[^\]]*\])?\s?")]
     private static partial Regex Prefix();
+
+    /// <summary>What stands between two rules, the first of which is said before it.</summary>
+    [GeneratedRegex("^(BUG: KASAN|UBSAN): ")]
+    private static partial Regex Ruled();
+
+    [GeneratedRegex("^={20,}$")]
+    private static partial Regex Rule();
+
+    /// <summary>What is over when its call trace is.</summary>
+    [GeneratedRegex("^BUG: (sleeping|scheduling|using|Bad|MAX_)|^INFO: trying to register|"
+        + "^WARNING: (possible|suspicious|inconsistent|bad|held|lock|nested|HARDIRQ|SOFTIRQ|.* still has locks)")]
+    private static partial Regex Traced();
+
+    [GeneratedRegex("^ *</TASK>$")]
+    private static partial Regex EndOfTrace();
+
+    /// <summary>What the leak checker says: each line begins so, the leaks' own by the lab's doing.</summary>
+    [GeneratedRegex("^kmemleak: ")]
+    private static partial Regex Leaks();
+
+    [GeneratedRegex(@"---\[ end ")]
+    private static partial Regex EndMark();
 
     /// <summary>What opens a report of many lines, up to its "end trace" mark.</summary>
     [GeneratedRegex(@"\[ cut here \]|^BUG: |^Oops|^general protection fault|^kernel BUG at|^double fault|^int3:|"
@@ -68,8 +94,9 @@ public static partial class KernelLog
         + @"^(int3|invalid opcode|divide error|stack segment): |unable to handle|scheduling while atomic|"
         + @"sleeping function called|possible (recursive|circular) locking|possible deadlock|suspicious RCU|"
         + @"inconsistent lock state|held lock freed|bad unlock balance|lock held when returning|still has locks held|"
+        + @"register non-static key|lockdep is turned off|turning off the locking|leak detector disabled|"
         + @"INFO: rcu|rcu: INFO|rcu_\w+ (self-)?detected|detected stall|soft lockup|hard LOCKUP|hung_task|"
-        + @"blocked for more than|KASAN|KCSAN|KMSAN|UBSAN|kmemleak: \d+ new|ODEBUG|"
+        + @"blocked for more than|KASAN|KCSAN|KMSAN|UBSAN|kmemleak: (\d+ new|unreferenced)|ODEBUG|"
         + @"refcount_t: |Bad page (state|map)|Bad rss-counter|list_(add|del) corruption|stack-protector|"
         + @"NMI watchdog: Watchdog detected|irq \d+: nobody cared|unchecked MSR access|page allocation failure|"
         + @"Out of memory|Kernel panic|corrupted|Tainted: [A-Z ]*[BDLW]|slab .*(error|Objects remaining)|"
