@@ -49,8 +49,10 @@ struct sk_vcpu_shared {
 	struct kvm_run *run;
 	struct sk_exit_trace *trace;
 	void *pio;
+	u64 run_delay;
 	u32 flags;
 	u32 requests;
+	u32 on_load;
 	u32 trace_next;
 	u32 pkru;
 };
@@ -118,6 +120,7 @@ struct sk_vcpu {
 	int cpu;		/* where it is loaded, -1 when nowhere */
 	int last_cpu;
 	bool in_guest;		/* guarded by the order of in_guest and shared->requests */
+	struct task_struct *task;	/* in KVM_RUN; see sk_vcpu_yield_to() */
 	struct rcuwait wait;	/* the thread while it halts */
 	struct hrtimer timer;
 	bool fpu_loaded;

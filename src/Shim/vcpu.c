@@ -20,11 +20,12 @@ static u64 host_tsc_aux(int cpu)
 
 static void load(struct sk_vcpu *vcpu, int cpu)
 {
+	u32 moved = vcpu->last_cpu != cpu ? SK_REQUEST_MIGRATED : 0;
+
 	WRITE_ONCE(vcpu->cpu, cpu);
-	if (vcpu->last_cpu != cpu) {
-		vcpu->last_cpu = cpu;
-		atomic_or(SK_REQUEST_MIGRATED, (atomic_t *)&vcpu->shared->requests);
-	}
+	vcpu->last_cpu = cpu;
+	vcpu->shared->run_delay = current->sched_info.run_delay;
+	atomic_or(vcpu->shared->on_load | moved, (atomic_t *)&vcpu->shared->requests);
 	if (__this_cpu_read(last_vcpu) != vcpu) {
 		__this_cpu_write(last_vcpu, vcpu);
 		/* No branch prediction that another vCPU trained reaches this one. */
@@ -216,6 +217,21 @@ int sk_vcpu_halt(struct sk_vcpu *vcpu, u64 poll)
 	return result ? 2 : 1;
 }
 
+/*
+ * Import of the core: directed yield. The task takes its pointer back before it can exit, and its memory outlives the
+ * grace period after that.
+ */
+void sk_vcpu_yield_to(struct sk_vcpu *vcpu)
+{
+	struct task_struct *task;
+
+	rcu_read_lock();
+	task = get_task_struct(READ_ONCE(vcpu->task) ?: current);
+	rcu_read_unlock();
+	yield_to(task, true);
+	put_task_struct(task);
+}
+
 static enum hrtimer_restart timer_expired(struct hrtimer *timer)
 {
 	struct sk_vcpu *vcpu = container_of(timer, struct sk_vcpu, timer);
@@ -266,10 +282,12 @@ static long run(struct sk_vcpu *vcpu)
 	preempt_notifier_register(&vcpu->preempt);
 	load(vcpu, smp_processor_id());
 	preempt_enable();
+	WRITE_ONCE(vcpu->task, current);
 	vcpu->srcu_index = srcu_read_lock(&vm->slots_srcu);
 
 	result = sk_vm_call(vm, sk_core_run, vcpu->core, 0, 0);
 
+	WRITE_ONCE(vcpu->task, NULL);
 	srcu_read_unlock(&vm->slots_srcu, vcpu->srcu_index);
 	if (vcpu->fpu_loaded) {
 		fpu_swap_kvm_fpstate(&vcpu->fpu, false);

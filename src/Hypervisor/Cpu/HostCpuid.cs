@@ -8,8 +8,12 @@ namespace SharpKvm.Cpu;
 internal static class HostCpuid
 {
     private const uint LastBasic = 0xd, Hypervisor = 0x40000000, Extended = 0x80000000, LastExtended = 0x80000021;
-    /// <summary>KVM_FEATURE_NOP_IO_DELAY: port accesses need no delay between them.</summary>
-    private const uint NopIoDelay = 1 << 1;
+    /// <summary>
+    /// KVM_FEATURE_*: CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, STEAL_TIME, PV_EOI, PV_UNHALT, PV_TLB_FLUSH, PV_SEND_IPI,
+    /// POLL_CONTROL, PV_SCHED_YIELD, CLOCKSOURCE_STABLE.
+    /// </summary>
+    private const uint ParavirtFeatures = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 11
+        | 1 << 12 | 1 << 13 | 1 << 24;
     private const uint AlwaysRunningApicTimer = 1 << 2;
     /// <summary>Of leaf 1, ECX.</summary>
     private const uint TscDeadline = 1 << 24;
@@ -60,7 +64,7 @@ internal static class HostCpuid
         // KVMKVMKVM
         writer.Add(Hypervisor, 0, false,
             new() { Eax = Hypervisor + 1, Ebx = 0x4b4d564b, Ecx = 0x564b4d56, Edx = 0x4d });
-        writer.Add(Hypervisor + 1, 0, false, new() { Eax = NopIoDelay });
+        writer.Add(Hypervisor + 1, 0, false, new() { Eax = ParavirtFeatures });
         AddRange(ref writer, Extended, LastExtended);
         return writer.Finish();
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
+using SharpKvm.Paravirt;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Cpu;
@@ -106,8 +107,24 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         Msr.SpecCtrl => (host || vcpu.Cpuid.Has(Feature.Ibrs))
             && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost()),
         Msr.PredCmd => (host || vcpu.Cpuid.Has(Feature.Ibpb)) && TryFlushPredictors(value),
+        Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld or Msr.KvmStealTime =>
+            TrySetShared(ref vcpu, index, value, host),
         _ => TrySetPlain(ref vcpu, index, value, host),
     };
+
+    /// <summary>The MSRs that say where the guest has memory to tell it something.</summary>
+    private static bool TrySetShared(ref Vcpu vcpu, uint index, ulong value, bool host)
+    {
+        if (!TrySetPlain(ref vcpu, index, value, host))
+            return false;
+        if (index == Msr.KvmStealTime)
+            StealTime<TVendor>.Enable(ref vcpu);
+        else if (index is Msr.KvmSystemTime or Msr.KvmSystemTimeOld)
+            vcpu.Shared.Request(VcpuRequests.Clock);
+        else
+            PvClock<TVendor>.WriteWallClock(ref vcpu.Vm);
+        return true;
+    }
 
     private static bool TrySetPlain(ref Vcpu vcpu, uint index, ulong value, bool host)
     {
@@ -119,7 +136,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             return false;
         // The guest moves its counter with the adjustment; user space restores only the register.
         if (index == Msr.TscAdjust && !host)
-            TVendor.SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - register.Value);
+            SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - register.Value);
         register.Value ^= changed & register.Writable;
         if (index == Msr.ApicBase)
             ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
@@ -164,9 +181,14 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
                 or (>= Msr.IorrBase and <= Msr.TopMem2) or Msr.NbCfg or Msr.PatchLoader or Msr.IntPendingMessage
                 or (>= Msr.PstateCurrentLimit and <= Msr.PstateLast) or Msr.LsCfg or Msr.DcCfg or Msr.BuCfg2:
                 return new(ref msrs.Zero, ignored: ~0ul);
+            case Msr.KvmWallClock or Msr.KvmWallClockOld: return new(ref vcpu.Vm.Clock.WallClock, ~0ul);
+            case Msr.KvmSystemTime or Msr.KvmSystemTimeOld: return new(ref vcpu.Paravirt.SystemTime, ~0ul);
+            case Msr.KvmStealTime: return new(ref vcpu.Paravirt.StealTime, ~ParavirtState.StealTimeReserved);
+            case Msr.KvmEoi: return new(ref vcpu.Paravirt.Eoi, ~ParavirtState.EoiReserved);
+            case Msr.KvmPollControl: return new(ref vcpu.Paravirt.PollControl, 1);
             // Features that are absent: VMMs save and restore their MSRs all the same. Zero is all they can be.
-            case Msr.McgCtl or Msr.TscDeadline or Msr.KvmWallClockOld or Msr.KvmSystemTimeOld
-                or (>= Msr.KvmFirst and <= Msr.KvmLast) when host:
+            case Msr.McgCtl or Msr.TscDeadline or Msr.KvmAsyncFault or Msr.KvmAsyncFaultVector or Msr.KvmAsyncFaultAck
+                when host:
                 return new(ref msrs.Zero);
             default: return default;
         }
@@ -230,8 +252,14 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         {
             vcpu.Msrs.TscAdjust += offset - old;
         }
-        TVendor.SetTscOffset(ref vcpu, offset);
+        SetTscOffset(ref vcpu, offset);
         return true;
+    }
+
+    private static void SetTscOffset(ref Vcpu vcpu, ulong offset)
+    {
+        TVendor.SetTscOffset(ref vcpu, offset);
+        PvClock<TVendor>.TscChanged(ref vcpu.Vm);
     }
 
     private static bool Assign(ref ulong register, ulong value, ulong allowed)

@@ -32,6 +32,7 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         msrs.MtrrCap = MsrState.MtrrCapabilities;
         msrs.McgCap = MsrState.MaxBanks;
         vcpu.Shared.Xcr0 = 1;
+        vcpu.Paravirt.PollControl = 1;
         TVendor.TrySetMsr(ref vcpu, Msr.Pat, PatDefault);
         Msrs<TVendor>.TrySet(ref vcpu, Msr.Tsc, 0, host: true);
         SetRegisters(ref vcpu);

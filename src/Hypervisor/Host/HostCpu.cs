@@ -19,6 +19,12 @@ internal static partial class HostCpu
     /// <summary>CLOCK_MONOTONIC: what timers are armed by.</summary>
     public static partial ulong Nanoseconds();
 
+    /// <summary>CLOCK_REALTIME: the time of day, since 1970.</summary>
+    public static partial ulong RealNanoseconds();
+
+    /// <summary>Whether the kernel trusts the time-stamp counters to be the same on all CPUs.</summary>
+    public static partial bool TscIsStable();
+
     /// <summary>Rate of the time-stamp counter in kHz.</summary>
     public static partial uint TscKhz();
 

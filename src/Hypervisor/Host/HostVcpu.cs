@@ -35,6 +35,9 @@ internal readonly partial struct HostVcpu(nint handle)
     /// <summary>Sleeps until a request is set. Before that it polls for so many nanoseconds.</summary>
     public partial HaltEnd Halt(ulong pollNanoseconds);
 
+    /// <summary>Gives the calling thread's CPU to the vCPU's thread, if that is in KVM_RUN and waits for one.</summary>
+    public partial void YieldTo();
+
     /// <summary>
     /// Arms the vCPU's one timer: at <paramref name="deadline"/> (<see cref="HostCpu.Nanoseconds"/>)
     /// <see cref="VcpuRequests.Timer"/> is set and the vCPU kicked. 0 cancels it. By the vCPU's own thread only.

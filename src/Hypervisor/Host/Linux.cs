@@ -57,6 +57,7 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_kick")] public static extern void VcpuKick(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_halt")]
     public static extern int VcpuHalt(nint vcpu, ulong poll);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_yield_to")] public static extern void YieldTo(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_set_timer")]
     public static extern void VcpuSetTimer(nint vcpu, ulong deadline);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
@@ -71,6 +72,9 @@ internal static unsafe class Shim
     public static extern long FpuImport(nint vcpu, void* buffer);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_read_msr")]
     public static extern int ReadMsr(uint index, ulong* value);
+    [MethodImpl(InternalCall), RuntimeImport("*", "ktime_get_with_offset")]
+    public static extern ulong KtimeWithOffset(int clock);
+    [MethodImpl(InternalCall), RuntimeImport("*", "check_tsc_unstable")] public static extern int TscIsUnstable();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameter_ignore_msrs")] public static extern int IgnoreMsrs();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_log_error")]
     public static extern void LogError(byte* text, ulong value);
@@ -168,6 +172,7 @@ internal readonly unsafe partial struct HostVcpu
     public partial bool Work() => Shim.VcpuWork(_handle) == 0;
     public partial void Kick() => Shim.VcpuKick(_handle);
     public partial HaltEnd Halt(ulong pollNanoseconds) => (HaltEnd)Shim.VcpuHalt(_handle, pollNanoseconds);
+    public partial void YieldTo() => Shim.YieldTo(_handle);
     public partial void SetTimer(ulong deadline) => Shim.VcpuSetTimer(_handle, deadline);
     public partial void RenewSlots() => Shim.VcpuRenewSlots(_handle);
     public partial void SetSignalMask(ulong mask, bool active) =>
@@ -235,6 +240,9 @@ internal static unsafe partial class HostCpu
     public static partial void WriteMsr(uint index, ulong value) => Kernel.X86.Wrmsr(index, value);
     public static partial ulong Tsc() => Kernel.X86.Rdtsc();
     [MethodImpl(InternalCall), RuntimeImport("*", "ktime_get")] public static extern partial ulong Nanoseconds();
+    // TK_OFFS_REAL
+    public static partial ulong RealNanoseconds() => Shim.KtimeWithOffset(0);
+    public static partial bool TscIsStable() => Shim.TscIsUnstable() == 0;
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_tsc_khz")] public static extern partial uint TscKhz();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
     public static extern partial ulong SupportedXcr0();

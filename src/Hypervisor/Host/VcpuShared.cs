@@ -26,11 +26,15 @@ internal struct VcpuShared
     public KernelRef<ExitTrace> Trace;
     /// <summary>The page of port data behind the run page.</summary>
     public KernelRef<PortPage> Port;
+    /// <summary>Nanoseconds that the thread has waited for a CPU, as of when it last got one.</summary>
+    public ulong RunDelay;
     public EntryFlags Flags;
     /// <summary>
     /// What others ask of this vCPU before its next entry: set atomically by anyone, cleared by its thread.
     /// </summary>
     public uint RequestBits;
+    /// <summary>Requests that are made whenever the thread gets a CPU.</summary>
+    public uint OnLoad;
     /// <summary>The next entry of <see cref="Trace"/> to be written.</summary>
     public uint TraceNext;
     public uint Pkru;
@@ -82,6 +86,12 @@ internal enum VcpuRequests : uint
     StartUp = 1 << 10,
     /// <summary>Split mode: user space is told of the end of an interrupt.</summary>
     EoiExit = 1 << 11,
+    /// <summary>The guest's clock page is to be written.</summary>
+    Clock = 1 << 12,
+    /// <summary>The guest is told how long the thread waited for a CPU.</summary>
+    Steal = 1 << 13,
+    /// <summary>Another vCPU ends this one's halt (KVM_HC_KICK_CPU).</summary>
+    Unhalt = 1 << 14,
 }
 
 /// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
 using SharpKvm.Interrupts;
+using SharpKvm.Paravirt;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Svm;
@@ -55,6 +56,7 @@ internal static class SvmEvents
             {
                 events.ReinjectInterrupt(PendingInterrupts.Take(ref vcpu), soft: false);
                 vmcb.Inject = EventInjection.Of(EventInjection.EventType.Interrupt, events.Interrupt.Vector.Value);
+                PvEoi<SvmVendor>.Offer(ref vcpu);
             }
             else
             {

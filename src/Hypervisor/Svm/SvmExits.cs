@@ -3,6 +3,7 @@ using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Mmu;
+using SharpKvm.Paravirt;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Svm;
@@ -29,7 +30,10 @@ internal static class SvmExits
         if (!vcpu.Svm.Asid.IsOwn)
             SvmVendor.FlushTlb(ref vcpu);
 
-        if (!vcpu.Shared.Host.Enter())
+        bool entered = vcpu.Shared.Host.Enter();
+        if (vcpu.Paravirt.EoiOffered)
+            PvEoi<SvmVendor>.TakeBack(ref vcpu);
+        if (!entered)
             return VcpuAction.Retry;
 
         vmcb.TlbControl = TlbControl.Nothing;

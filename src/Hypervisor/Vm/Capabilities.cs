@@ -18,9 +18,11 @@ internal static class Capabilities
         KVM_CAP_USER_MEMORY = 3,
         KVM_CAP_SET_TSS_ADDR = 4,
         KVM_CAP_EXT_CPUID = 7,
+        KVM_CAP_CLOCKSOURCE = 8,
         KVM_CAP_NR_VCPUS = 9,
         KVM_CAP_NR_MEMSLOTS = 10,
         KVM_CAP_PIT = 11,
+        KVM_CAP_NOP_IO_DELAY = 12,
         KVM_CAP_MP_STATE = 14,
         KVM_CAP_COALESCED_MMIO = 15,
         KVM_CAP_SYNC_MMU = 16,
@@ -38,6 +40,7 @@ internal static class Capabilities
         KVM_CAP_PIT_STATE2 = 35,
         KVM_CAP_IOEVENTFD = 36,
         KVM_CAP_SET_IDENTITY_MAP_ADDR = 37,
+        KVM_CAP_ADJUST_CLOCK = 39,
         KVM_CAP_INTERNAL_ERROR_DATA = 40,
         KVM_CAP_VCPU_EVENTS = 41,
         KVM_CAP_DEBUGREGS = 50,
@@ -47,6 +50,7 @@ internal static class Capabilities
         KVM_CAP_GET_TSC_KHZ = 61,
         KVM_CAP_MAX_VCPUS = 66,
         KVM_CAP_TSC_DEADLINE_TIMER = 72,
+        KVM_CAP_KVMCLOCK_CTRL = 76,
         KVM_CAP_SIGNAL_MSI = 77,
         KVM_CAP_READONLY_MEM = 81,
         KVM_CAP_IRQFD_RESAMPLE = 82,
@@ -83,7 +87,9 @@ internal static class Capabilities
             or KVM_CAP_X86_ROBUST_SINGLESTEP or KVM_CAP_GET_TSC_KHZ or KVM_CAP_READONLY_MEM
             or KVM_CAP_EXT_EMUL_CPUID or KVM_CAP_CHECK_EXTENSION_VM or KVM_CAP_ENABLE_CAP_VM
             or KVM_CAP_IMMEDIATE_EXIT or KVM_CAP_GET_MSR_FEATURES or KVM_CAP_EXCEPTION_PAYLOAD or KVM_CAP_SREGS2
-            or KVM_CAP_X86_TRIPLE_FAULT_EVENT => 1,
+            or KVM_CAP_X86_TRIPLE_FAULT_EVENT or KVM_CAP_CLOCKSOURCE or KVM_CAP_NOP_IO_DELAY
+            or KVM_CAP_KVMCLOCK_CTRL => 1,
+        KVM_CAP_ADJUST_CLOCK => (int)Abi.kvm_clock_data.Flags,
         KVM_CAP_XSAVE or KVM_CAP_XCRS => HostCpu.SupportedXcr0() != 0 ? 1 : 0,
         KVM_CAP_XSAVE2 => 4096,
         KVM_CAP_NR_VCPUS or KVM_CAP_MAX_VCPUS => MaxVcpus,

@@ -49,6 +49,7 @@ internal static class Exports
         ref Vm vm = ref new KernelRef<Vm>(core).Value;
         vm.Host = new HostVm(host);
         vm.Coalesced = CoalescedIo.Over(ring);
+        vm.Clock.Start();
         HostCpu.Cpuid(0x80000008, 0, out Cpu.CpuidLeaf widths);
         return VmMemory.Init(ref vm, (int)(widths.Eax & 0xff));
     }

@@ -3,6 +3,7 @@ using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
+using SharpKvm.Paravirt;
 
 namespace SharpKvm.Vm;
 
@@ -27,7 +28,7 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
     /// <summary>HLT: sleeps in the kernel, or in user space when that has the interrupt controllers.</summary>
     public static VcpuAction Halt(ref Vcpu vcpu)
     {
-        if (HasWork(ref vcpu))
+        if (HasWork(ref vcpu) || Paravirtual<TVendor>.TakeUnhalt(ref vcpu))
             return VcpuAction.Resume;
         if (!vcpu.HasApic)
             return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_HLT);
@@ -52,9 +53,10 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
             vcpu.MpState = MpState.Runnable;
             return VcpuAction.Resume;
         }
-        ulong start = HostCpu.Nanoseconds(), poll = vcpu.MpState == MpState.Halted ? vcpu.HaltPoll : 0;
-        HaltEnd end = vcpu.Shared.Host.Halt(poll);
-        if (vcpu.MpState == MpState.Halted)
+        bool polls = vcpu.MpState == MpState.Halted && vcpu.Paravirt.PollControl != 0;
+        ulong start = HostCpu.Nanoseconds(), poll = polls ? vcpu.HaltPoll : 0;
+        HaltEnd end = StealTime<TVendor>.Halt(ref vcpu, poll);
+        if (polls)
             vcpu.HaltPoll = NextPoll(poll, end, HostCpu.Nanoseconds() - start, Parameters.HaltPollNanoseconds());
         return end == HaltEnd.Interrupted ? VcpuAction.Retry : VcpuAction.Resume;
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Paravirt;
 
 namespace SharpKvm.Vm;
 
@@ -7,6 +8,9 @@ namespace SharpKvm.Vm;
 internal static class Hypercalls<TVendor> where TVendor : struct, IVendor
 {
     private const ulong KVM_HC_VAPIC_POLL_IRQ = 1;
+    private const ulong KVM_HC_KICK_CPU = 5;
+    private const ulong KVM_HC_SEND_IPI = 10;
+    private const ulong KVM_HC_SCHED_YIELD = 11;
     private const long KVM_ENOSYS = 1000;
     private const long KVM_EPERM = 1;
 
@@ -14,10 +18,17 @@ internal static class Hypercalls<TVendor> where TVendor : struct, IVendor
     {
         bool wide = TVendor.GetSegment(ref vcpu, SegmentName.Cs).Long && (TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0;
         ref ulong rax = ref vcpu.Registers[Gpr.Rax];
-        ulong number = wide ? rax : (uint)rax;
-        long result = TVendor.GetCpl(ref vcpu) != 0 ? -KVM_EPERM
-            : number == KVM_HC_VAPIC_POLL_IRQ ? 0
-            : -KVM_ENOSYS;
-        rax = wide ? (ulong)result : (uint)result;
+        ulong mask = wide ? ~0ul : uint.MaxValue;
+        ulong arg0 = vcpu.Registers[Gpr.Rbx] & mask, arg1 = vcpu.Registers[Gpr.Rcx] & mask;
+        long result = TVendor.GetCpl(ref vcpu) != 0 ? -KVM_EPERM : (rax & mask) switch
+        {
+            KVM_HC_VAPIC_POLL_IRQ => 0,
+            KVM_HC_KICK_CPU => Paravirtual<TVendor>.Kick(ref vcpu.Vm, arg1),
+            KVM_HC_SEND_IPI => Paravirtual<TVendor>.SendIpi(ref vcpu, arg0, arg1,
+                vcpu.Registers[Gpr.Rdx] & mask, vcpu.Registers[Gpr.Rsi] & mask, wide ? 64 : 32),
+            KVM_HC_SCHED_YIELD => Paravirtual<TVendor>.Yield(ref vcpu.Vm, arg0),
+            _ => -KVM_ENOSYS,
+        };
+        rax = (ulong)result & mask;
     }
 }

@@ -4,6 +4,7 @@ using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
+using SharpKvm.Paravirt;
 using static SharpKvm.Abi.Ioctl;
 
 namespace SharpKvm.Vm;
@@ -119,6 +120,10 @@ internal static class VmIoctls
                     : Errno.EFAULT;
             case KVM_SET_BOOT_CPU_ID:
                 return SetBootCpu(ref vm, argument);
+            case KVM_GET_CLOCK:
+                return VmClock.Get(ref vm, pointer);
+            case KVM_SET_CLOCK:
+                return VmClock.Set(ref vm, pointer);
             case KVM_SET_TSC_KHZ:
                 return VmCpuState.SetTscKhz((uint)argument);
             case KVM_GET_TSC_KHZ:
@@ -201,8 +206,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_X86_SET_MCE => StateIoctls<TVendor>.SetMce(ref vcpu, pointer),
             KVM_TPR_ACCESS_REPORTING => StateIoctls<TVendor>.TprAccessReporting(ref vcpu, pointer),
             KVM_SET_VAPIC_ADDR => VirtualTpr<TVendor>.Set(ref vcpu, pointer),
-            // It needs a clock page that the guest has registered.
-            KVM_KVMCLOCK_CTRL => Errno.EINVAL,
+            KVM_KVMCLOCK_CTRL => PvClock<TVendor>.NoteStopped(ref vcpu),
             KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, pointer),
             _ => Errno.EINVAL,
         };

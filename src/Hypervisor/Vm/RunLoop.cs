@@ -3,6 +3,7 @@ using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
+using SharpKvm.Paravirt;
 
 namespace SharpKvm.Vm;
 
@@ -58,7 +59,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
                 continue;
             if (action != VcpuAction.Retry)
                 return action;
-            if (!vcpu.Shared.Host.Work())
+            if (!StealTime<TVendor>.Work(ref vcpu))
             {
                 vcpu.Run.exit_reason = Exit.KVM_EXIT_INTR;
                 return VcpuAction.Interrupted;
@@ -91,6 +92,10 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             vcpu.Shared.Host.RenewSlots();
         if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)
             TVendor.FlushTlb(ref vcpu);
+        const VcpuRequests Told =
+            VcpuRequests.Migrated | VcpuRequests.Clock | VcpuRequests.Steal | VcpuRequests.Unhalt;
+        if ((requests & Told) != 0)
+            Paravirtual<TVendor>.HandleRequests(ref vcpu, requests);
         const VcpuRequests Messages =
             VcpuRequests.Timer | VcpuRequests.Nmi | VcpuRequests.Init | VcpuRequests.StartUp | VcpuRequests.EoiExit;
         return (requests & Messages) != 0 ? HandleMessages(ref vcpu, requests) : VcpuAction.Resume;

@@ -3,6 +3,7 @@ using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
+using SharpKvm.Paravirt;
 using SharpKvm.Svm;
 
 namespace SharpKvm.Vm;
@@ -29,6 +30,7 @@ internal struct Vcpu
     public Lapic Apic;
     /// <summary>Guest memory that stands for TPR (KVM_SET_VAPIC_ADDR); 0: none does.</summary>
     public Gpa VirtualTpr;
+    public ParavirtState Paravirt;
     public MpState MpState;
     /// <summary>How long it polls before it sleeps in a halt, in nanoseconds.</summary>
     public ulong HaltPoll;

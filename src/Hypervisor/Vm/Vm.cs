@@ -3,6 +3,7 @@ using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
+using SharpKvm.Paravirt;
 
 namespace SharpKvm.Vm;
 
@@ -15,6 +16,8 @@ internal struct Vm
     /// <summary>What its vCPUs share: enabled capabilities, the time-stamp counter's base.</summary>
     public VmCpuState Cpu;
     public VcpuTable Vcpus;
+    /// <summary>What guests read as kvmclock.</summary>
+    public VmClock Clock;
     /// <summary>Interrupt controllers in the kernel.</summary>
     public IrqChip Irqchip;
     /// <summary>The vCPU that runs first (KVM_SET_BOOT_CPU_ID).</summary>

@@ -106,6 +106,8 @@ internal static partial class HostCpu
 
     public static partial ulong Tsc() => SimulatedHost.Current.Cpu.Tsc;
     public static partial ulong Nanoseconds() => SimulatedHost.Current.Cpu.Nanoseconds;
+    public static partial ulong RealNanoseconds() => SimulatedHost.Current.Cpu.RealNanoseconds;
+    public static partial bool TscIsStable() => SimulatedHost.Current.Cpu.TscIsStable;
     public static partial uint TscKhz() => SimulatedHost.Current.Cpu.TscKhz;
     public static partial ulong SupportedXcr0() => SimulatedHost.Current.Cpu.SupportedXcr0;
     public static partial void FlushPredictors() => SimulatedHost.Current.Cpu.PredictorFlushes++;
@@ -126,9 +128,15 @@ internal static partial class Log
 internal readonly partial struct HostVcpu
 {
     public partial bool Enter() => SimulatedHost.Current.Thread.Guest(_handle);
-    public partial bool Work() => !SimulatedHost.Current.Thread.SignalPending;
+    public partial bool Work() => SimulatedHost.Current.Thread.Work(_handle);
     public partial void Kick() => SimulatedHost.Current.Thread.Kicks.Add(_handle);
-    public partial HaltEnd Halt(ulong pollNanoseconds) => SimulatedHost.Current.Thread.Halt(_handle);
+    public partial HaltEnd Halt(ulong pollNanoseconds)
+    {
+        SimulatedHost.Current.Thread.LastPoll = pollNanoseconds;
+        return SimulatedHost.Current.Thread.Halt(_handle);
+    }
+
+    public partial void YieldTo() => SimulatedHost.Current.Thread.Yields.Add(_handle);
     public partial void SetTimer(ulong deadline) => SimulatedHost.Current.Thread.Timers[_handle] = deadline;
     public partial void RenewSlots() => SimulatedHost.Current.Thread.SlotRenewals++;
     public partial void SetSignalMask(ulong mask, bool active) =>

@@ -11,6 +11,8 @@ internal sealed class SimulatedCpu
     public Dictionary<uint, ulong> Msrs { get; } = [];
     public ulong Tsc { get; set; }
     public ulong Nanoseconds { get; set; } = 1_000_000_000;
+    public ulong RealNanoseconds { get; set; } = 1_700_000_000_123_456_789;
+    public bool TscIsStable { get; set; } = true;
     public uint TscKhz { get; set; } = 2_000_000;
     public ulong SupportedXcr0 { get; set; } = 7;
     public int PredictorFlushes { get; set; }
@@ -30,15 +32,23 @@ internal sealed class SimulatedCpu
 /// <summary>The thread that runs a vCPU.</summary>
 internal sealed class SimulatedThread
 {
+    public SimulatedThread() => Work = _ => !SignalPending;
+
     /// <summary>One turn of the guest, by vCPU; none enters by default.</summary>
     public Func<nint, bool> Guest { get; set; } = _ => false;
     /// <summary>A vCPU that halts; by default a signal comes.</summary>
     public Func<nint, HaltEnd> Halt { get; set; } = _ => HaltEnd.Interrupted;
+    /// <summary>How long the last one polled before it slept, in nanoseconds.</summary>
+    public ulong LastPoll { get; set; }
     /// <summary>vCPUs in the order of their kicks.</summary>
     public List<nint> Kicks { get; } = [];
     /// <summary>The deadline of each vCPU's timer, 0 when it is not armed.</summary>
     public Dictionary<nint, ulong> Timers { get; } = [];
+    /// <summary>vCPUs in the order in which others gave up the CPU for them.</summary>
+    public List<nint> Yields { get; } = [];
     public bool SignalPending { get; set; }
+    /// <summary>The thread is rescheduled, or a signal ends KVM_RUN.</summary>
+    public Func<nint, bool> Work { get; set; }
     public (ulong Mask, bool Active) SignalMask { get; set; }
     public int SlotRenewals { get; set; }
     /// <summary>What KVM_CREATE_VM and KVM_CREATE_VCPU return.</summary>

@@ -40,6 +40,9 @@ internal sealed class SimulatedProcess(SimulatedHost host)
     /// <summary>Runs once, when the next look-up has found its page: the moment for a race.</summary>
     public Action? AfterLookUp { get; set; }
 
+    /// <summary>Runs after each write of the core: what another CPU may see then.</summary>
+    public Action? AfterWrite { get; set; }
+
     /// <summary>mmap(MAP_FIXED) of fresh memory.</summary>
     public void Map(ulong start, ulong pages, bool writable = true)
     {
@@ -126,6 +129,7 @@ internal sealed class SimulatedProcess(SimulatedHost host)
             source = source[count..];
             address += (ulong)count;
         }
+        AfterWrite?.Invoke();
         return true;
     }
 

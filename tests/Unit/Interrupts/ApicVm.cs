@@ -36,6 +36,7 @@ internal sealed class ApicVm : IDisposable
     }
 
     public SimulatedHost Host { get; }
+    public SimulatedVm Machine => _machine;
     public ref SharpKvm.Vm.Vm Vm => ref _machine.Vm;
     public IEnumerable<uint> Ids => _vcpus.Keys;
 

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Paravirt;
+
+/// <summary>What a vCPU and its guest have agreed on: MSRs (an address, bit 0 enables), and what is under way.</summary>
+internal struct ParavirtState
+{
+    public const ulong Enabled = 1;
+    /// <summary>The record of stolen time is aligned to 64 bytes.</summary>
+    public const ulong StealTimeReserved = 0x3e;
+    public const ulong EoiReserved = 2;
+
+    /// <summary>MSR_KVM_SYSTEM_TIME, MSR_KVM_STEAL_TIME, MSR_KVM_PV_EOI_EN, MSR_KVM_POLL_CONTROL.</summary>
+    public ulong SystemTime, StealTime, Eoi, PollControl;
+    /// <summary>How long the thread had waited for a CPU when the guest was last told.</summary>
+    public ulong RunDelay;
+    /// <summary>User space had paused the guest: its watchdogs are told with the next page.</summary>
+    public bool WasStopped;
+    /// <summary>The guest may end the interrupt in service without an exit.</summary>
+    public bool EoiOffered;
+    /// <summary>Woken by another vCPU before it halted.</summary>
+    public bool Unhalted;
+
+    public readonly bool HasClock => (SystemTime & Enabled) != 0;
+    public readonly bool HasStealTime => (StealTime & Enabled) != 0;
+}
