@@ -259,7 +259,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     private static void SetTscOffset(ref Vcpu vcpu, ulong offset)
     {
         TVendor.SetTscOffset(ref vcpu, offset);
-        PvClock<TVendor>.TscChanged(ref vcpu.Vm);
+        PvClock<TVendor>.TscChanged(ref vcpu);
     }
 
     private static bool Assign(ref ulong register, ulong value, ulong allowed)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Paravirt;
 
-/// <summary>What a vCPU and its guest have agreed on: MSRs (an address, bit 0 enables), and what is under way.</summary>
+/// <summary>What a vCPU and its guest have agreed on: MSRs (an address; bit 0 enables) and what is under way.</summary>
 internal struct ParavirtState
 {
     public const ulong Enabled = 1;

@@ -7,7 +7,7 @@ using SharpKvm.Vm;
 
 namespace SharpKvm.Paravirt;
 
-/// <summary>The clock that guests read from memory: a page for each vCPU, and the time of day when it was zero.</summary>
+/// <summary>The clock that guests read from memory: a page for each vCPU, and the time of day at zero.</summary>
 internal static class PvClock<TVendor> where TVendor : struct, IVendor
 {
     private const uint NanosecondsPerSecond = 1_000_000_000;
@@ -19,7 +19,8 @@ internal static class PvClock<TVendor> where TVendor : struct, IVendor
         if (!state.HasClock)
             return;
         ref Vm.Vm vm = ref vcpu.Vm;
-        ClockPoint start = VmClock.Choose(ref vm, IsMatched(ref vm));
+        ulong offset = TVendor.GetTscOffset(ref vcpu);
+        ClockPoint start = VmClock.Choose(ref vm, IsCommon(ref vm, offset));
         Gpa page = new(state.SystemTime & ~ParavirtState.Enabled);
         if (!GuestMemory.TryRead(ref vm, page + PvClockTime.FlagsOffset, out byte flags))
             return;
@@ -30,7 +31,7 @@ internal static class PvClock<TVendor> where TVendor : struct, IVendor
         state.WasStopped = false;
         VersionedRecord.Write(ref vm, page, page + PvClockTime.Offset, new PvClockTime
         {
-            TscTimestamp = start.Tsc + TVendor.GetTscOffset(ref vcpu), SystemTime = start.Nanoseconds,
+            TscTimestamp = start.Tsc + offset, SystemTime = start.Nanoseconds,
             Multiplier = vm.Clock.Scale.Multiplier, Shift = vm.Clock.Scale.Shift,
             Flags = (byte)(flags | (start.IsMaster ? PvClockTime.TscStable : 0)),
         });
@@ -44,10 +45,10 @@ internal static class PvClock<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>A vCPU's time-stamp counter was set: the clock goes on from it without a jump.</summary>
-    public static void TscChanged(ref Vm.Vm vm)
+    public static void TscChanged(ref Vcpu vcpu)
     {
-        VmClock.Choose(ref vm, IsMatched(ref vm));
-        VmClock.RequestAll(ref vm);
+        VmClock.Choose(ref vcpu.Vm, IsCommon(ref vcpu.Vm, TVendor.GetTscOffset(ref vcpu)));
+        VmClock.RequestAll(ref vcpu.Vm);
     }
 
     /// <summary>KVM_KVMCLOCK_CTRL; EINVAL when the guest has no clock.</summary>
@@ -71,20 +72,15 @@ internal static class PvClock<TVendor> where TVendor : struct, IVendor
         VersionedRecord.Write(ref vm, record, record + sizeof(uint), rest << 32 | (uint)seconds);
     }
 
-    private static bool IsMatched(ref Vm.Vm vm)
+    /// <summary>Whether all vCPUs have this offset between the host's time-stamp counter and theirs.</summary>
+    private static bool IsCommon(ref Vm.Vm vm, ulong offset)
     {
-        ulong common = 0;
-        bool isFirst = true;
         int end = Volatile.Read(ref vm.Vcpus.End);
         for (uint id = 0; id < end; id++)
         {
             KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
-            if (vcpu.IsNull)
-                continue;
-            ulong offset = TVendor.GetTscOffset(ref vcpu.Value);
-            if (!isFirst && offset != common)
+            if (!vcpu.IsNull && TVendor.GetTscOffset(ref vcpu.Value) != offset)
                 return false;
-            (common, isFirst) = (offset, false);
         }
         return true;
     }

@@ -25,7 +25,7 @@ internal static class PvEoi<TVendor> where TVendor : struct, IVendor
             vcpu.Paravirt.EoiOffered = GuestMemory.TryWrite(ref vcpu.Vm, Place(ref vcpu), Bit);
     }
 
-    /// <summary>After an exit, or an entry that did not come about: the offer ends. Has the guest made use of it?</summary>
+    /// <summary>After an exit, or an entry that did not come about: the offer ends. Was it taken?</summary>
     public static void TakeBack(ref Vcpu vcpu)
     {
         vcpu.Paravirt.EoiOffered = false;

@@ -44,7 +44,7 @@ public class ClockScaleTests
         }, iter: 20_000, seed: "0N0XIzNsQ0O2", threads: 1);
 }
 
-/// <summary>How a guest reads the clock (asm/pvclock-abi.h, the kernel's documentation of MSR_KVM_SYSTEM_TIME).</summary>
+/// <summary>How a guest reads the clock (the kernel's documentation of MSR_KVM_SYSTEM_TIME).</summary>
 internal static class GuestClock
 {
     public static ulong Scale(ulong ticks, uint multiplier, int shift)

@@ -66,7 +66,8 @@ public class ClockTests
         vm.Write(1, Msr.KvmSystemTime, PageB | Enable);
         ulong common = vm.Get(0, Msr.Tsc);
         vm.Write(1, Msr.Tsc, 1_000_000_000_000);
-        Assert.That((vm.Page(PageA).Flags, vm.Page(PageB).Flags, vm.GetClock().flags), Is.EqualTo(((byte)0, (byte)0, 0)));
+        Assert.That((vm.Page(PageA).Flags, vm.Page(PageB).Flags, vm.GetClock().flags),
+            Is.EqualTo(((byte)0, (byte)0, 0)));
         Assert.That(vm.GuestTime(1, PageB), Is.EqualTo(vm.GuestTime(0, PageA)));
         vm.Write(1, Msr.Tsc, common);
         Assert.That((vm.Page(PageA).Flags, vm.Page(PageB).Flags), Is.EqualTo(((byte)1, (byte)1)));
@@ -80,6 +81,18 @@ public class ClockTests
         vm.Vm.TakeKicks();
         Assert.That(vm.Set(1, Msr.TscAdjust, 1000), Is.True);
         Assert.That(vm.Vm.TakeKicks(), Does.Contain(0));
+        vm.Handle();
+        Assert.That(vm.Page(PageA).Flags, Is.Zero);
+    }
+
+    [Test]
+    public void AVcpuThatComesLaterWithAnotherCounterEndsTheMasterClock()
+    {
+        using ParavirtVm vm = new();
+        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, Msr.Tsc, 1_000_000_000_000);
+        Assert.That(vm.Page(PageA).Flags, Is.EqualTo(1));
+        vm.Vm.Add(1);
         vm.Handle();
         Assert.That(vm.Page(PageA).Flags, Is.Zero);
     }
@@ -177,7 +190,7 @@ public class ClockTests
         Assert.That(vm.Read<uint>(PageA) & 1, Is.Zero);
     }
 
-    /// <summary>CVE-2013-1796, CVE-2013-1797: across a page, across the end of memory, memory that goes later.</summary>
+    /// <summary>CVE-2013-1796, CVE-2013-1797: across pages, across the end of memory, memory that goes.</summary>
     [TestCase(0x1ff0ul)]
     [TestCase(0x1003ul & ~1ul)]
     [TestCase(0xfff4ul)]
