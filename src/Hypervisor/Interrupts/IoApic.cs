@@ -214,7 +214,7 @@ internal struct IoApic
         if (pin == RtcPin && ((before ^ entry) & ~Masked) != 0)
             ForgetRtc();
         // An edge is not kept for the time when the pin is unmasked.
-        if (AsksAgain(pin))
+        if (Asks(pin))
             Deliver(pin, ref sink);
     }
 
@@ -224,7 +224,7 @@ internal struct IoApic
         for (; pins != 0; pins &= pins - 1)
         {
             int pin = BitOperations.TrailingZeroCount(pins);
-            bool asks = AsksAgain(pin), pause = asks && _repeats[pin] == StormLimit;
+            bool asks = Asks(pin), pause = asks && _repeats[pin] == StormLimit;
             _repeats[pin] = (ushort)(asks && !pause ? _repeats[pin] + 1 : 0);
             if (pause)
                 _deferred |= 1u << pin;
@@ -233,11 +233,11 @@ internal struct IoApic
         }
     }
 
-    /// <summary>Whether a level-triggered, unmasked pin asks for an interrupt (again).</summary>
-    private readonly bool AsksAgain(int pin)
+    /// <summary>Whether the line of a level-triggered, unmasked pin is high.</summary>
+    private readonly bool Asks(int pin)
     {
         ulong entry = _state.redirtbl[pin];
-        return IsLevel(entry) && (entry & (Masked | RemoteIrr)) == 0 && (_state.irr >> pin & 1) != 0;
+        return IsLevel(entry) && (entry & Masked) == 0 && (_state.irr >> pin & 1) != 0;
     }
 
     private LineStatus Deliver<TSink>(int pin, ref TSink sink) where TSink : struct, IInterruptSink, allows ref struct

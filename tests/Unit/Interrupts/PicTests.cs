@@ -228,6 +228,10 @@ internal sealed class PicTests
         Assert.That(Isr(Slave), Is.EqualTo(1 << 4 | 1 << 1));
         Pulse(10);
         Assert.That(_pic.Output, Is.False, "nor for a lower one of the slave, 10 comes after 9");
+        Pulse(0);
+        Assert.That(Take(), Is.EqualTo(0x30));
+        Pulse(8);
+        Assert.That(_pic.Output, Is.False, "nor past what comes before the slave");
     }
 
     [Test]
@@ -302,7 +306,7 @@ internal sealed class PicTests
 
     private enum Kind
     {
-        Line, Acknowledge, Read, Write, Take,
+        Line, Acknowledge, Read, Write, Initialize, Take,
     }
 
     private static readonly Gen<byte> s_commands = Gen.Frequency(
@@ -320,6 +324,7 @@ internal sealed class PicTests
             Gen.Byte, Gen.Select(Gen.Byte, Gen.Byte, (a, b) => (byte)(a & b)), Gen.Const((byte)0)))),
         (1, Gen.Select(Gen.Const(Kind.Write), Gen.OneOfConst(MasterTriggers, SlaveTriggers), Gen.Byte)),
         (3, Gen.Select(Gen.Const(Kind.Write), Gen.OneOfConst(Master, Slave), Gen.Const(Eoi))),
+        (1, Gen.Select(Gen.Const(Kind.Initialize), Gen.OneOfConst(Master, Slave), Gen.Byte)),
         (1, Gen.Const((Kind.Take, (ushort)0, (byte)0))));
 
     /// <summary>The whole pair against the model; the state goes to user space and comes back now and then.</summary>
@@ -346,6 +351,13 @@ internal sealed class PicTests
                 case Kind.Write:
                     pic.Write(place, value);
                     model.Write(place, value);
+                    break;
+                case Kind.Initialize:
+                    foreach ((int port, byte word) in new[] { (0, (byte)0x11), (1, value), (1, (byte)0), (1, value) })
+                    {
+                        pic.Write((ushort)(place + port), word);
+                        model.Write((ushort)(place + port), word);
+                    }
                     break;
                 case Kind.Take:
                     Assert.That(pic.TakeAcknowledged(), Is.EqualTo(model.TakeAcknowledged()));
