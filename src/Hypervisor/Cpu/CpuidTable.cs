@@ -48,7 +48,10 @@ internal struct CpuidTable
     public static void Execute(ref Vcpu vcpu)
     {
         ref GuestRegisters registers = ref vcpu.Registers;
-        vcpu.Cpuid.Query((uint)registers[Gpr.Rax], (uint)registers[Gpr.Rcx], out CpuidLeaf result);
+        uint leaf = (uint)registers[Gpr.Rax];
+        vcpu.Cpuid.Query(leaf, (uint)registers[Gpr.Rcx], out CpuidLeaf result);
+        if (leaf == HostCpuid.Paravirtual && !vcpu.HasApic)
+            result.Eax &= ~HostCpuid.ParavirtOfApic;
         registers[Gpr.Rax] = result.Eax;
         registers[Gpr.Rbx] = result.Ebx;
         registers[Gpr.Rcx] = result.Ecx;

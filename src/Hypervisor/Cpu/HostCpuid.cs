@@ -14,6 +14,8 @@ internal static class HostCpuid
     /// </summary>
     private const uint ParavirtFeatures = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 11
         | 1 << 12 | 1 << 13 | 1 << 24;
+    /// <summary>PV_EOI, PV_UNHALT and PV_SEND_IPI are about local APICs that the kernel has.</summary>
+    public const uint Paravirtual = 0x40000001, ParavirtOfApic = 1 << 6 | 1 << 7 | 1 << 11;
     private const uint AlwaysRunningApicTimer = 1 << 2;
     /// <summary>Of leaf 1, ECX.</summary>
     private const uint TscDeadline = 1 << 24;
@@ -63,8 +65,8 @@ internal static class HostCpuid
         AddRange(ref writer, 0, LastBasic);
         // KVMKVMKVM
         writer.Add(Hypervisor, 0, false,
-            new() { Eax = Hypervisor + 1, Ebx = 0x4b4d564b, Ecx = 0x564b4d56, Edx = 0x4d });
-        writer.Add(Hypervisor + 1, 0, false, new() { Eax = ParavirtFeatures });
+            new() { Eax = Paravirtual, Ebx = 0x4b4d564b, Ecx = 0x564b4d56, Edx = 0x4d });
+        writer.Add(Paravirtual, 0, false, new() { Eax = ParavirtFeatures });
         AddRange(ref writer, Extended, LastExtended);
         return writer.Finish();
     }

@@ -141,6 +141,20 @@ public class HypercallTests
         Assert.That(vm.Host.Thread.LastPoll, Is.EqualTo(50_000));
     }
 
+    /// <summary>An IPI by hypercall to an APIC in user space would be lost.</summary>
+    [TestCase((int)IrqchipMode.None, 0x0100322bu)]
+    [TestCase((int)IrqchipMode.Split, 0x01003aebu)]
+    [TestCase((int)IrqchipMode.Kernel, 0x01003aebu)]
+    public void WhatNeedsALocalApicInTheKernelIsHiddenWithoutOne(int mode, uint features)
+    {
+        using TestVcpu test = new();
+        test.SetSupportedCpuid();
+        test.Machine.Vm.Irqchip.Mode = (IrqchipMode)mode;
+        test.Vcpu.Registers[Gpr.Rax] = 0x40000001;
+        CpuidTable.Execute(ref test.Vcpu);
+        Assert.That(test.Vcpu.Registers[Gpr.Rax], Is.EqualTo(features));
+    }
+
     private static void EnterLongMode(ParavirtVm vm)
     {
         FakeVendor.SetEfer(ref vm[0], Efer.Lma | Efer.Lme);
