@@ -31,6 +31,8 @@ static class Registry
         .. IrqfdTests.All,
         .. IoeventfdTests.All,
         .. CoalescedTests.All,
+        .. SplitTests.All,
+        .. SmpTests.All,
         .. SecurityTests.All,
         .. LifecycleTests.All,
         .. ModuleTests.All,

@@ -21,6 +21,7 @@ sealed class Machine : IDisposable
     readonly List<Vcpu> _cpus = [];
     readonly List<VcpuThread> _threads = [];
     readonly Kicker _watchdog;
+    readonly KvmSregs _sregs;
     ulong _nextProgram = MachineLayout.Programs;
 
     /// <param name="code">What CPU 0 runs; null when it comes later, by <see cref="Program"/>.</param>
@@ -40,8 +41,10 @@ sealed class Machine : IDisposable
         });
         _watchdog = new Kicker(_guest.Vcpu, Limit);
         WriteHandlers();
+        Trampoline.Write(Memory);
         Eoi = chips == Chips.None ? EoiMode.None : EoiMode.XApic;
         _cpus.Add(_guest.Vcpu);
+        _sregs = _guest.Vcpu.Sregs;
         SetCpu(0);
         while (_cpus.Count < cpus)
             AddCpu((uint)_cpus.Count);
@@ -108,6 +111,14 @@ sealed class Machine : IDisposable
         AssemblerResult result = Load(code, out ulong address);
         SetRegs(cpu, address);
         return result;
+    }
+
+    /// <summary>Code for a CPU that is started by SIPI (<see cref="MachineLayout.TrampolineVector"/>), whose APIC ID is
+    /// its number.</summary>
+    public void ProgramForSipi(int cpu, Action<Assembler> code)
+    {
+        Load(code, out ulong address);
+        Memory.Write(MachineLayout.CpuPage(cpu) + MachineLayout.Entry, address);
     }
 
     /// <summary>Assembles code behind what is there; <paramref name="address"/> is where it came to lie.</summary>
@@ -279,6 +290,9 @@ sealed class Machine : IDisposable
     public static string Show(IEnumerable<int> vectors) =>
         $"[{string.Join(' ', vectors.Select(vector => vector.ToString("x2")))}]";
 
+    /// <summary>A CPU's last exit was its <see cref="MachineAssembler.Done"/>.</summary>
+    public bool IsDone(int cpu) => IsDone(_cpus[cpu]);
+
     byte CheckDone(Vcpu vcpu, string what)
     {
         if (IsDone(vcpu))
@@ -309,7 +323,8 @@ sealed class Machine : IDisposable
     void SetCpu(int cpu)
     {
         ulong page = cpu < MachineLayout.MaxCpus ? MachineLayout.CpuPage(cpu) : 0;
-        KvmSregs sregs = Vcpu.Sregs;
+        // CPU 0 may be running by now.
+        KvmSregs sregs = _sregs;
         sregs.ApicBase = _cpus[cpu].Sregs.ApicBase;
         sregs.Gs.Base = page;
         _cpus[cpu].Sregs = sregs;

@@ -47,6 +47,14 @@ static class MachineAssembler
         code.ApicWrite(Apic.Icr, command | Apic.Assert);
     }
 
+    /// <summary>INIT, and SIPI twice, as firmware starts CPUs.</summary>
+    public static void StartCpus(this Assembler code, uint shorthand = Apic.ToOthers, uint destination = 0)
+    {
+        code.Ipi(Apic.Init | shorthand, destination);
+        for (int i = 0; i < 2; i++)
+            code.Ipi(Apic.Startup | shorthand | MachineLayout.TrampolineVector, destination);
+    }
+
     public static void WriteMsr(this Assembler code, uint msr, ulong value)
     {
         code.mov(ecx, msr);
@@ -151,6 +159,19 @@ static class MachineAssembler
         code.jmp(again);
         code.Label(ref done);
         code.nop(); // so that another label may follow
+    }
+
+    /// <summary>Spins until a 32-bit variable has at least this value.</summary>
+    public static void SpinUntil(this Assembler code, ulong variable, uint value)
+    {
+        Label again = code.CreateLabel(), done = code.CreateLabel();
+        code.Label(ref again);
+        code.cmp(__dword_ptr[(long)variable], (int)value);
+        code.jae(done);
+        code.pause();
+        code.jmp(again);
+        code.Label(ref done);
+        code.nop();
     }
 
     /// <summary>Halts until this CPU has had so many interrupts of a vector; leaves interrupts on.</summary>

@@ -20,10 +20,10 @@ static class MachineLayout
     public const int MaxCpus = 64;
 
     /// <summary>Offsets in a CPU's page, which is where its GS base points.</summary>
-    public const int Counts = 0, Log = 0x400, LogLength = 256, LogCount = 0x500, Index = 0x504;
+    public const int Counts = 0, Log = 0x400, LogLength = 256, LogCount = 0x500, Index = 0x504, Entry = 0x508;
 
-    /// <summary>Where CPUs that are started by SIPI begin.</summary>
-    public const ulong Trampoline = 0x70000;
+    /// <summary>Where CPUs that are started by SIPI begin: 16-bit code, pointers to tables, 64-bit code.</summary>
+    public const ulong Trampoline = 0x70000, TrampolineTables = Trampoline + 0x80, Trampoline64 = Trampoline + 0x100;
     public const byte TrampolineVector = (byte)(Trampoline >> 12);
 
     /// <summary>Handlers and programs, one after the other.</summary>

@@ -408,8 +408,8 @@ static class PitTests
         Check.Equal(0u, machine.Count(Vector), "interrupts");
     }
 
-    const ushort Period = 24_000;
-    const int Blocked = 20;
+    const ushort Period = 60_000;
+    const int Blocked = 10;
 
     static void SpinForCycles(this Assembler code, ulong cycles)
     {
@@ -423,7 +423,7 @@ static class PitTests
         code.jb(again);
     }
 
-    /// <summary>Interrupts are off for 20 periods; all those ticks come afterwards.</summary>
+    /// <summary>Interrupts are off for ten periods; all those ticks come afterwards.</summary>
     static void Reinjection()
     {
         using Machine machine = PitMachine();
