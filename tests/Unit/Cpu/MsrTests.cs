@@ -133,6 +133,16 @@ public class MsrTests
         Assert.That((Read(0x200), Read(0x201)), Is.EqualTo((0xc000_0006ul, 0xffff_c000_0800ul)));
     }
 
+    /// <summary>What a wider guest left in a register does not stand in the way of a narrower one.</summary>
+    [Test]
+    public void VariableMtrrsCanBeWrittenAfterTheAddressWidthShrank()
+    {
+        Assert.That(Guest(0x201, 0xffff_c000_0800), Is.True);
+        _test.SetCpuid(TestVcpu.Entry(0x80000008, eax: 40));
+        Assert.That((Guest(0x201, 0xffff_c000_0800), Guest(0x201, 0xff_c000_0800)), Is.EqualTo((false, true)));
+        Assert.That(Read(0x201), Is.EqualTo(0xff_c000_0800));
+    }
+
     /// <summary>Numbers beside the MTRRs that were once taken for them.</summary>
     [TestCase(0x210u)]
     [TestCase(0x251u)]

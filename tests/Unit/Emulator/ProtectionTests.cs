@@ -408,6 +408,17 @@ public class ProtectionTests
     }
 
     [Test]
+    public void ARealModeInterruptStaysWithinTheSegment()
+    {
+        FakeState state = Real(0xcd, 0x10);
+        state.Idtr = new DescriptorTable { Base = 0x10000, Limit = 0x3ff };
+        state[SegmentName.Cs].Limit = 0x1ff;
+        BitConverter.TryWriteBytes(state.At(0x10040, 4), 0x20000200u);
+        state.Registers[Gpr.Rsp] = 0x1000;
+        Raises(state, Gp);
+    }
+
+    [Test]
     public void RealModeFarJump()
     {
         FakeState state = Real(0xea, 0x34, 0x12, 0x00, 0x40);
