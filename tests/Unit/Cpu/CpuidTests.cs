@@ -239,6 +239,21 @@ public class CpuidTests
     }
 
     [Test]
+    public void OfLeaf7OnlyKnownSubleavesAndRegistersAreSupported()
+    {
+        CpuidLeaf first = _test.Host.Cpu.Cpuid[(7, 0)];
+        first.Eax = 2;
+        _test.Host.Cpu.Cpuid[(7, 0)] = first;
+        _test.Host.Cpu.Cpuid[(7, 1)] = _test.Host.Cpu.Cpuid[(7, 2)] =
+            new CpuidLeaf { Eax = ~0u, Ebx = ~0u, Ecx = ~0u, Edx = ~0u };
+        Dictionary<(uint, uint), kvm_cpuid_entry2> entries = Supported();
+        kvm_cpuid_entry2 second = entries[(7, 1)];
+        Assert.That((entries[(7, 0)].eax, second.eax, second.ebx, second.ecx, second.edx),
+            Is.EqualTo((1u, 0x30u, 0u, 0u, 0u)));
+        Assert.That(entries.ContainsKey((7, 2)), Is.False);
+    }
+
+    [Test]
     public void SupportedSaysHowManyThereAre()
     {
         int count = Supported().Count;
