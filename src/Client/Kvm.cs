@@ -25,8 +25,15 @@ public sealed class Kvm : KvmObject
     /// <summary>KVM_GET_VCPU_MMAP_SIZE in bytes.</summary>
     public int VcpuMmapSize => Call(KvmIoctl.GetVcpuMmapSize);
 
-    /// <summary>KVM_CREATE_VM.</summary>
-    public Vm CreateVm() => new(this, Call(KvmIoctl.CreateVm));
+    /// <summary>KVM_CREATE_VM, again when a signal came in between.</summary>
+    public Vm CreateVm()
+    {
+        int result;
+        do
+            result = TryCall(KvmIoctl.CreateVm);
+        while (result == -(int)Errno.EINTR);
+        return new(this, result >= 0 ? result : throw new KvmException("KVM_CREATE_VM", (Errno)(-result)));
+    }
 
     /// <summary>KVM_GET_SUPPORTED_CPUID: the leaves that a guest may be given.</summary>
     public KvmCpuidEntry2[] GetSupportedCpuid() => CpuidList.Read(this, KvmIoctl.GetSupportedCpuid);

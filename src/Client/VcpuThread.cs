@@ -29,6 +29,9 @@ public sealed class VcpuThread : IDisposable
     /// <summary>The thread has ended.</summary>
     public bool Ended => !_thread.IsAlive;
 
+    /// <summary>It has ended by a failure, which <see cref="Join"/> hands on.</summary>
+    public bool Failed => Ended && _failure != null;
+
     /// <summary>Gets the CPU out of the guest once; it goes on at once.</summary>
     public void Kick() => ThreadSignals.Send(Volatile.Read(ref _tid), ThreadSignals.Kick);
 

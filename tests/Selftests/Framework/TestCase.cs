@@ -61,6 +61,13 @@ static class Check
             throw new TestSkipped($"the host lacks {what}");
     }
 
+    /// <summary>Leaves the test as skipped unless the device has this capability, or one of these bits of it.</summary>
+    public static void Needs(KvmCap capability, int bits = ~0)
+    {
+        using Kvm kvm = TestEnvironment.OpenKvm();
+        Needs((kvm.CheckExtension(capability) & bits) != 0, $"capability {capability}");
+    }
+
     static string Show<T>(T value) => value switch
     {
         ulong number => $"0x{number:x}",

@@ -15,7 +15,7 @@ sealed class Machine : IDisposable
     /// <summary>For a single wait; the emulated machine below may be busy.</summary>
     public static readonly TimeSpan Limit = TimeSpan.FromSeconds(30);
 
-    const int NmiVector = 2, GeneralProtection = 13, FirstInterrupt = 32;
+    const int NmiVector = 2, FirstInterrupt = 32;
 
     readonly Guest _guest;
     readonly List<Vcpu> _cpus = [];
@@ -76,6 +76,14 @@ sealed class Machine : IDisposable
     /// <summary>What CPU 0 has saved since the last call of <see cref="Program"/> for it.</summary>
     public uint[] Results => MemoryMarshal.Cast<byte, uint>(Memory.Slice(MachineLayout.Results,
         (int)(Vcpu.Regs.R13 - MachineLayout.Results))).ToArray();
+
+    /// <summary>Seconds between two time stamps that CPU 0 has saved (<see cref="MachineAssembler.SaveTsc"/>), the first
+    /// of which is this result.</summary>
+    public double SecondsFrom(int result)
+    {
+        Span<byte> saved = Memory.Slice(MachineLayout.Results + (ulong)result * 4, 16);
+        return (double)(BitConverter.ToUInt64(saved[8..]) - BitConverter.ToUInt64(saved)) / Vcpu.TscKhz / 1000;
+    }
 
     /// <summary>How many interrupts of a vector a CPU has handled.</summary>
     public uint Count(int vector, int cpu = 0) =>
@@ -141,9 +149,9 @@ sealed class Machine : IDisposable
 
     /// <summary>From now on #GP is counted, as vector 13, and steps over the two bytes of RDMSR, WRMSR and the
     /// like.</summary>
-    public void CatchGeneralProtection() => Handle(GeneralProtection, code =>
+    public void CatchGeneralProtection() => Handle(MachineAssembler.GeneralProtection, code =>
     {
-        code.CountUp(GeneralProtection);
+        code.CountUp(MachineAssembler.GeneralProtection);
         code.add(__qword_ptr[rsp + 8], 2);
         code.add(rsp, 8);
         code.iretq();
@@ -188,7 +196,10 @@ sealed class Machine : IDisposable
     /// <summary>Runs CPU 0 in this thread until it leaves for the reason expected.</summary>
     public void RunTo(KvmExit expected, string what = "exit reason")
     {
-        int result = Vcpu.TryRun();
+        int result;
+        do
+            result = Vcpu.TryRun();
+        while (result == -(int)Errno.EINTR && !_watchdog.Fired);
         if (result == -(int)Errno.EINTR)
             throw new TestFailure($"{what}: did not get there in {Limit.TotalSeconds} s; {DescribeCpus()}");
         Check.Succeeds(result, $"{what}: KVM_RUN");
@@ -225,12 +236,13 @@ sealed class Machine : IDisposable
     {
         try
         {
-            foreach (VcpuThread thread in _threads)
+            Wait.Until(() => _threads.All(thread => thread.Ended) || _threads.Any(thread => thread.Failed),
+                "all CPUs to be done", (int)Limit.TotalSeconds);
+            foreach (VcpuThread thread in _threads.Where(thread => thread.Ended))
                 thread.Join(Limit);
         }
-        catch (Exception error) when (error is TimeoutException or InvalidOperationException)
+        catch (Exception error) when (error is TestFailure or InvalidOperationException)
         {
-            StopThreads();
             throw new TestFailure($"{what}: {error.Message}; {DescribeCpus()}");
         }
         _threads.Clear();
@@ -254,7 +266,6 @@ sealed class Machine : IDisposable
         }
         catch (TestFailure failure)
         {
-            StopThreads();
             throw new TestFailure($"{failure.Message}; {DescribeCpus()}");
         }
     }
@@ -268,9 +279,10 @@ sealed class Machine : IDisposable
 
     string DescribeExit() => IsException(Vcpu) ? DescribeException(Vcpu) : _guest.DescribeExit();
 
-    /// <summary>Where all CPUs are; none may be running.</summary>
+    /// <summary>Where all CPUs are; those that run are stopped for that.</summary>
     public string DescribeCpus()
     {
+        StopThreads();
         var text = new StringBuilder();
         for (int cpu = 0; cpu < Math.Min(_cpus.Count, 8); cpu++)
         {

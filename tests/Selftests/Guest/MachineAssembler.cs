@@ -7,6 +7,8 @@ namespace SharpKvm.Selftests;
 /// page. Everything else may be overwritten by any of them.</remarks>
 static class MachineAssembler
 {
+    public const int GeneralProtection = 13;
+
     /// <summary>How many interrupts of a vector this CPU has handled.</summary>
     public static AssemblerMemoryOperand CountOf(int vector) =>
         __dword_ptr.gs[MachineLayout.Counts + vector * 4];
@@ -148,45 +150,76 @@ static class MachineAssembler
         code.or(rax, rdx);
     }
 
-    /// <summary>Spins until this CPU has had so many interrupts of a vector. The test's limit ends it otherwise.</summary>
-    public static void SpinFor(this Assembler code, int vector, uint count)
+    /// <summary>The time stamp counter as a result of 64 bits; rdx is overwritten.</summary>
+    public static void SaveTsc(this Assembler code)
     {
-        Label again = code.CreateLabel(), done = code.CreateLabel();
-        code.Label(ref again);
-        code.cmp(CountOf(vector), (int)count);
-        code.jae(done);
-        code.pause();
-        code.jmp(again);
-        code.Label(ref done);
-        code.nop(); // so that another label may follow
+        code.ReadTsc();
+        code.mov(__qword_ptr[r13], rax);
+        code.add(r13, 8);
     }
+
+    /// <summary>How many #GP there were so far, as a result (<see cref="Machine.CatchGeneralProtection"/>).</summary>
+    public static void SaveFaults(this Assembler code)
+    {
+        code.mov(eax, CountOf(GeneralProtection));
+        code.Save();
+    }
+
+    /// <summary>Spins until this CPU has had so many interrupts of a vector. The test's limit ends it
+    /// otherwise.</summary>
+    public static void SpinFor(this Assembler code, int vector, uint count) =>
+        code.WaitUntil(halt: false, () => code.cmp(CountOf(vector), (int)count));
 
     /// <summary>Spins until a 32-bit variable has at least this value.</summary>
-    public static void SpinUntil(this Assembler code, ulong variable, uint value)
-    {
-        Label again = code.CreateLabel(), done = code.CreateLabel();
-        code.Label(ref again);
-        code.cmp(__dword_ptr[(long)variable], (int)value);
-        code.jae(done);
-        code.pause();
-        code.jmp(again);
-        code.Label(ref done);
-        code.nop();
-    }
+    public static void SpinUntil(this Assembler code, ulong variable, uint value) =>
+        code.WaitUntil(halt: false, () => code.cmp(__dword_ptr[(long)variable], (int)value));
+
+    /// <inheritdoc cref="SpinUntil(Assembler,ulong,uint)"/>
+    public static void SpinUntil(this Assembler code, ulong variable, AssemblerRegister32 value) =>
+        code.WaitUntil(halt: false, () => code.cmp(__dword_ptr[(long)variable], value));
 
     /// <summary>Halts until this CPU has had so many interrupts of a vector; leaves interrupts on.</summary>
-    public static void HaltFor(this Assembler code, int vector, uint count)
+    public static void HaltFor(this Assembler code, int vector, uint count) =>
+        code.WaitUntil(halt: true, () => code.cmp(CountOf(vector), (int)count));
+
+    /// <inheritdoc cref="HaltFor(Assembler,int,uint)"/>
+    public static void HaltFor(this Assembler code, int vector, AssemblerRegister32 count) =>
+        code.WaitUntil(halt: true, () => code.cmp(CountOf(vector), count));
+
+    /// <summary>Waits until what <paramref name="compare"/> compares is not below, as unsigned numbers.</summary>
+    static void WaitUntil(this Assembler code, bool halt, Action compare)
     {
         Label again = code.CreateLabel(), done = code.CreateLabel();
+        code.nop(); // another label may stand here
         code.Label(ref again);
-        code.cli();
-        code.cmp(CountOf(vector), (int)count);
+        if (halt)
+            code.cli();
+        compare();
         code.jae(done);
-        code.sti();
-        code.hlt();
+        if (halt)
+        {
+            code.sti();
+            code.hlt();
+        }
+        else
+            code.pause();
         code.jmp(again);
         code.Label(ref done);
-        code.sti();
+        if (halt)
+            code.sti();
+        else
+            code.nop();
+    }
+
+    /// <summary>Takes interrupts for a moment after each <see cref="Done"/>, for ever.</summary>
+    public static void TakeInterruptsInSteps(this Assembler code)
+    {
+        Label again = code.CreateLabel();
+        code.nop();
+        code.Label(ref again);
+        code.Done();
+        code.TakeInterrupts();
+        code.jmp(again);
     }
 
     /// <summary>Interrupts are taken for a few instructions.</summary>

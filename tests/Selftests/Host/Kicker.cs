@@ -16,6 +16,7 @@ sealed class Kicker : IDisposable
         {
             if (_done.Wait(after))
                 return;
+            Fired = true;
             do
             {
                 // In case that the signal comes just before the call.
@@ -27,6 +28,9 @@ sealed class Kicker : IDisposable
         _thread.Start();
         Vcpu = vcpu;
     }
+
+    /// <summary>The time has come: the CPU is being kicked out.</summary>
+    public bool Fired { get; private set; }
 
     Vcpu Vcpu { get; }
 

@@ -84,7 +84,7 @@ static class CoalescedTests
             code.@out(dx, al);
             code.Done();
         });
-        Check.Needs(machine.Vm.CheckExtension(KvmCap.CoalescedPio) > 0, "COALESCED_PIO");
+        Check.Needs(KvmCap.CoalescedPio);
         Register(machine, Port, 2, pio: 1);
         machine.RunToDone();
         List<KvmCoalescedMmio> taken = Drain(machine.Vcpu);

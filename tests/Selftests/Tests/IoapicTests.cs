@@ -160,12 +160,8 @@ static class IoapicTests
         var machine = new Machine();
         machine.Program(0, code =>
         {
-            Label again = code.CreateLabel();
             prepare?.Invoke(code);
-            code.Label(ref again);
-            code.Done();
-            code.TakeInterrupts();
-            code.jmp(again);
+            code.TakeInterruptsInSteps();
         });
         machine.RunToDone();
         return machine;

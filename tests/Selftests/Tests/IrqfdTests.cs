@@ -36,14 +36,8 @@ static class IrqfdTests
 
     static Machine Stepping()
     {
-        var machine = new Machine(code =>
-        {
-            Label again = code.CreateLabel();
-            code.Label(ref again);
-            code.TakeInterrupts();
-            code.Done();
-            code.jmp(again);
-        });
+        var machine = new Machine(code => code.TakeInterruptsInSteps());
+        machine.RunToDone();
         machine.Route((int)Line, Vector);
         return machine;
     }
@@ -133,20 +127,13 @@ static class IrqfdTests
         const ushort Doorbell = 0x510;
         using var machine = new Machine(code =>
         {
-            Label round = code.CreateLabel(), wait = code.CreateLabel(), woken = code.CreateLabel();
+            Label round = code.CreateLabel();
             code.xor(ebx, ebx);
             code.Label(ref round);
             code.inc(ebx);
             code.mov(dx, Doorbell);
             code.@out(dx, eax);
-            code.Label(ref wait);
-            code.cli();
-            code.cmp(MachineAssembler.CountOf(Vector), ebx);
-            code.jae(woken);
-            code.sti();
-            code.hlt();
-            code.jmp(wait);
-            code.Label(ref woken);
+            code.HaltFor(Vector, ebx);
             code.cmp(ebx, (int)Rounds);
             code.jb(round);
             code.Done();
@@ -175,14 +162,8 @@ static class IrqfdTests
 
     static Machine Level()
     {
-        var machine = new Machine(code =>
-        {
-            Label again = code.CreateLabel();
-            code.Label(ref again);
-            code.TakeInterrupts();
-            code.Done();
-            code.jmp(again);
-        });
+        var machine = new Machine(code => code.TakeInterruptsInSteps());
+        machine.RunToDone();
         machine.Route((int)Line, KvmIoapicState.Level | Vector);
         machine.Handle(Vector, code =>
         {

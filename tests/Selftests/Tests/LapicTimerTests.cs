@@ -34,21 +34,7 @@ static class LapicTimerTests
         new("lapic/timer_while_user_space_has_the_cpu", WhileOutside),
     ];
 
-    /// <summary>Nanoseconds between two time stamps that the guest has saved as 64 bits each.</summary>
-    static double Elapsed(Machine machine, int firstResult)
-    {
-        uint[] results = machine.Results;
-        ulong start = results[firstResult] | (ulong)results[firstResult + 1] << 32;
-        ulong end = results[firstResult + 2] | (ulong)results[firstResult + 3] << 32;
-        return (end - start) * 1e6 / machine.Vcpu.TscKhz;
-    }
-
-    static void SaveTsc(this Assembler code)
-    {
-        code.ReadTsc();
-        code.mov(__qword_ptr[r13], rax);
-        code.add(r13, 8);
-    }
+    static double Elapsed(Machine machine, int result) => machine.SecondsFrom(result) * 1e9;
 
     static void NotEarly(double expected, double elapsed, string what) =>
         // Two clocks and their rounding.
@@ -271,7 +257,7 @@ static class LapicTimerTests
         const int Rounds = 300;
         using var machine = new Machine(code =>
         {
-            Label again = code.CreateLabel(), wait = code.CreateLabel(), woken = code.CreateLabel();
+            Label again = code.CreateLabel();
             code.xor(ebx, ebx);
             code.ApicWrite(Apic.TimerDivide, Apic.DivideBy1);
             code.ApicWrite(Apic.LvtTimer, Vector);
@@ -281,14 +267,7 @@ static class LapicTimerTests
             code.inc(eax);
             code.inc(ebx);
             code.mov(__dword_ptr[r15 + Apic.TimerInitial], eax);
-            code.Label(ref wait);
-            code.cli();
-            code.cmp(MachineAssembler.CountOf(Vector), ebx);
-            code.jae(woken);
-            code.sti();
-            code.hlt();
-            code.jmp(wait);
-            code.Label(ref woken);
+            code.HaltFor(Vector, ebx);
             code.cmp(ebx, Rounds);
             code.jb(again);
             code.Done();
@@ -299,8 +278,8 @@ static class LapicTimerTests
 
     static Machine DeadlineMachine(Action<Assembler> code)
     {
+        Check.Needs(KvmCap.TscDeadlineTimer);
         var machine = new Machine();
-        Check.Needs(machine.Vm.CheckExtension(KvmCap.TscDeadlineTimer) > 0, "the TSC-deadline timer");
         machine.Vcpu.Cpuid = [.. machine.Kvm.GetSupportedCpuid().Select(leaf => leaf.Function == 1
             ? leaf with { Ecx = leaf.Ecx | 1u << 24 } : leaf)];
         machine.Program(0, code);

@@ -42,13 +42,9 @@ static class PicTests
         var machine = new Machine { Eoi = EoiMode.Pic };
         machine.Program(0, code =>
         {
-            Label again = code.CreateLabel();
             code.PicInit(icw4: icw4);
             prepare?.Invoke(code);
-            code.Label(ref again);
-            code.Done();
-            code.TakeInterrupts();
-            code.jmp(again);
+            code.TakeInterruptsInSteps();
         });
         machine.RunToDone();
         return machine;

@@ -67,21 +67,6 @@ static class PitTests
         Check.Equal(0u, state.Flags, "flags");
     }
 
-    static double Elapsed(Machine machine, int first)
-    {
-        uint[] results = machine.Results;
-        ulong start = results[first] | (ulong)results[first + 1] << 32;
-        ulong end = results[first + 2] | (ulong)results[first + 3] << 32;
-        return (double)(end - start) / machine.Vcpu.TscKhz / 1000;
-    }
-
-    static void SaveTsc(this Assembler code)
-    {
-        code.ReadTsc();
-        code.mov(__qword_ptr[r13], rax);
-        code.add(r13, 8);
-    }
-
     static void NotEarly(double ticks, double seconds, string what) =>
         Check.That(seconds * Frequency >= ticks * 0.995, $"{what}: after {seconds * Frequency:0} ticks of {ticks}");
 
@@ -101,7 +86,7 @@ static class PitTests
             code.Done();
         });
         machine.RunToDone();
-        NotEarly(Count, Elapsed(machine, 0), $"mode {mode}");
+        NotEarly(Count, machine.SecondsFrom(0), $"mode {mode}");
         Thread.Sleep(30);
         machine.RunToDone();
         Check.Equal(1u, machine.Count(Vector), "interrupts");
@@ -122,7 +107,7 @@ static class PitTests
             code.Done();
         });
         machine.RunToDone();
-        NotEarly(Count * Number, Elapsed(machine, 0), $"{Number} ticks in mode {mode}");
+        NotEarly(Count * Number, machine.SecondsFrom(0), $"{Number} ticks in mode {mode}");
     }
 
     static void ModeChange()
@@ -471,7 +456,7 @@ static class PitTests
             code.Done();
         });
         machine.RunToDone();
-        double periods = Elapsed(machine, 0) * Frequency / Period;
+        double periods = machine.SecondsFrom(0) * Frequency / Period;
         Check.That(machine.Count(Vector) <= periods - Blocked / 2,
             $"{machine.Count(Vector)} ticks in {periods:0.0} periods");
     }

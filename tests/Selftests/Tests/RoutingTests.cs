@@ -382,14 +382,8 @@ static class RoutingTests
     /// irqfd.</summary>
     static void SeveralSources()
     {
-        using var machine = new Machine(code =>
-        {
-            Label again = code.CreateLabel();
-            code.Label(ref again);
-            code.TakeInterrupts();
-            code.Done();
-            code.jmp(again);
-        });
+        using var machine = new Machine(code => code.TakeInterruptsInSteps());
+        machine.RunToDone();
         using var source = new EventFd();
         using var resample = new EventFd();
         machine.Handle(0x55, code =>

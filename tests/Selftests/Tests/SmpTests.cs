@@ -374,28 +374,17 @@ static class SmpTests
         {
             machine.Program(cpu, code =>
             {
-                Label round = code.CreateLabel(), wait = code.CreateLabel(), woken = code.CreateLabel();
+                Label round = code.CreateLabel();
                 code.xor(ebx, ebx);
                 code.sti();
                 code.Label(ref round);
                 code.inc(ebx);
                 if (cpu == 0)
                     code.Ipi(Vector, 1);
-                code.Label(ref wait);
                 if (halt)
-                    code.cli();
-                code.cmp(MachineAssembler.CountOf(Vector), ebx);
-                code.jae(woken);
-                if (halt)
-                {
-                    code.sti();
-                    code.hlt();
-                }
+                    code.HaltFor(Vector, ebx);
                 else
-                    code.pause();
-                code.jmp(wait);
-                code.Label(ref woken);
-                code.sti();
+                    code.SpinUntil(MachineLayout.CpuPage(cpu) + Vector * 4, ebx);
                 if (cpu == 1)
                     code.Ipi(Vector, 0);
                 code.cmp(ebx, rounds);
@@ -438,28 +427,21 @@ static class SmpTests
         }
     }
 
-    /// <summary>A token goes around; all but one sleep.</summary>
-    static void Ring(int cpus, int rounds)
+    /// <summary>CPU 0 sends a token to the next, which sends it on, and around again; who has none sleeps.</summary>
+    static Machine StartRing(int cpus, int rounds)
     {
-        using var machine = new Machine(cpus: cpus);
+        var machine = new Machine(cpus: cpus);
         for (int cpu = 0; cpu < cpus; cpu++)
         {
             machine.Program(cpu, code =>
             {
-                Label round = code.CreateLabel(), wait = code.CreateLabel(), woken = code.CreateLabel();
+                Label round = code.CreateLabel();
                 code.xor(ebx, ebx);
                 code.Label(ref round);
                 code.inc(ebx);
                 if (cpu == 0)
-                    code.Ipi(Vector, (uint)(1 % cpus));
-                code.Label(ref wait);
-                code.cli();
-                code.cmp(MachineAssembler.CountOf(Vector), ebx);
-                code.jae(woken);
-                code.sti();
-                code.hlt();
-                code.jmp(wait);
-                code.Label(ref woken);
+                    code.Ipi(Vector, 1);
+                code.HaltFor(Vector, ebx);
                 if (cpu != 0)
                     code.Ipi(Vector, (uint)((cpu + 1) % cpus));
                 code.cmp(ebx, rounds);
@@ -468,9 +450,20 @@ static class SmpTests
             });
             machine.Start(cpu);
         }
+        return machine;
+    }
+
+    static void EndRing(Machine machine, int rounds)
+    {
         machine.Join();
-        for (int cpu = 0; cpu < cpus; cpu++)
+        for (int cpu = 0; cpu < machine.Cpus.Count; cpu++)
             Check.Equal((uint)rounds, machine.Count(Vector, cpu), $"tokens at CPU {cpu}");
+    }
+
+    static void Ring(int cpus, int rounds)
+    {
+        using Machine machine = StartRing(cpus, rounds);
+        EndRing(machine, rounds);
     }
 
     /// <summary>Wake-ups at any moment around the HLT: the sender waits a little longer each time.</summary>
@@ -480,33 +473,23 @@ static class SmpTests
         using var machine = new Machine(cpus: 2);
         machine.Program(1, code =>
         {
-            Label round = code.CreateLabel(), wait = code.CreateLabel(), woken = code.CreateLabel();
+            Label round = code.CreateLabel();
             code.xor(ebx, ebx);
             code.Label(ref round);
             code.inc(ebx);
             code.mov(__dword_ptr[(long)Variable], ebx);
-            code.Label(ref wait);
-            code.cli();
-            code.cmp(MachineAssembler.CountOf(Vector), ebx);
-            code.jae(woken);
-            code.sti();
-            code.hlt();
-            code.jmp(wait);
-            code.Label(ref woken);
+            code.HaltFor(Vector, ebx);
             code.cmp(ebx, Rounds);
             code.jb(round);
             code.Done();
         });
         machine.Program(0, code =>
         {
-            Label round = code.CreateLabel(), wait = code.CreateLabel(), delay = code.CreateLabel();
+            Label round = code.CreateLabel(), delay = code.CreateLabel();
             code.xor(ebx, ebx);
             code.Label(ref round);
             code.inc(ebx);
-            code.Label(ref wait);
-            code.pause();
-            code.cmp(__dword_ptr[(long)Variable], ebx);
-            code.jb(wait);
+            code.SpinUntil(Variable, ebx);
             code.imul(ecx, ebx, 37);
             code.and(ecx, 0x1FFF);
             code.inc(ecx);
@@ -596,15 +579,12 @@ static class SmpTests
         });
         machine.Program(0, code =>
         {
-            Label round = code.CreateLabel(), wait = code.CreateLabel();
+            Label round = code.CreateLabel();
             code.xor(ebx, ebx);
             code.Label(ref round);
             code.inc(ebx);
             code.Ipi(Apic.Nmi, 1);
-            code.Label(ref wait);
-            code.pause();
-            code.cmp(__dword_ptr[(long)(MachineLayout.CpuPage(1) + MachineLayout.Counts + 2 * 4)], ebx);
-            code.jb(wait);
+            code.SpinUntil(MachineLayout.CpuPage(1) + 2 * 4, ebx);
             code.cmp(ebx, Nmis);
             code.jb(round);
             code.Done();
@@ -673,13 +653,7 @@ static class SmpTests
             code.inc(ebx);
             code.Ipi(Apic.ToOthers | Vector);
             for (int cpu = 1; cpu < Cpus; cpu++)
-            {
-                Label wait = code.CreateLabel();
-                code.Label(ref wait);
-                code.pause();
-                code.cmp(__dword_ptr[(long)(MachineLayout.CpuPage(cpu) + Vector * 4)], ebx);
-                code.jb(wait);
-            }
+                code.SpinUntil(MachineLayout.CpuPage(cpu) + Vector * 4, ebx);
             code.cmp(ebx, Rounds);
             code.jb(round);
             code.Done();
@@ -721,7 +695,7 @@ static class SmpTests
         });
         machine.Program(0, code =>
         {
-            Label round = code.CreateLabel(), wait = code.CreateLabel(), good = code.CreateLabel();
+            Label round = code.CreateLabel(), good = code.CreateLabel();
             code.xor(ebx, ebx);
             code.Label(ref round);
             code.inc(ebx);
@@ -734,10 +708,7 @@ static class SmpTests
             code.cmovnz(esi, edi);
             code.mov(__qword_ptr[(long)Entry], rax);
             code.Ipi(Vector, 1);
-            code.Label(ref wait);
-            code.pause();
-            code.cmp(__dword_ptr[(long)Variable], ebx);
-            code.jb(wait);
+            code.SpinUntil(Variable, ebx);
             code.cmp(__dword_ptr[(long)Variable + 4], esi);
             code.je(good);
             code.Done(13);
@@ -755,52 +726,21 @@ static class SmpTests
     static void StoppedAndGoingOn()
     {
         const int Cpus = 3, Rounds = 300;
-        using var machine = new Machine(cpus: Cpus);
-        for (int cpu = 0; cpu < Cpus; cpu++)
-        {
-            machine.Program(cpu, code =>
-            {
-                Label round = code.CreateLabel();
-                code.xor(ebx, ebx);
-                code.Label(ref round);
-                code.inc(ebx);
-                if (cpu == 0)
-                    code.Ipi(Vector, 1);
-                Label wait = code.CreateLabel(), woken = code.CreateLabel();
-                code.Label(ref wait);
-                code.cli();
-                code.cmp(MachineAssembler.CountOf(Vector), ebx);
-                code.jae(woken);
-                code.sti();
-                code.hlt();
-                code.jmp(wait);
-                code.Label(ref woken);
-                if (cpu != 0)
-                    code.Ipi(Vector, (uint)((cpu + 1) % Cpus));
-                code.cmp(ebx, Rounds);
-                code.jb(round);
-                code.Done();
-            });
-            machine.Start(cpu);
-        }
-        var done = new bool[Cpus];
-        for (int stop = 0; stop < 10 && !done[0]; stop++)
+        using Machine machine = StartRing(Cpus, Rounds);
+        for (int stop = 0; stop < 10 && !machine.IsDone(0); stop++)
         {
             Thread.Sleep(10);
             machine.StopThreads();
             for (int cpu = 0; cpu < Cpus; cpu++)
             {
-                done[cpu] |= machine.IsDone(cpu);
                 machine.Cpus[cpu].Lapic = machine.Cpus[cpu].Lapic;
                 machine.Cpus[cpu].MpState = machine.Cpus[cpu].MpState;
                 machine.Cpus[cpu].Events = machine.Cpus[cpu].Events;
             }
-            foreach (int cpu in Enumerable.Range(0, Cpus).Where(cpu => !done[cpu]))
+            foreach (int cpu in Enumerable.Range(0, Cpus).Where(cpu => !machine.IsDone(cpu)))
                 machine.StartAsIs(cpu);
         }
-        machine.Join();
-        for (int cpu = 0; cpu < Cpus; cpu++)
-            Check.Equal((uint)Rounds, machine.Count(Vector, cpu), $"tokens at CPU {cpu}");
+        EndRing(machine, Rounds);
     }
 
     static void HaltedLeavesBySignal()
@@ -935,6 +875,7 @@ static class SmpTests
     /// signals.</summary>
     static void HaltWithoutExit()
     {
+        Check.Needs(KvmCap.X86DisableExits, (int)KvmX86DisableExits.Hlt);
         using var machine = new Machine(code =>
         {
             code.ApicWrite(Apic.TimerDivide, Apic.DivideBy1);
@@ -945,12 +886,7 @@ static class SmpTests
             code.cli();
             code.hlt();
             code.Done();
-        }, prepare: vm =>
-        {
-            Check.Needs((vm.CheckExtension(KvmCap.X86DisableExits) & (int)KvmX86DisableExits.Hlt) != 0,
-                "HLT without exits");
-            vm.EnableCap(KvmCap.X86DisableExits, (ulong)KvmX86DisableExits.Hlt);
-        });
+        }, prepare: vm => vm.EnableCap(KvmCap.X86DisableExits, (ulong)KvmX86DisableExits.Hlt));
         machine.Start(0);
         Wait.Until(() => machine.Memory.Read<uint>(Variable) == 1, "the timer to wake the guest");
         Thread.Sleep(10);

@@ -124,14 +124,7 @@ static class SplitTests
     {
         var machine = new Machine(chips: Chips.Split) { Eoi = eoi };
         prepare?.Invoke(machine);
-        machine.Program(0, code =>
-        {
-            Label again = code.CreateLabel();
-            code.Label(ref again);
-            code.Done();
-            code.TakeInterrupts();
-            code.jmp(again);
-        });
+        machine.Program(0, code => code.TakeInterruptsInSteps());
         machine.RunToDone();
         return machine;
     }
