@@ -33,6 +33,8 @@ static class Registry
         .. CoalescedTests.All,
         .. SplitTests.All,
         .. SmpTests.All,
+        .. ClockTests.All,
+        .. ParavirtTests.All,
         .. SecurityTests.All,
         .. LifecycleTests.All,
         .. ModuleTests.All,
