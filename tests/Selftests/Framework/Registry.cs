@@ -35,8 +35,11 @@ static class Registry
         .. SmpTests.All,
         .. ClockTests.All,
         .. ParavirtTests.All,
+        .. OrderTests.All,
+        .. StartupTests.All,
         .. SecurityTests.All,
         .. LifecycleTests.All,
+        .. HotplugTests.All,
         .. ModuleTests.All,
         .. ContainmentTests.All,
     ];
