@@ -56,24 +56,18 @@ static void free_irqfd(struct sk_irqfd *irqfd)
 	kfree(irqfd);
 }
 
-/* Frees those that nobody can signal any more, and the one named; the VM's lock is held. How many were named. */
-static int sweep(struct sk_vm *vm, struct eventfd_ctx *trigger, u32 gsi)
+/* Frees those that nobody can signal any more, and the one named; the VM's lock is held. */
+static void sweep(struct sk_vm *vm, struct eventfd_ctx *trigger, u32 gsi)
 {
 	struct sk_irqfd *irqfd, *next;
-	LIST_HEAD(ended);
-	int named = 0;
 
 	list_for_each_entry_safe(irqfd, next, &vm->irqfds, node) {
-		bool match = irqfd->trigger == trigger && irqfd->gsi == gsi;
-
-		if (!match && !READ_ONCE(irqfd->closed))
+		if (!READ_ONCE(irqfd->closed) && (irqfd->trigger != trigger || irqfd->gsi != gsi))
 			continue;
-		named += match;
 		list_del_rcu(&irqfd->node);
 		sk_synchronize_slots(vm);
 		free_irqfd(irqfd);
 	}
-	return named;
 }
 
 /* Import of the core: an ioeventfd's write. */
@@ -128,14 +122,17 @@ free:
 }
 
 /* Import of the core: the same with KVM_IRQFD_FLAG_DEASSIGN; one that is not there is no error. */
-long sk_irqfd_deassign(struct sk_vm *vm, int fd, u32 gsi)
+long sk_irqfd_deassign(struct sk_vm *vm, int fd, u32 gsi, bool *resampled)
 {
 	struct eventfd_ctx *trigger = eventfd_ctx_fdget(fd);
+	struct sk_irqfd *irqfd;
 
 	if (IS_ERR(trigger))
 		return PTR_ERR(trigger);
 	sweep(vm, trigger, gsi);
 	eventfd_ctx_put(trigger);
+	list_for_each_entry(irqfd, &vm->irqfds, node)
+		*resampled |= irqfd->resampler && irqfd->gsi == gsi;
 	return 0;
 }
 

@@ -63,7 +63,7 @@ internal readonly partial struct HostVm(nint handle)
 
     /// <summary>KVM_IRQFD; the GSI was checked. 0, EBADF, EINVAL, EBUSY or ENOMEM.</summary>
     public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample);
-    public partial int DeassignIrqFd(int descriptor, uint gsi);
+    public partial int DeassignIrqFd(int descriptor, uint gsi, out bool stillResampled);
 
     /// <summary>Signals the resampling eventfds of a GSI. On a vCPU's thread, no lock held.</summary>
     public partial void ResampleIrqFds(uint gsi);

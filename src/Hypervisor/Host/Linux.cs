@@ -42,7 +42,7 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_assign")]
     public static extern long AssignIrqFd(nint vm, int descriptor, uint gsi, int resampler, byte resample);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_deassign")]
-    public static extern long DeassignIrqFd(nint vm, int descriptor, uint gsi);
+    public static extern long DeassignIrqFd(nint vm, int descriptor, uint gsi, byte* resampled);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_resample")]
     public static extern void ResampleIrqFds(nint vm, uint gsi);
     [MethodImpl(InternalCall), RuntimeImport("*", "eventfd_ctx_fdget")] public static extern nint OpenEvent(int fd);
@@ -159,7 +159,14 @@ internal readonly unsafe partial struct HostVm
     public partial void SetChipTimer(ulong deadline) => Shim.SetChipTimer(_handle, deadline);
     public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
         (int)Shim.AssignIrqFd(_handle, descriptor, gsi, resampler, resample ? (byte)1 : (byte)0);
-    public partial int DeassignIrqFd(int descriptor, uint gsi) => (int)Shim.DeassignIrqFd(_handle, descriptor, gsi);
+    public partial int DeassignIrqFd(int descriptor, uint gsi, out bool stillResampled)
+    {
+        byte resampled = 0;
+        long result = Shim.DeassignIrqFd(_handle, descriptor, gsi, &resampled);
+        stillResampled = resampled != 0;
+        return (int)result;
+    }
+
     public partial void ResampleIrqFds(uint gsi) => Shim.ResampleIrqFds(_handle, gsi);
     public partial int CreateVcpu(uint id) => (int)Shim.CreateVcpu(_handle, id);
 

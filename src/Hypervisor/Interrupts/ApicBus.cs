@@ -18,11 +18,11 @@ internal static class ApicBus
 
     /// <summary>
     /// Sends a message. The sender is a vCPU's id and the calling thread that vCPU's own. Returns how many CPUs took
-    /// it: 0 when it found none, or only such that had the same interrupt waiting already (it is coalesced with that).
+    /// it, those included that had the same interrupt waiting already (KVM counts them, too).
     /// </summary>
     public static int Send(ref Vm.Vm vm, in InterruptMessage message, uint sender = NoSender)
     {
-        bool isBroadcast = message.Destination == (message.Wide ? uint.MaxValue : 0xff);
+        bool isBroadcast = IsBroadcast(in message);
         (uint first, uint count) = message.Shorthand switch
         {
             Shorthand.Self => (sender, 1u),
@@ -100,6 +100,13 @@ internal static class ApicBus
         return (Volatile.Read(ref vcpu.Apic.Registers[ApicRegister.Lint0]) & (LvtMasked | Mode)) == ExtInt;
     }
 
+    private static bool IsBroadcast(in InterruptMessage message) =>
+        message.Destination == (message.Wide ? uint.MaxValue : 0xff);
+
+    /// <summary>Whether this CPU is among those that the message is for.</summary>
+    public static bool IsFor(ref Vcpu vcpu, in InterruptMessage message) =>
+        IsFor(ref vcpu.Vm, ref vcpu.Apic, vcpu.Id, in message, IsBroadcast(in message), NoSender);
+
     /// <summary>Whether the message is for this CPU (SDM vol. 3, 11.6.2 and 11.12.10). Ids are vCPU ids.</summary>
     private static bool IsFor(
         ref Vm.Vm vm, ref Lapic apic, uint id, in InterruptMessage message, bool isBroadcast, uint sender)
@@ -141,8 +148,9 @@ internal static class ApicBus
                     RaiseError(ref target, ReceiveIllegalVector, own);
                     return false;
                 }
+                // Who had it waiting was told by whoever sent it first.
                 if (!target.Apic.TryRequest(message.Vector.Value, message.Level))
-                    return false;
+                    return true;
                 break;
             case DeliveryMode.Nmi:
                 request = VcpuRequests.Nmi;

@@ -43,6 +43,8 @@ internal struct IoApic
     /// <summary>As user space sees it, but <c>irr</c> has all lines' levels.</summary>
     private kvm_ioapic_state _state;
     private Counters _repeats;
+    /// <summary>Edge-triggered pins that are high and whose interrupt was delivered.</summary>
+    private uint _edgesDelivered;
     private uint _deferred;
     private uint _acknowledged;
     private int _rtcInService;
@@ -91,6 +93,8 @@ internal struct IoApic
     {
         uint bit = 1u << pin, before = _state.irr;
         _state.irr = level ? before | bit : before & ~bit;
+        if (!level || (before & bit) == 0)
+            _edgesDelivered &= ~bit;
         if (!level)
             return LineStatus.Delivered;
         bool isEdge = !IsLevel(_state.redirtbl[pin]);
@@ -179,8 +183,7 @@ internal struct IoApic
     public readonly kvm_ioapic_state Get()
     {
         kvm_ioapic_state state = _state;
-        for (int pin = 0; pin < Pins; pin++)
-            state.irr &= IsLevel(_state.redirtbl[pin]) ? ~0u : ~(1u << pin);
+        state.irr &= ~_edgesDelivered;
         return state;
     }
 
@@ -256,6 +259,8 @@ internal struct IoApic
         int reached = sink.Deliver(in message);
         if (isLevel && reached > 0)
             entry |= RemoteIrr;
+        if (!isLevel)
+            _edgesDelivered |= 1u << pin;
         if (pin == RtcPin && !isLevel)
             _rtcInService = reached;
         return reached > 0 ? LineStatus.Delivered : LineStatus.Coalesced;

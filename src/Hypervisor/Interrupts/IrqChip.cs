@@ -93,15 +93,13 @@ internal struct IrqChip
         return Errno.Ok;
     }
 
-    /// <summary>KVM_CAP_SPLIT_IRQCHIP. EINVAL for more pins than there are routes, or once there are vCPUs; EEXIST.</summary>
+    /// <summary>KVM_CAP_SPLIT_IRQCHIP. EINVAL for more pins than routes, EEXIST with controllers or vCPUs.</summary>
     public static int Split(ref Vm.Vm vm, ulong pins)
     {
         if (pins > Gsi.Limit)
             return Errno.EINVAL;
-        if (vm.Irqchip.Mode != IrqchipMode.None)
+        if (vm.Irqchip.Mode != IrqchipMode.None || vm.Vcpus.Count != 0)
             return Errno.EEXIST;
-        if (vm.Vcpus.Count != 0)
-            return Errno.EINVAL;
         vm.Irqchip.ReservedRoutes = (int)pins;
         vm.Irqchip.Mode = IrqchipMode.Split;
         return Errno.Ok;
@@ -149,8 +147,10 @@ internal struct IrqChip
         if (route.IsMsi)
             return level ? SendMsi(ref vm, route.Address, route.Data) : -1;
         int status = -1;
-        if (route.PicLine != 0)
-            status = Merge(status, SetPicLine(ref vm, route.PicLine - 1, source, level));
+        if (route.MasterLine != 0)
+            status = Merge(status, SetPicLine(ref vm, route.MasterLine - 1, source, level));
+        if (route.SlaveLine != 0)
+            status = Merge(status, SetPicLine(ref vm, route.SlaveLine - 1, source, level));
         if (route.IoApicPin != 0)
             status = Merge(status, chip.SetIoApicPin(ref vm, route.IoApicPin - 1, source, level));
         return status;
@@ -220,7 +220,7 @@ internal struct IrqChip
         ref Vm.Vm vm = ref vcpu.Vm;
         if (vm.Irqchip.Mode == IrqchipMode.Split)
         {
-            if (vm.Irqchip.EoiVectors.Contains(vector.Value))
+            if (vm.Irqchip.EoiVectors.Contains(vector.Value) && IsRouted(ref vcpu, vector))
                 vcpu.RequestEoiExit(vector.Value);
             return;
         }
@@ -239,6 +239,30 @@ internal struct IrqChip
         AckedLines ended = TakeEnded(ref vm);
         vm.Host.UnlockIrq();
         ended.Resample(ref vm);
+    }
+
+    /// <summary>Split mode: the message of a route that stands for a pin. False behind the last.</summary>
+    private readonly bool TryGetReserved(uint number, out InterruptMessage message)
+    {
+        message = default;
+        if (number >= (uint)Math.Min(ReservedRoutes, _routes.Count) || !Gsi.TryCreate(number, out Gsi gsi))
+            return false;
+        Route route = _routes.Find(gsi);
+        if (route.IsMsi)
+            ApicBus.TryDecodeMsi(route.Address, route.Data, Wide, out message);
+        return true;
+    }
+
+    /// <summary>Split mode: whether a level-triggered pin sends this vector to this CPU.</summary>
+    private static bool IsRouted(ref Vcpu vcpu, Vector vector)
+    {
+        bool found = false;
+        HostVm host = vcpu.Vm.Host;
+        host.LockIrq();
+        for (uint i = 0; !found && vcpu.Vm.Irqchip.TryGetReserved(i, out InterruptMessage message); i++)
+            found = message.Level && message.Vector.Value == vector.Value && ApicBus.IsFor(ref vcpu, in message);
+        host.UnlockIrq();
+        return found;
     }
 
     /// <summary>The chips' timer has expired, in interrupt context.</summary>
@@ -373,7 +397,7 @@ internal struct IrqChip
     /// <summary>Brings <see cref="EoiVectors"/> up to date after a change of the IOAPIC or the routes.</summary>
     private void UpdateEoiVectors()
     {
-        const uint LevelTriggered = 1 << 15, PitAndRtc = 1 << 0 | 1 << 2 | 1 << 8;
+        const uint PitAndRtc = 1 << 0 | 1 << 2 | 1 << 8;
         VectorSet vectors = default;
         if (Mode == IrqchipMode.Kernel)
         {
@@ -381,12 +405,10 @@ internal struct IrqChip
         }
         else
         {
-            for (int i = 0; i < Math.Min(ReservedRoutes, _routes.Count); i++)
+            for (uint i = 0; TryGetReserved(i, out InterruptMessage message); i++)
             {
-                Gsi.TryCreate((uint)i, out Gsi gsi);
-                Route route = _routes.Find(gsi);
-                if (route.IsMsi && (route.Data & LevelTriggered) != 0)
-                    vectors.Add((byte)route.Data);
+                if (message.Level)
+                    vectors.Add(message.Vector.Value);
             }
         }
         EoiVectors.Assign(in vectors);

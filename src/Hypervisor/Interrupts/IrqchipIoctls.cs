@@ -25,7 +25,7 @@ internal static class IrqchipIoctls
     {
         if (!UserMemory.TryRead(argument, out kvm_msi msi))
             return Errno.EFAULT;
-        if (vm.Irqchip.Mode == IrqchipMode.None || msi.flags != 0)
+        if (vm.Irqchip.Mode == IrqchipMode.None || msi.flags != 0 || vm.Irqchip.Wide && (msi.address_hi & 0xff) != 0)
             return Errno.EINVAL;
         return IrqChip.SendMsi(ref vm, (ulong)msi.address_hi << 32 | msi.address_lo, msi.data);
     }
@@ -53,7 +53,13 @@ internal static class IrqchipIoctls
         if ((request.flags & ~Known) != 0 || !Gsi.TryCreate(request.gsi, out Gsi gsi))
             return Errno.EINVAL;
         if ((request.flags & kvm_irqfd.KVM_IRQFD_FLAG_DEASSIGN) != 0)
-            return vm.Host.DeassignIrqFd((int)request.fd, request.gsi);
+        {
+            int result = vm.Host.DeassignIrqFd((int)request.fd, request.gsi, out bool stillResampled);
+            // Nobody is left who would lower the line.
+            if (!stillResampled)
+                IrqChip.SetLine(ref vm, gsi, LineSource.ResampleFd, false);
+            return result;
+        }
         if (vm.Irqchip.Mode == IrqchipMode.None || resample && vm.Irqchip.Mode != IrqchipMode.Kernel)
             return Errno.EINVAL;
         if (resample)

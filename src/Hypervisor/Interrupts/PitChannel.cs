@@ -165,8 +165,10 @@ internal struct PitChannel
     /// <param name="tick">Now.</param>
     public void Set(in kvm_pit_channel_state state, bool hasGate, long tick)
     {
-        bool hasCount = state.mode <= 5 && state.count_load_time > NotLoaded / 2;
-        long loaded = Math.Min(Pit.TickAt(state.count_load_time), tick);
+        bool isLoaded = state.count_load_time > NotLoaded / 2;
+        bool isNone = state.count == 0 || state.count == ((state.bcd & 1) != 0 ? 10_000u : 0x1_0000);
+        bool hasCount = state.mode <= 5 && (isLoaded || !isNone);
+        long loaded = isLoaded ? Math.Min(Pit.TickAt(state.count_load_time), tick) : tick;
         _state = state;
         _state.mode = state.mode <= 5 ? state.mode : (byte)0;
         _state.bcd &= 1;
@@ -179,8 +181,8 @@ internal struct PitChannel
         _state.count_load_time = IsSuspended ? tick - loaded : loaded;
     }
 
-    /// <summary>The byte that comes next, as far as the access mode leaves a choice.</summary>
-    private readonly byte Place(byte place) => _state.rw_mode == Word && place == WordHigh ? place : _state.rw_mode;
+    /// <summary>The byte that comes next; one of the access mode where user space names none.</summary>
+    private readonly byte Place(byte place) => place is >= Low and <= WordHigh ? place : _state.rw_mode;
 
     private void Start(long tick) => _state.count_load_time = IsSuspended ? 0 : tick;
 

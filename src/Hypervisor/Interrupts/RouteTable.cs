@@ -24,8 +24,8 @@ internal readonly struct Gsi
 /// <summary>Where a GSI leads: an MSI, or pins of the PIC, the IOAPIC or both.</summary>
 internal struct Route
 {
-    /// <summary>PIC line or IOAPIC pin plus 1; 0 for none.</summary>
-    public byte PicLine, IoApicPin;
+    /// <summary>Lines of either PIC, 0 to 15, and a pin of the IOAPIC, each plus 1; 0 for none.</summary>
+    public byte MasterLine, SlaveLine, IoApicPin;
     public bool IsMsi;
     public uint Data;
     public ulong Address;
@@ -77,11 +77,15 @@ internal struct RouteTable
             return false;
         for (int gsi = 0; gsi < table.Count; gsi++)
         {
-            byte line = (byte)(gsi < PicLines ? gsi + 1 : 0);
-            table._routes.Span[gsi] = new Route { PicLine = line, IoApicPin = (byte)(gsi + 1) };
+            byte number = (byte)(gsi + 1);
             table._ioApicGsis[gsi] = (ushort)gsi;
-            if (line != 0)
+            if (gsi < PicLines)
                 table._picGsis[gsi] = (ushort)gsi;
+            table._routes.Span[gsi] = new Route
+            {
+                MasterLine = gsi < PicLines / 2 ? number : (byte)0, IoApicPin = number,
+                SlaveLine = gsi is >= PicLines / 2 and < PicLines ? number : (byte)0,
+            };
         }
         return true;
     }
@@ -129,7 +133,7 @@ internal struct RouteTable
         if (entry.type == kvm_irq_routing_entry.KVM_IRQ_ROUTING_MSI)
         {
             ulong address = (ulong)entry.u.msi.address_hi << 32 | entry.u.msi.address_lo;
-            if ((route.PicLine | route.IoApicPin) != 0 || wide && (entry.u.msi.address_hi & 0xff) != 0)
+            if ((route.MasterLine | route.SlaveLine | route.IoApicPin) != 0 || wide && (entry.u.msi.address_hi & 0xff) != 0)
                 return false;
             route = new Route { IsMsi = true, Address = address, Data = entry.u.msi.data };
             return true;
@@ -140,19 +144,22 @@ internal struct RouteTable
 
     private bool TryAddPin(ref Route route, uint chip, uint pin, ushort gsi)
     {
-        if (chip == kvm_irqchip.KVM_IRQCHIP_IOAPIC)
+        int limit = chip == kvm_irqchip.KVM_IRQCHIP_IOAPIC ? kvm_ioapic_state.KVM_IOAPIC_NUM_PINS : PicLines / 2;
+        return pin < limit && chip switch
         {
-            if (pin >= kvm_ioapic_state.KVM_IOAPIC_NUM_PINS || route.IoApicPin != 0)
-                return false;
-            route.IoApicPin = (byte)(pin + 1);
-            _ioApicGsis[(int)pin] = gsi;
-            return true;
-        }
-        if (chip > kvm_irqchip.KVM_IRQCHIP_PIC_SLAVE || pin >= PicLines / 2 || route.PicLine != 0)
-            return false;
-        uint line = chip * (PicLines / 2) + pin;
-        route.PicLine = (byte)(line + 1);
-        _picGsis[(int)line] = gsi;
-        return true;
+            kvm_irqchip.KVM_IRQCHIP_PIC_MASTER => TryAdd(ref route.MasterLine, pin, ref _picGsis[(int)pin], gsi),
+            kvm_irqchip.KVM_IRQCHIP_PIC_SLAVE =>
+                TryAdd(ref route.SlaveLine, pin + PicLines / 2, ref _picGsis[(int)pin + PicLines / 2], gsi),
+            kvm_irqchip.KVM_IRQCHIP_IOAPIC => TryAdd(ref route.IoApicPin, pin, ref _ioApicGsis[(int)pin], gsi),
+            _ => false,
+        };
+    }
+
+    private static bool TryAdd(ref byte place, uint line, ref ushort back, ushort gsi)
+    {
+        bool isFree = place == 0;
+        place = (byte)(line + 1);
+        back = gsi;
+        return isFree;
     }
 }

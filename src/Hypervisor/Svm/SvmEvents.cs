@@ -50,23 +50,18 @@ internal static class SvmEvents
                 vcpu.Svm.StepsOverIret = true;
             }
         }
-        else if (PendingInterrupts.Any(ref vcpu))
+        else if (PendingInterrupts.Any(ref vcpu) && Exceptions<SvmVendor>.CanAcceptInterrupt(ref vcpu))
         {
-            if (Exceptions<SvmVendor>.CanAcceptInterrupt(ref vcpu))
-            {
-                events.ReinjectInterrupt(PendingInterrupts.Take(ref vcpu), soft: false);
-                vmcb.Inject = EventInjection.Of(EventInjection.EventType.Interrupt, events.Interrupt.Vector.Value);
-                PvEoi<SvmVendor>.Offer(ref vcpu);
-            }
-            else
-            {
-                OpenInterruptWindow(ref vmcb);
-            }
+            events.ReinjectInterrupt(PendingInterrupts.Take(ref vcpu), soft: false);
+            vmcb.Inject = EventInjection.Of(EventInjection.EventType.Interrupt, events.Interrupt.Vector.Value);
+            PvEoi<SvmVendor>.Offer(ref vcpu);
         }
         // Delivery pushes RFLAGS: without the TF that is not the guest's.
         if (vmcb.Inject.Valid)
             vcpu.Svm.StepsOverIret = false;
-        if (vcpu.Run.request_interrupt_window != 0 && PendingInterrupts.AreTakenFromUser(ref vcpu))
+        // What waits behind what is injected comes as soon as the guest can take it.
+        if (PendingInterrupts.Any(ref vcpu)
+            || vcpu.Run.request_interrupt_window != 0 && PendingInterrupts.AreTakenFromUser(ref vcpu))
             OpenInterruptWindow(ref vmcb);
     }
 

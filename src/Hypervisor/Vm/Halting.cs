@@ -72,8 +72,29 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
         return waited > limit ? 0 : Math.Min(Math.Max(poll * 2, FirstPoll), limit);
     }
 
+    private const VcpuRequests Messages = VcpuRequests.Nmi | VcpuRequests.Init | VcpuRequests.StartUp;
+
+    /// <summary>Other CPUs' messages take effect before user space looks at the vCPU's state.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void AcceptMessages(ref Vcpu vcpu)
+    {
+        if ((vcpu.Shared.Requests & Messages) != 0)
+            Accept(ref vcpu, (VcpuRequests)Interlocked.And(ref vcpu.Shared.RequestBits, ~(uint)Messages));
+    }
+
+    /// <summary>NMI, INIT and start-up messages; INIT before a start-up, whose order they are always in.</summary>
+    public static void Accept(ref Vcpu vcpu, VcpuRequests requests)
+    {
+        if ((requests & VcpuRequests.Nmi) != 0)
+            vcpu.Events.QueueNmi(TVendor.GetNmiMasked(ref vcpu));
+        if ((requests & VcpuRequests.Init) != 0)
+            Initialize(ref vcpu);
+        if ((requests & VcpuRequests.StartUp) != 0)
+            StartUp(ref vcpu);
+    }
+
     /// <summary>INIT: the boot processor starts over, others wait to be started.</summary>
-    public static void Initialize(ref Vcpu vcpu)
+    private static void Initialize(ref Vcpu vcpu)
     {
         Reset<TVendor>.Init(ref vcpu);
         IrqChip.ForgetInService(ref vcpu.Vm);
@@ -81,7 +102,7 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>A start-up message: real mode, at the page that its vector names. Others than those who wait ignore it.</summary>
-    public static void StartUp(ref Vcpu vcpu)
+    private static void StartUp(ref Vcpu vcpu)
     {
         if (vcpu.MpState != MpState.InitReceived)
             return;

@@ -166,6 +166,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
     public static long Dispatch(ref Vcpu vcpu, uint command, ulong argument)
     {
         var pointer = new Hva(argument);
+        Halting<TVendor>.AcceptMessages(ref vcpu);
         return command switch
         {
             KVM_GET_REGS => StateIoctls<TVendor>.GetRegs(ref vcpu, pointer),

@@ -15,7 +15,10 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
     {
         if (vcpu.OwnsApicPage(address))
         {
-            Apic<TVendor>.Read(ref vcpu, address.Offset, data);
+            if (vcpu.Apic.Mode == ApicMode.Xapic)
+                Apic<TVendor>.Read(ref vcpu, address.Offset, data);
+            else
+                data.Fill(0xff);
             return true;
         }
         if (!vcpu.Vm.Irqchip.OwnsIoApic(address))
@@ -31,7 +34,8 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
     {
         if (vcpu.OwnsApicPage(address))
         {
-            Apic<TVendor>.Write(ref vcpu, address.Offset, MemoryMarshal.AsBytes(new Span<ulong>(ref data))[..(int)length]);
+            if (vcpu.Apic.Mode == ApicMode.Xapic)
+                Apic<TVendor>.Write(ref vcpu, address.Offset, MemoryMarshal.AsBytes(new Span<ulong>(ref data))[..(int)length]);
             return true;
         }
         ref Vm vm = ref vcpu.Vm;

@@ -30,7 +30,9 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         run.if_flag = (vcpu.Registers.Rflags & Rflags.If) != 0 ? (byte)1 : (byte)0;
         run.cr8 = vcpu.Events.Cr8;
         run.apic_base = vcpu.Msrs.ApicBase;
-        run.ready_for_interrupt_injection = CanTakeFromUser(ref vcpu) ? (byte)1 : (byte)0;
+        // With the PIC in the kernel the question does not arise, and KVM's answer is yes.
+        bool ready = vcpu.Vm.Irqchip.Mode == IrqchipMode.Kernel || CanTakeFromUser(ref vcpu);
+        run.ready_for_interrupt_injection = ready ? (byte)1 : (byte)0;
         return action switch
         {
             VcpuAction.UserSpace => 0,
@@ -105,12 +107,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
     {
         if ((requests & VcpuRequests.Timer) != 0)
             ApicTimer<TVendor>.Expired(ref vcpu);
-        if ((requests & VcpuRequests.Nmi) != 0)
-            vcpu.Events.QueueNmi(TVendor.GetNmiMasked(ref vcpu));
-        if ((requests & VcpuRequests.Init) != 0)
-            Halting<TVendor>.Initialize(ref vcpu);
-        if ((requests & VcpuRequests.StartUp) != 0)
-            Halting<TVendor>.StartUp(ref vcpu);
+        Halting<TVendor>.Accept(ref vcpu, requests);
         if ((requests & VcpuRequests.EoiExit) == 0)
             return VcpuAction.Resume;
         vcpu.Run.eoi.vector = vcpu.EoiVector;

@@ -49,11 +49,11 @@ internal struct Vcpu
     public readonly bool HasApic => Vm.Irqchip.Mode != IrqchipMode.None;
 
     /// <summary>
-    /// Whether an access goes to its local APIC: in xAPIC mode, at the page that IA32_APIC_BASE names.
+    /// Whether an access is to the page that IA32_APIC_BASE names. In other modes than xAPIC nothing is there, not even
+    /// for user space (KVM's quirk LAPIC_MMIO_HOLE).
     /// </summary>
     public readonly bool OwnsApicPage(Gpa address) =>
-        address.Frame.Value == new Gpa(Msrs.ApicBase).Frame.Value && HasApic
-        && (Msrs.ApicBase & (ApicBase.Enable | ApicBase.X2apic)) == ApicBase.Enable;
+        address.Frame.Value == new Gpa(Msrs.ApicBase).Frame.Value && HasApic;
 
     /// <summary>KVM_EXIT_IOAPIC_EOI follows when the instruction is over.</summary>
     public void RequestEoiExit(byte vector)

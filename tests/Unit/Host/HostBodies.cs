@@ -70,7 +70,12 @@ internal readonly partial struct HostVm
     public partial void SetChipTimer(ulong deadline) => Vm.ChipTimer = deadline;
     public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
         Vm.AssignIrqFd(descriptor, gsi, resampler, resample);
-    public partial int DeassignIrqFd(int descriptor, uint gsi) => Vm.DeassignIrqFd(descriptor, gsi);
+    public partial int DeassignIrqFd(int descriptor, uint gsi, out bool stillResampled)
+    {
+        int result = Vm.DeassignIrqFd(descriptor, gsi);
+        stillResampled = Vm.IrqFds.Values.Any(irqfd => irqfd.Gsi == gsi && irqfd.Resampler >= 0);
+        return result;
+    }
     public partial void ResampleIrqFds(uint gsi) => Vm.ResampleIrqFds(gsi);
     public partial int CreateVcpu(uint id)
     {

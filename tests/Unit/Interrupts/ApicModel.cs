@@ -159,7 +159,7 @@ internal sealed class ApicModel
                 }
                 cpu.Tmr[vector] = message.Level;
                 if (cpu.Irr[vector])
-                    return false;
+                    return true;
                 cpu.Irr[vector] = true;
                 break;
             case DeliveryMode.Nmi:

@@ -12,6 +12,8 @@ internal sealed class IoApicModel
         public byte Vector;
         public byte Mode;
         public bool Logical, LowActive, RemoteIrr, LevelBit, Masked = true;
+        /// <summary>An edge that was delivered and whose line is still high.</summary>
+        public bool Delivered;
         public byte Destination;
 
         /// <summary>Only these two modes have an EOI.</summary>
@@ -65,6 +67,7 @@ internal sealed class IoApicModel
         Pin pin = _pins[number];
         bool rises = level && !pin.High;
         pin.High = level;
+        pin.Delivered &= level && !rises;
         if (!level)
             return 1;
         if (pin.IsLevel)
@@ -102,16 +105,18 @@ internal sealed class IoApicModel
         where (!pin.Masked || pin.RemoteIrr) && (pin.IsLevel || number == 8 || (watched >> number & 1) != 0)
         select pin.Vector;
 
-    /// <summary>To user space and back: of the lines, only those that still ask are known afterwards.</summary>
+    /// <summary>To user space and back: of the lines, edges that were delivered are forgotten.</summary>
     public void Migrate()
     {
         _rtcInService = 0;
         _acknowledged.Clear();
         for (int number = 0; number < 24; number++)
         {
-            _pins[number].High &= _pins[number].IsLevel;
-            if (_pins[number].Asks)
-                Send(number);
+            bool wasHigh = _pins[number].High && !_pins[number].Delivered;
+            _pins[number].High = false;
+            _pins[number].Delivered = false;
+            if (wasHigh)
+                SetLine(number, true);
         }
     }
 
@@ -152,7 +157,9 @@ internal sealed class IoApicModel
         });
         if (pin.IsLevel)
             pin.RemoteIrr = Reaches > 0;
-        else if (number == 8)
+        else
+            pin.Delivered = true;
+        if (!pin.IsLevel && number == 8)
             _rtcInService = Reaches;
         return Math.Min(Reaches, 1);
     }

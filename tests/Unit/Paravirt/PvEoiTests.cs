@@ -65,7 +65,7 @@ public class PvEoiTests
     {
         using SvmGuest guest = Guest();
         if (watched)
-            guest.Vm.Irqchip.EoiVectors.Add(new Vector(First));
+            guest.Vm.Irqchip.EoiVectors.Add(First);
         guest.Vcpu.Apic.TryRequest(First, level);
         AssertNoOffer(guest);
     }

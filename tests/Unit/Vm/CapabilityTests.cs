@@ -28,12 +28,12 @@ public class CapabilityTests
         Dictionary<ulong, int> expected = new()
         {
             [9] = 1024, [10] = MemorySlots.MaxSlots, [15] = 2, [25] = 4096, [31] = MsrState.MaxBanks, [66] = 1024,
-            [128] = 1024, [129] = 3, [195] = (int)DebugState.SupportedControl, [208] = 4096,
+            [39] = 14, [128] = 1024, [129] = 3, [195] = (int)DebugState.SupportedControl, [208] = 4096,
         };
         ulong[] present =
         [
-            0, 1, 3, 4, 7, 11, 14, 16, 21, 22, 23, 24, 26, 30, 32, 33, 34, 35, 36, 37, 40, 41, 50, 51, 55, 56, 61, 72,
-            77, 81, 82, 95, 98, 100, 105, 121, 122, 136, 153, 162, 164, 200, 218,
+            0, 1, 3, 4, 7, 8, 11, 12, 14, 16, 21, 22, 23, 24, 26, 30, 32, 33, 34, 35, 36, 37, 40, 41, 50, 51, 55, 56, 61, 72,
+            76, 77, 81, 82, 95, 97, 98, 100, 105, 121, 122, 136, 153, 162, 164, 200, 218,
         ];
         foreach (ulong capability in present)
             expected.Add(capability, 1);
