@@ -121,7 +121,7 @@ internal static partial class HostCpu
 internal static partial class Parameters
 {
     public static partial bool IgnoreMsrs() => SimulatedHost.Current.Cpu.IgnoreMsrs;
-    public static partial ulong HaltPollNanoseconds() => 0;
+    public static partial ulong HaltPollNanoseconds() => SimulatedHost.Current.Cpu.HaltPoll;
 }
 
 internal static partial class Log

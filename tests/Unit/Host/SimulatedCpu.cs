@@ -17,6 +17,8 @@ internal sealed class SimulatedCpu
     public ulong SupportedXcr0 { get; set; } = 7;
     public int PredictorFlushes { get; set; }
     public bool IgnoreMsrs { get; set; }
+    /// <summary>The module's parameter, in nanoseconds.</summary>
+    public ulong HaltPoll { get; set; }
 
     /// <summary>FPU images by vCPU: legacy area, XSAVE header, the rest of the UAPI's 4,096 bytes.</summary>
     public Dictionary<nint, byte[]> Fpu { get; } = [];

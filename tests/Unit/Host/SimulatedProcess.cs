@@ -40,6 +40,9 @@ internal sealed class SimulatedProcess(SimulatedHost host)
     /// <summary>Runs once, when the next look-up has found its page: the moment for a race.</summary>
     public Action? AfterLookUp { get; set; }
 
+    /// <summary>Runs after each read of the core: what another thread may write before the next.</summary>
+    public Action? AfterRead { get; set; }
+
     /// <summary>Runs after each write of the core: what another CPU may see then.</summary>
     public Action? AfterWrite { get; set; }
 
@@ -113,6 +116,7 @@ internal sealed class SimulatedProcess(SimulatedHost host)
             destination = destination[count..];
             address += (ulong)count;
         }
+        AfterRead?.Invoke();
         return true;
     }
 

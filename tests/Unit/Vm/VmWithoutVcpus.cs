@@ -39,6 +39,9 @@ internal sealed class VmWithoutVcpus : IDisposable
 
     public void Dispose()
     {
+        Vm.IoEventFds.Destroy();
+        Vm.Irqchip.Destroy();
+        Assert.That(Host.Events.Holders, Is.Zero, "eventfds held");
         _memory.Destroy();
         _memory.Dispose();
     }
