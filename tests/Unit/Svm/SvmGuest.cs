@@ -6,6 +6,7 @@ using NUnit.Framework;
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Svm;
 using SharpKvm.Tests.Cpu;
@@ -28,13 +29,18 @@ internal sealed class SvmGuest : IDisposable
     /// <summary>Where <see cref="AddRom"/> puts its page.</summary>
     public const ulong Rom = 0xf000_0000;
     public const ulong MemoryPages = 16;
+    public const ulong SplitPins = 24;
     private const ulong Tables = 0x8000;
+    private const uint SvrEnabled = 0x1ff;
     private const ushort FlatCode = 0xc9b, FlatData = 0xc93, Code64 = 0xa9b;
 
     private readonly nint _block;
     private readonly TestMemory _memory;
 
-    public SvmGuest(bool nextRip = true, uint id = 0)
+    /// <param name="nextRip">Whether hardware tells where intercepted instructions end.</param>
+    /// <param name="id">The vCPU's; 0 is the boot processor.</param>
+    /// <param name="mode">Other than none: its local APIC is enabled by software.</param>
+    public SvmGuest(bool nextRip = true, uint id = 0, IrqchipMode mode = IrqchipMode.None)
     {
         Host = SvmHost(nextRip);
         Assert.That(SvmHardware.Probe(), Is.EqualTo(Errno.Ok));
@@ -43,6 +49,8 @@ internal sealed class SvmGuest : IDisposable
         Assert.That(VmMemory.Init(ref machine.Vm, 48), Is.EqualTo(Errno.Ok));
         _memory = new TestMemory(Host, machine);
         _memory.AddMemory(0, 0, MemoryPages);
+        if (mode != IrqchipMode.None)
+            Assert.That(mode == IrqchipMode.Kernel ? IrqChip.Create(ref Vm) : IrqChip.Split(ref Vm, SplitPins), Is.Zero);
 
         _block = Host.AllocateBlock((nuint)Unsafe.SizeOf<Vcpu>());
         Vcpu.Shared.Host = new HostVcpu((nint)id + 1);
@@ -57,6 +65,11 @@ internal sealed class SvmGuest : IDisposable
         Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.Ok));
         Assert.That(Ioctl(KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
         EnterFlatMode();
+        if (mode != IrqchipMode.None)
+        {
+            Vm.Vcpus.Add(id, new KernelRef<Vcpu>(_block));
+            Apic<SvmVendor>.Write(ref Vcpu, ApicRegister.Svr * 16, BitConverter.GetBytes(SvrEnabled));
+        }
 
         Processor = new ScriptedProcessor(Host.Thread);
         Host.Thread.Guest = _ => Processor.Enter(ref Vmcb, ref Vcpu.Registers);
@@ -196,6 +209,8 @@ internal sealed class SvmGuest : IDisposable
         Host.FreeBlock(Vcpu.Shared.Trace.Address);
         Host.FreeBlock(_block);
         SvmHardware.Release();
+        Vm.IoEventFds.Destroy();
+        Vm.Irqchip.Destroy();
         _memory.Destroy();
         Host.Dispose();
     }
