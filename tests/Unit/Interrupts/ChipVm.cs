@@ -107,7 +107,8 @@ internal sealed class ChipVm : IDisposable
 
     public kvm_pic_state Pic(uint chip) => Get(KVM_GET_IRQCHIP, new kvm_irqchip { chip_id = chip }).chip.pic;
 
-    public void Out(ushort port, byte value) => Assert.That(IrqChip.TryAccessPort(ref Vm, true, port, ref value), Is.True);
+    public void Out(ushort port, byte value) =>
+        Assert.That(IrqChip.TryAccessPort(ref Vm, true, port, ref value), Is.True);
 
     /// <summary>Initializes both PICs: vectors from 0x20 and 0x28, nothing masked.</summary>
     public void InitializePics()
