@@ -50,7 +50,8 @@ internal sealed class SvmGuest : IDisposable
         _memory = new TestMemory(Host, machine);
         _memory.AddMemory(0, 0, MemoryPages);
         if (mode != IrqchipMode.None)
-            Assert.That(mode == IrqchipMode.Kernel ? IrqChip.Create(ref Vm) : IrqChip.Split(ref Vm, SplitPins), Is.Zero);
+            Assert.That(mode == IrqchipMode.Kernel ? IrqChip.Create(ref Vm)
+                : IrqChip.Split(ref Vm, SplitPins), Is.Zero);
 
         _block = Host.AllocateBlock((nuint)Unsafe.SizeOf<Vcpu>());
         Vcpu.Shared.Host = new HostVcpu((nint)id + 1);

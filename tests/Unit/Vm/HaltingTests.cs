@@ -157,7 +157,8 @@ internal sealed class HaltingTests
     {
         using SvmGuest guest = Guest(mode);
         bool hasApic = mode != IrqchipMode.None;
-        foreach (MpState state in (MpState[])[MpState.Halted, MpState.Uninitialized, MpState.InitReceived, MpState.Runnable])
+        foreach (MpState state in (MpState[])
+            [MpState.Halted, MpState.Uninitialized, MpState.InitReceived, MpState.Runnable])
         {
             long result = guest.Set(KVM_SET_MP_STATE, new kvm_mp_state { mp_state = (uint)state });
             bool allowed = hasApic || state == MpState.Runnable;

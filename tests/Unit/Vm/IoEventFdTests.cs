@@ -171,7 +171,8 @@ internal sealed class IoEventFdTests
         Assert.That(KernelDevices<FakeVendor>.Ports(ref vm.Vm, true, 0x80, 2, 4, items), Is.EqualTo(2));
         Assert.That(vm.Host.Events.Count(First), Is.EqualTo(2));
         Assert.That(KernelDevices<FakeVendor>.Ports(ref vm.Vm, false, 0x80, 2, 4, items), Is.Zero, "reads never match");
-        Assert.That(KernelDevices<FakeVendor>.Ports(ref vm.Vm, true, 0x80, 1, 8, items), Is.Zero, "bytes are other writes");
+        Assert.That(KernelDevices<FakeVendor>.Ports(ref vm.Vm, true, 0x80, 1, 8, items), Is.Zero,
+            "bytes are other writes");
     }
 
     [Test]
