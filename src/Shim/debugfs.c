@@ -47,17 +47,13 @@ static int exits_show(struct seq_file *file, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(exits);
 
-/* Any write makes the core of this VM fail a bounds check: the door is tested by using it. */
-static ssize_t trap_write(struct file *file, const char __user *from, size_t count, loff_t *offset)
+/* A number written makes the core of this VM fail a bounds check: the door is tested by using it. */
+static int trap_set(void *vm, u64 unused)
 {
-	sk_request_each(file_inode(file)->i_private, SK_REQUEST_TRAP);
-	return count;
+	sk_request_each(vm, SK_REQUEST_TRAP);
+	return 0;
 }
-
-static const struct file_operations trap_fops = {
-	.owner = THIS_MODULE,
-	.write = trap_write,
-};
+DEFINE_DEBUGFS_ATTRIBUTE(trap_fops, NULL, trap_set, "%llu\n");
 
 void sk_vm_debugfs(struct sk_vm *vm)
 {

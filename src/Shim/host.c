@@ -15,16 +15,20 @@
 extern bool sk_ignore_msrs;
 extern u32 sk_halt_poll_ns;
 
-u64 sk_page_allocate(void)
+/* 2^order contiguous pages, filled with a byte. Returns the physical address or 0. */
+u64 sk_pages_allocate(unsigned int order, u8 fill)
 {
-	struct page *page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	struct page *page = alloc_pages(GFP_KERNEL_ACCOUNT, order);
 
-	return page ? page_to_phys(page) : 0;
+	if (!page)
+		return 0;
+	memset(page_address(page), fill, PAGE_SIZE << order);
+	return page_to_phys(page);
 }
 
-void sk_page_free(u64 address)
+void sk_pages_free(u64 address, unsigned int order)
 {
-	__free_page(pfn_to_page(address >> PAGE_SHIFT));
+	__free_pages(pfn_to_page(address >> PAGE_SHIFT), order);
 }
 
 void *sk_page_address(u64 address)
@@ -35,22 +39,6 @@ void *sk_page_address(u64 address)
 void *sk_heap_allocate(unsigned long bytes)
 {
 	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
-}
-
-/* Contiguous pages for a bitmap that hardware reads, all bits set. Returns the physical address or 0. */
-u64 sk_bitmap_allocate(unsigned int order)
-{
-	struct page *page = alloc_pages(GFP_KERNEL_ACCOUNT, order);
-
-	if (!page)
-		return 0;
-	memset(page_address(page), 0xff, PAGE_SIZE << order);
-	return page_to_phys(page);
-}
-
-void sk_bitmap_free(u64 address, unsigned int order)
-{
-	__free_pages(pfn_to_page(address >> PAGE_SHIFT), order);
 }
 
 /*
@@ -149,14 +137,10 @@ void sk_flush_predictors(void)
 	indirect_branch_prediction_barrier();
 }
 
-u32 sk_parameter_ignore_msrs(void)
+/* The module's parameters, which root may change at any time: halt_poll_ns, and in bit 63 ignore_msrs. */
+u64 sk_parameters(void)
 {
-	return READ_ONCE(sk_ignore_msrs);
-}
-
-u64 sk_parameter_halt_poll(void)
-{
-	return READ_ONCE(sk_halt_poll_ns);
+	return READ_ONCE(sk_halt_poll_ns) | (u64)READ_ONCE(sk_ignore_msrs) << 63;
 }
 
 void *sk_fpu_legacy(struct sk_vcpu *vcpu)

@@ -147,7 +147,7 @@ void sk_irqfd_resample(struct sk_vm *vm, u32 gsi)
 	}
 }
 
-static enum hrtimer_restart chip_timer_expired(struct hrtimer *timer)
+enum hrtimer_restart sk_chip_timer_expired(struct hrtimer *timer)
 {
 	struct sk_vm *vm = container_of(timer, struct sk_vm, chip_timer);
 
@@ -162,15 +162,6 @@ void sk_chip_set_timer(struct sk_vm *vm, u64 deadline)
 		hrtimer_start(&vm->chip_timer, ns_to_ktime(deadline), HRTIMER_MODE_ABS_HARD);
 	else
 		hrtimer_try_to_cancel(&vm->chip_timer);
-}
-
-void sk_irqfds_init(struct sk_vm *vm)
-{
-	raw_spin_lock_init(&vm->irq_lock);
-	vm->irq_lock_cpu = -1;
-	INIT_LIST_HEAD(&vm->irqfds);
-	hrtimer_init(&vm->chip_timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
-	vm->chip_timer.function = chip_timer_expired;
 }
 
 /* Nothing enters the core by an interrupt any more when this returns. */

@@ -259,11 +259,6 @@ static int claim_kvm(void)
 	return result;
 }
 
-static void release_kvm(void)
-{
-	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
-}
-
 static int __init sk_init(void)
 {
 	long size = sk_call(sk_core_shared_size, 0, 0, 0);
@@ -308,7 +303,7 @@ free_pages:
 	debugfs_remove_recursive(sk_debugfs_root);
 	free_cpu_pages();
 release_claim:
-	release_kvm();
+	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
 release_core:
 	sk_call(sk_core_release, 0, 0, 0);
 	return result;
@@ -322,7 +317,7 @@ static void __exit sk_exit(void)
 	cpuhp_remove_state(hotplug_state);
 	debugfs_remove_recursive(sk_debugfs_root);
 	free_cpu_pages();
-	release_kvm();
+	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
 	sk_call(sk_core_release, 0, 0, 0);
 }
 

@@ -156,7 +156,7 @@ void sk_vcpu_kick(struct sk_vcpu *vcpu);
 void sk_request_all(struct sk_vm *vm, u32 request);
 void sk_request_each(struct sk_vm *vm, u32 request);
 
-void sk_irqfds_init(struct sk_vm *vm);
+enum hrtimer_restart sk_chip_timer_expired(struct hrtimer *timer);
 void sk_irqfds_free(struct sk_vm *vm);
 
 /* Counted per CPU, for debugfs. */
@@ -172,25 +172,15 @@ extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
 
 /* Exports of the core, called through the door (cs_enter) only. */
-long sk_core_probe(void);
-long sk_core_release(void);
-long sk_core_shared_size(void);
-long sk_core_cpu_enable(u64 host_save_page);
-long sk_core_cpu_disable(void);
-long sk_core_vm_size(void);
-long sk_core_vcpu_size(void);
-long sk_core_vm_init(void *core, struct sk_vm *vm, void *ring);
-long sk_core_vm_destroy(void *core);
-long sk_core_vcpu_init(void *core, void *vm_core, u64 id);
-long sk_core_vcpu_show(void *core);
-long sk_core_vcpu_destroy(void *core);
+long sk_core_probe(void), sk_core_release(void), sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
+long sk_core_vm_size(void), sk_core_vcpu_size(void), sk_core_shared_size(void);
+long sk_core_vm_init(void *core, struct sk_vm *vm, void *ring), sk_core_vm_destroy(void *core);
+long sk_core_vcpu_init(void *core, void *vm_core, u64 id), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);
 long sk_core_system_ioctl(unsigned int command, unsigned long argument);
 long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
-long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument);
-long sk_core_run(void *core);
+long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument), sk_core_run(void *core);
 long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
-long sk_core_irqfd(void *core, u32 gsi, bool resample);
-long sk_core_chip_timer(void *core);
+long sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
 
 /* Through the door, with up to three arguments. A trap is reported; then the answer is -EIO. */
 long sk_call_core(void *fn, long a, long b, long c);

@@ -102,11 +102,6 @@ long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 	return result.value;
 }
 
-static inline struct sk_vm *notifier_vm(struct mmu_notifier *notifier)
-{
-	return container_of(notifier, struct sk_vm, notifier);
-}
-
 static void invalidate(struct sk_vm *vm, unsigned long start, unsigned long end)
 {
 	/* The lock is Linux's call, not the core's: the owner field stays empty. */
@@ -116,7 +111,7 @@ static void invalidate(struct sk_vm *vm, unsigned long start, unsigned long end)
 
 static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
 {
-	struct sk_vm *vm = notifier_vm(notifier);
+	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 
 	spin_lock(&vm->mmu_lock);
 	if (vm->invalidations_running++) {
@@ -133,7 +128,7 @@ static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifi
 
 static void notifier_end(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
 {
-	struct sk_vm *vm = notifier_vm(notifier);
+	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 
 	spin_lock(&vm->mmu_lock);
 	vm->invalidation_sequence++;
@@ -143,7 +138,7 @@ static void notifier_end(struct mmu_notifier *notifier, const struct mmu_notifie
 
 static void notifier_release(struct mmu_notifier *notifier, struct mm_struct *mm)
 {
-	struct sk_vm *vm = notifier_vm(notifier);
+	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 
 	spin_lock(&vm->mmu_lock);
 	invalidate(vm, 0, ULONG_MAX);
@@ -231,7 +226,11 @@ int sk_create_vm(void)
 	mutex_init(&vm->lock);
 	spin_lock_init(&vm->mmu_lock);
 	INIT_LIST_HEAD(&vm->vcpus);
-	sk_irqfds_init(vm);
+	raw_spin_lock_init(&vm->irq_lock);
+	vm->irq_lock_cpu = -1;
+	INIT_LIST_HEAD(&vm->irqfds);
+	hrtimer_init(&vm->chip_timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
+	vm->chip_timer.function = sk_chip_timer_expired;
 	error = init_srcu_struct(&vm->slots_srcu);
 	if (error)
 		goto free_core;
@@ -283,11 +282,6 @@ u32 sk_invalidated(struct sk_vm *vm, u64 sequence, unsigned long address)
 	    address >= vm->invalidation_start && address < vm->invalidation_end)
 		return true;
 	return vm->invalidation_sequence != sequence;
-}
-
-void sk_flush_tlbs(struct sk_vm *vm)
-{
-	sk_request_all(vm, SK_REQUEST_FLUSH_TLB);
 }
 
 void sk_synchronize_slots(struct sk_vm *vm)

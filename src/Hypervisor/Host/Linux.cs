@@ -12,6 +12,10 @@ namespace SharpKvm.Host;
 /// </summary>
 internal static unsafe class Shim
 {
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_pages_allocate")]
+    public static extern ulong PagesAllocate(uint order, byte fill);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_pages_free")]
+    public static extern void PagesFree(ulong address, uint order);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_address")]
     public static extern void* PageAddress(ulong address);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read")]
@@ -34,7 +38,8 @@ internal static unsafe class Shim
     public static extern ulong InvalidationSequence(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidated")]
     public static extern int Invalidated(nint vm, ulong sequence, ulong address);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_flush_tlbs")] public static extern void FlushTlbs(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_request_all")]
+    public static extern void RequestAll(nint vm, VcpuRequests requests);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
     public static extern void SynchronizeSlots(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_chip_set_timer")]
@@ -75,7 +80,7 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "ktime_get_with_offset")]
     public static extern ulong KtimeWithOffset(int clock);
     [MethodImpl(InternalCall), RuntimeImport("*", "check_tsc_unstable")] public static extern int TscIsUnstable();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameter_ignore_msrs")] public static extern int IgnoreMsrs();
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameters")] public static extern ulong Parameters();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_log_error")]
     public static extern void LogError(byte* text, ulong value);
 }
@@ -85,15 +90,13 @@ internal static unsafe class Shim
 
 internal static unsafe partial class KernelPages
 {
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_allocate")] public static extern partial Hpa Allocate();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_free")] public static extern partial void Free(Hpa page);
+    public static partial Hpa Allocate() => new(Shim.PagesAllocate(0, 0));
+    public static partial void Free(Hpa page) => Shim.PagesFree(page.Value, 0);
     public static partial Span<byte> Bytes(Hpa page) => new(Shim.PageAddress(page.Value), Page.Size);
     public static partial Span<ulong> Entries(Hpa page) => new(Shim.PageAddress(page.Value), EntriesPerTable);
     private static partial nint Address(Hpa page) => (nint)Shim.PageAddress(page.Value);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_bitmap_allocate")]
-    public static extern partial Hpa AllocateBitmap(int order);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_bitmap_free")]
-    public static extern partial void FreeBitmap(Hpa bitmap, int order);
+    public static partial Hpa AllocateBitmap(int order) => new(Shim.PagesAllocate((uint)order, 0xff));
+    public static partial void FreeBitmap(Hpa bitmap, int order) => Shim.PagesFree(bitmap.Value, (uint)order);
 }
 
 internal static partial class KernelHeap
@@ -154,7 +157,7 @@ internal readonly unsafe partial struct HostVm
         return (PageLookup)result;
     }
 
-    public partial void FlushTlbs() => Shim.FlushTlbs(_handle);
+    public partial void FlushTlbs() => Shim.RequestAll(_handle, VcpuRequests.FlushTlb);
     public partial void SynchronizeSlots() => Shim.SynchronizeSlots(_handle);
     public partial void SetChipTimer(ulong deadline) => Shim.SetChipTimer(_handle, deadline);
     public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
@@ -259,9 +262,8 @@ internal static unsafe partial class HostCpu
 
 internal static partial class Parameters
 {
-    public static partial bool IgnoreMsrs() => Shim.IgnoreMsrs() != 0;
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameter_halt_poll")]
-    public static extern partial ulong HaltPollNanoseconds();
+    public static partial bool IgnoreMsrs() => (long)Shim.Parameters() < 0;
+    public static partial ulong HaltPollNanoseconds() => (uint)Shim.Parameters();
 }
 
 internal static unsafe partial class Log
