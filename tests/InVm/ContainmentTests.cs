@@ -37,7 +37,8 @@ public sealed class ContainmentTests
                 sleep 2
                 echo ::victim; cat /job/victim.txt
                 echo ::other; wait $other; echo "status $?"; cat /job/other.txt
-                echo ::unload; kill -9 $victim; wait $victim 2>/dev/null; rmmod sharpkvm && echo gone
+                # QEMU may have given up by itself: it asks the dead machine for its clock.
+                echo ::unload; kill -9 $victim 2>/dev/null; wait $victim 2>/dev/null; rmmod sharpkvm && echo gone
                 """,
         });
     }

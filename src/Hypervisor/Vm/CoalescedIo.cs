@@ -47,6 +47,9 @@ internal struct CoalescedIo
 
     public static CoalescedIo Over(nint page) => new() { _ring = new KernelRef<Ring>(page) };
 
+    /// <summary>A zone that comes this moment may as well come a moment later.</summary>
+    public readonly bool IsEmpty => _count == 0;
+
     /// <summary>KVM_REGISTER_COALESCED_MMIO. EINVAL for a kind that is none, ENOSPC when there are too many.</summary>
     public static int Register(ref Vm vm, in kvm_coalesced_mmio_zone zone)
     {
@@ -84,8 +87,7 @@ internal struct CoalescedIo
     /// <summary>Whether a write was put into the ring; false also when that is full.</summary>
     public static bool TryAdd(ref Vm vm, bool port, ulong address, uint length, ulong data)
     {
-        // A zone that comes this moment may as well come a moment later.
-        if (vm.Coalesced._count == 0)
+        if (vm.Coalesced.IsEmpty)
             return false;
         bool added = false;
         vm.Host.LockIrq();

@@ -50,6 +50,8 @@ internal struct IoEventFds
         }
     }
 
+    public bool IsEmpty => Volatile.Read(ref _table) == 0;
+
     /// <summary>Whether a write was one of them: then its event is signalled.</summary>
     public bool TrySignal(bool port, ulong address, uint length, ulong data)
     {

@@ -46,15 +46,25 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
                 IrqChip.WriteIoApic(ref vm, address.Offset, (uint)data);
             return true;
         }
-        return vm.IoEventFds.TrySignal(port: false, address.Value, length, data)
-            || CoalescedIo.TryAdd(ref vm, port: false, address.Value, length, data);
+        return WatchesWrites(ref vm) && (vm.IoEventFds.TrySignal(port: false, address.Value, length, data)
+            || CoalescedIo.TryAdd(ref vm, port: false, address.Value, length, data));
     }
+
+    /// <summary>Spares most accesses the search.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool WatchesWrites(ref Vm vm) => !vm.IoEventFds.IsEmpty || !vm.Coalesced.IsEmpty;
 
     /// <summary>
     /// <paramref name="data"/> is <paramref name="count"/> items of <paramref name="size"/> bytes.
     /// </summary>
     /// <returns>How many items were served; the others go to user space.</returns>
-    public static int Ports(ref Vm vm, bool write, ushort port, int size, int count, Span<byte> data)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static int Ports(ref Vm vm, bool write, ushort port, int size, int count, Span<byte> data) =>
+        vm.Irqchip.Mode == IrqchipMode.Kernel || write && WatchesWrites(ref vm)
+            ? Serve(ref vm, write, port, size, count, data)
+            : 0;
+
+    private static int Serve(ref Vm vm, bool write, ushort port, int size, int count, Span<byte> data)
     {
         if (vm.Irqchip.OwnsPort(port))
         {
