@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* eventfds that raise interrupts (irqfd), and the timer of the interrupt chips. Both enter the core in interrupt context. */
+/*
+ * eventfds that raise interrupts (irqfd), and the timer of the interrupt chips. Both enter the core in interrupt
+ * context.
+ */
 #include "shim.h"
 
 #include <linux/poll.h>

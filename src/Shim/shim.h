@@ -175,7 +175,7 @@ void sk_debugfs_init(void);
 long sk_core_probe(void), sk_core_release(void), sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
 long sk_core_vm_size(void), sk_core_vcpu_size(void), sk_core_shared_size(void);
 long sk_core_vm_init(void *core, struct sk_vm *vm, void *ring), sk_core_vm_destroy(void *core);
-long sk_core_vcpu_init(void *core, void *vm_core, u64 id), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);
+long sk_core_vcpu_init(void *core, void *vm, u64 id), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);
 long sk_core_system_ioctl(unsigned int command, unsigned long argument);
 long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
 long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument), sk_core_run(void *core);

@@ -51,7 +51,8 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_resample")]
     public static extern void ResampleIrqFds(nint vm, uint gsi);
     [MethodImpl(InternalCall), RuntimeImport("*", "eventfd_ctx_fdget")] public static extern nint OpenEvent(int fd);
-    [MethodImpl(InternalCall), RuntimeImport("*", "eventfd_ctx_put")] public static extern void CloseEvent(nint context);
+    [MethodImpl(InternalCall), RuntimeImport("*", "eventfd_ctx_put")]
+    public static extern void CloseEvent(nint context);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_eventfd_signal")]
     public static extern void SignalEvent(nint context);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_create_vm")] public static extern int CreateVm();

@@ -133,7 +133,8 @@ internal struct RouteTable
         if (entry.type == kvm_irq_routing_entry.KVM_IRQ_ROUTING_MSI)
         {
             ulong address = (ulong)entry.u.msi.address_hi << 32 | entry.u.msi.address_lo;
-            if ((route.MasterLine | route.SlaveLine | route.IoApicPin) != 0 || wide && (entry.u.msi.address_hi & 0xff) != 0)
+            bool hasPins = (route.MasterLine | route.SlaveLine | route.IoApicPin) != 0;
+            if (hasPins || wide && (entry.u.msi.address_hi & 0xff) != 0)
                 return false;
             route = new Route { IsMsi = true, Address = address, Data = entry.u.msi.data };
             return true;

@@ -101,7 +101,9 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
         vcpu.MpState = (vcpu.Msrs.ApicBase & ApicBase.Bsp) != 0 ? MpState.Runnable : MpState.InitReceived;
     }
 
-    /// <summary>A start-up message: real mode, at the page that its vector names. Others than those who wait ignore it.</summary>
+    /// <summary>
+    /// A start-up message: real mode, at the page that its vector names. Others than those who wait ignore it.
+    /// </summary>
     private static void StartUp(ref Vcpu vcpu)
     {
         if (vcpu.MpState != MpState.InitReceived)

@@ -34,8 +34,9 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
     {
         if (vcpu.OwnsApicPage(address))
         {
+            ReadOnlySpan<byte> bytes = MemoryMarshal.AsBytes(new Span<ulong>(ref data));
             if (vcpu.Apic.Mode == ApicMode.Xapic)
-                Apic<TVendor>.Write(ref vcpu, address.Offset, MemoryMarshal.AsBytes(new Span<ulong>(ref data))[..(int)length]);
+                Apic<TVendor>.Write(ref vcpu, address.Offset, bytes[..(int)length]);
             return true;
         }
         ref Vm vm = ref vcpu.Vm;
