@@ -34,10 +34,12 @@ internal static class StealTime<TVendor> where TVendor : struct, IVendor
         ulong delay = vcpu.Shared.RunDelay, last = state.RunDelay;
         state.RunDelay = delay;
         Gpa record = Record(ref vcpu);
-        if (!state.HasStealTime || delay <= last || !GuestMemory.TryRead(ref vcpu.Vm, record, out ulong steal))
+        // The first look fills the record in, so that its version tells the guest that it is kept.
+        ulong stolen = last == Never || delay < last ? 0 : delay - last;
+        if (!state.HasStealTime || stolen == 0 && last != Never
+            || !GuestMemory.TryRead(ref vcpu.Vm, record, out ulong steal))
             return;
-        VersionedRecord.Write(
-            ref vcpu.Vm, record + kvm_steal_time.VersionOffset, record, steal + (delay - last));
+        VersionedRecord.Write(ref vcpu.Vm, record + kvm_steal_time.VersionOffset, record, steal + stolen);
     }
 
     /// <summary><see cref="HostVcpu.Work"/>, of which the guest knows.</summary>

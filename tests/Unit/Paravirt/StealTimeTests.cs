@@ -23,7 +23,7 @@ public class StealTimeTests
         Assert.That(vm.Read<ulong>(Record), Is.Zero, "what came before was not stolen");
         Load(vm, 1_000_300);
         Load(vm, 1_000_700);
-        Assert.That((vm.Read<ulong>(Record), vm.Read<uint>(Record + 8)), Is.EqualTo((700, 4)));
+        Assert.That((vm.Read<ulong>(Record), vm.Read<uint>(Record + 8)), Is.EqualTo((700, 6)));
     }
 
     [Test]
@@ -59,7 +59,7 @@ public class StealTimeTests
         List<(uint, ulong)> seen = [];
         vm.Host.Process.AfterWrite = () => seen.Add((vm.Read<uint>(Record + 8), vm.Read<ulong>(Record)));
         Load(vm, 40);
-        Assert.That(seen, Is.EqualTo(new[] { (1u, 0ul), (1u, 40ul), (2u, 40ul) }));
+        Assert.That(seen, Is.EqualTo(new[] { (3u, 0ul), (3u, 40ul), (4u, 40ul) }));
     }
 
     [TestCase(2ul)]
