@@ -134,7 +134,7 @@ internal static class ApicBus
         };
     }
 
-    /// <summary>False: it is not taken, or was waiting already.</summary>
+    /// <summary>False: it is not taken.</summary>
     private static bool Deliver(ref Vcpu target, in InterruptMessage message, bool own)
     {
         VcpuRequests request = VcpuRequests.Event;
