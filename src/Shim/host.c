@@ -5,7 +5,7 @@
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/kvm.h>
-#include <linux/swap.h>
+#include <linux/pgtable.h>
 #include <linux/vmalloc.h>
 #include <asm/fpu/xcr.h>
 #include <asm/msr.h>
@@ -87,31 +87,50 @@ long sk_user_exchange(unsigned long address, unsigned int size, u64 expected, u6
 	return result < 0 ? 2 : result;
 }
 
-/* 0: found; 1: absent; 2: a signal. The reference is dropped at once: the notifier's sequence guards the frame. */
-long sk_look_up_page(struct sk_vm *vm, unsigned long address, bool write, u64 *frame, bool *writable)
+/*
+ * The page that the process has at an address: its physical address, the level of the entry that maps it (1: 4 KiB, 2:
+ * 2 MiB, 3: 1 GiB) in bits 0 and 1, in bit 2 whether it may be written to. 0 when there is none, or not with the right
+ * asked for. With interrupts off no table is freed; the notifier's sequence guards what was found. No reference is
+ * taken, so it does not matter whether a struct page stands behind it. A page that Linux takes for clean is not
+ * writable: this is how it learns of writes, because it calls the notifier before it marks a page clean.
+ */
+u64 sk_find_page(struct sk_vm *vm, unsigned long address, bool write)
 {
-	unsigned int flags = FOLL_HWPOISON | (write ? FOLL_WRITE : 0);
-	struct page *page, *again;
-	long count;
+	u64 *table = (u64 *)vm->mm->pgd, entry, offset, found = 0;
+	unsigned int level = pgtable_l5_enabled() ? 5 : 4, shift;
+	unsigned long flags;
 
-	*writable = write;
-	if (get_user_pages_fast_only(address, 1, write ? FOLL_WRITE : 0, &page) != 1) {
-		count = get_user_pages_unlocked(address, 1, &page, flags);
-		if (count != 1)
-			return count == -EINTR || count == -ERESTARTSYS ? 2 : 1;
+	local_irq_save(flags);
+	for (;; level--) {
+		shift = PAGE_SHIFT + (level - 1) * 9;
+		entry = READ_ONCE(table[address >> shift & (PTRS_PER_PTE - 1)]);
+		if (!__pte_access_permitted(entry, write))
+			break;
+		if (level == 1 || entry & _PAGE_PSE) {
+			offset = (1UL << shift) - 1;
+			if (!write || entry & _PAGE_DIRTY)
+				found = (entry & PTE_PFN_MASK & ~offset) | (address & offset & PAGE_MASK) | level;
+			break;
+		}
+		table = __va(entry & PTE_PFN_MASK);
 	}
-	if (!write && get_user_pages_fast_only(address, 1, FOLL_WRITE, &again) == 1) {
-		/* It may have become another page meanwhile. */
-		put_page(page);
-		page = again;
-		*writable = true;
-	}
-	*frame = page_to_pfn(page);
-	if (*writable)
-		SetPageDirty(page);
-	mark_page_accessed(page);
-	put_page(page);
-	return 0;
+	local_irq_restore(flags);
+	if (found && (entry & (_PAGE_RW | _PAGE_DIRTY)) == (_PAGE_RW | _PAGE_DIRTY))
+		found |= 4;
+	return found;
+}
+
+/* Makes a page present as an access by the process would. SharpKvm.Host.PageLookup says what it returns. */
+long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write)
+{
+	bool unlocked = false;
+	int error;
+
+	if (mmap_read_lock_killable(vm->mm))
+		return 2;
+	error = fixup_user_fault(vm->mm, address, write ? FAULT_FLAG_WRITE : 0, &unlocked);
+	mmap_read_unlock(vm->mm);
+	return error == -EINTR ? 2 : error ? 1 : 0;
 }
 
 u32 sk_read_msr(u32 index, u64 *value)

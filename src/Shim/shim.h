@@ -87,8 +87,8 @@ struct sk_vm {
 	struct mutex lock;
 	/* Readers of the memory-slot table. */
 	struct srcu_struct slots_srcu;
-	/* Rank 3: nested tables. Taken by the notifier too, so nothing sleeps under it. */
-	spinlock_t mmu_lock;
+	/* Rank 3: nested tables; faults are its readers. Taken by the notifier too, so nothing sleeps under it. */
+	rwlock_t mmu_lock;
 	struct task_struct *mmu_lock_owner;
 	u64 invalidation_sequence;
 	unsigned long invalidations_running;
@@ -145,7 +145,6 @@ u64 sk_host_vmcb_pa(void);
 void sk_svm_vmrun(struct sk_vcpu_shared *shared, u64 host_vmcb);
 
 int sk_create_vm(void);
-void sk_mmu_unlock(struct sk_vm *vm);
 void sk_irq_unlock(struct sk_vm *vm);
 void sk_synchronize_slots(struct sk_vm *vm);
 void sk_vm_put(struct sk_vm *vm);
@@ -180,6 +179,8 @@ long sk_core_system_ioctl(unsigned int command, unsigned long argument);
 long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
 long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument), sk_core_run(void *core);
 long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
+long sk_core_age(void *core, unsigned long start, unsigned long end);
+long sk_core_is_young(void *core, unsigned long address);
 long sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
 
 /* Through the door, with up to three arguments. A trap is reported; then the answer is -EIO. */

@@ -11,14 +11,29 @@
 
 void sk_mmu_lock(struct sk_vm *vm)
 {
-	spin_lock(&vm->mmu_lock);
+	write_lock(&vm->mmu_lock);
 	WRITE_ONCE(vm->mmu_lock_owner, current);
 }
 
 void sk_mmu_unlock(struct sk_vm *vm)
 {
 	WRITE_ONCE(vm->mmu_lock_owner, NULL);
-	spin_unlock(&vm->mmu_lock);
+	write_unlock(&vm->mmu_lock);
+}
+
+/* The VM whose MMU lock is held on this CPU by the core for reading: preemption is off, so the CPU tells the thread. */
+static DEFINE_PER_CPU(struct sk_vm *, mmu_reader);
+
+void sk_mmu_read_lock(struct sk_vm *vm)
+{
+	read_lock(&vm->mmu_lock);
+	this_cpu_write(mmu_reader, vm);
+}
+
+void sk_mmu_read_unlock(struct sk_vm *vm)
+{
+	this_cpu_write(mmu_reader, NULL);
+	read_unlock(&vm->mmu_lock);
 }
 
 void sk_irq_lock(struct sk_vm *vm)
@@ -92,11 +107,13 @@ long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 	if (likely(!result.site))
 		return result.value;
 	cs_report_trap(result.site);
-	/* The two locks that the core takes itself; all others are its callers'. */
+	/* The locks that the core takes itself; all others are its callers'. */
 	if (irqs_disabled() && READ_ONCE(vm->irq_lock_cpu) == smp_processor_id())
 		sk_irq_unlock(vm);
 	if (!in_interrupt() && READ_ONCE(vm->mmu_lock_owner) == current)
 		sk_mmu_unlock(vm);
+	if (!in_interrupt() && this_cpu_read(mmu_reader) == vm)
+		sk_mmu_read_unlock(vm);
 	WRITE_ONCE(vm->dead, true);
 	sk_request_each(vm, SK_REQUEST_DEAD);
 	return result.value;
@@ -113,7 +130,7 @@ static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifi
 {
 	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 
-	spin_lock(&vm->mmu_lock);
+	write_lock(&vm->mmu_lock);
 	if (vm->invalidations_running++) {
 		vm->invalidation_start = min(vm->invalidation_start, range->start);
 		vm->invalidation_end = max(vm->invalidation_end, range->end);
@@ -122,7 +139,7 @@ static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifi
 		vm->invalidation_end = range->end;
 	}
 	invalidate(vm, range->start, range->end);
-	spin_unlock(&vm->mmu_lock);
+	write_unlock(&vm->mmu_lock);
 	return 0;
 }
 
@@ -130,22 +147,58 @@ static void notifier_end(struct mmu_notifier *notifier, const struct mmu_notifie
 {
 	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 
-	spin_lock(&vm->mmu_lock);
+	write_lock(&vm->mmu_lock);
 	vm->invalidation_sequence++;
 	vm->invalidations_running--;
-	spin_unlock(&vm->mmu_lock);
+	write_unlock(&vm->mmu_lock);
 }
 
 static void notifier_release(struct mmu_notifier *notifier, struct mm_struct *mm)
 {
 	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 
-	spin_lock(&vm->mmu_lock);
+	write_lock(&vm->mmu_lock);
 	invalidate(vm, 0, ULONG_MAX);
-	spin_unlock(&vm->mmu_lock);
+	write_unlock(&vm->mmu_lock);
+}
+
+/* Whether the guest has used pages since they were last asked about. */
+static int notifier_age(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
+	int young;
+
+	read_lock(&vm->mmu_lock);
+	young = !!sk_vm_call(vm, sk_core_age, vm->core, start, end);
+	read_unlock(&vm->mmu_lock);
+	return young;
+}
+
+static int notifier_age_flush(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start,
+			      unsigned long end)
+{
+	int young = notifier_age(notifier, mm, start, end);
+
+	if (young)
+		sk_request_all(container_of(notifier, struct sk_vm, notifier), SK_REQUEST_FLUSH_TLB);
+	return young;
+}
+
+static int notifier_test_young(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long address)
+{
+	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
+	int young;
+
+	read_lock(&vm->mmu_lock);
+	young = !!sk_vm_call(vm, sk_core_is_young, vm->core, address, 0);
+	read_unlock(&vm->mmu_lock);
+	return young;
 }
 
 static const struct mmu_notifier_ops notifier_ops = {
+	.clear_flush_young = notifier_age_flush,
+	.clear_young = notifier_age,
+	.test_young = notifier_test_young,
 	.invalidate_range_start = notifier_start,
 	.invalidate_range_end = notifier_end,
 	.release = notifier_release,
@@ -224,7 +277,7 @@ int sk_create_vm(void)
 		goto free_core;
 	kref_init(&vm->refs);
 	mutex_init(&vm->lock);
-	spin_lock_init(&vm->mmu_lock);
+	rwlock_init(&vm->mmu_lock);
 	INIT_LIST_HEAD(&vm->vcpus);
 	raw_spin_lock_init(&vm->irq_lock);
 	vm->irq_lock_cpu = -1;
@@ -275,11 +328,10 @@ u64 sk_invalidation_sequence(struct sk_vm *vm)
 	return sequence;
 }
 
-u32 sk_invalidated(struct sk_vm *vm, u64 sequence, unsigned long address)
+u32 sk_invalidated(struct sk_vm *vm, u64 sequence, unsigned long start, unsigned long end)
 {
 	lockdep_assert_held(&vm->mmu_lock);
-	if (vm->invalidations_running &&
-	    address >= vm->invalidation_start && address < vm->invalidation_end)
+	if (vm->invalidations_running && start < vm->invalidation_end && end > vm->invalidation_start)
 		return true;
 	return vm->invalidation_sequence != sequence;
 }

@@ -17,6 +17,8 @@ internal enum PageLookup : byte
 internal struct HostPage
 {
     public Pfn Frame;
+    /// <summary>Level of the process's entry that maps it: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.</summary>
+    public int Level;
     /// <summary>The host mapping allows writes, so that the nested mapping may.</summary>
     public bool Writable;
 }
@@ -27,11 +29,13 @@ internal readonly partial struct HostVm(nint handle)
     private readonly nint _handle = handle;
 
     /// <summary>
-    /// The lock of the nested tables. A spinlock: nothing that sleeps under it, user memory included. The MMU notifier
-    /// calls the core with this lock already held.
+    /// The lock of the nested tables. It spins: nothing that sleeps under it, user memory included. The MMU notifier
+    /// calls the core with this lock already held. Who holds it shared only adds mappings and rights.
     /// </summary>
     public partial void LockMmu();
     public partial void UnlockMmu();
+    public partial void LockMmuShared();
+    public partial void UnlockMmuShared();
 
     /// <summary>
     /// The lock of the interrupt chips and routes that the vCPUs share. Interrupts are off under it, because it is
@@ -41,16 +45,24 @@ internal readonly partial struct HostVm(nint handle)
     public partial void UnlockIrq();
 
     /// <summary>
-    /// Sequence of invalidations by Linux. Read before <see cref="LookUpPage"/>; the page may be mapped only if, with
-    /// the MMU lock held, <see cref="IsInvalidated"/> says false.
+    /// Sequence of invalidations by Linux. Read before <see cref="FindPage"/>; the page may be mapped only if, with the
+    /// MMU lock held, <see cref="IsInvalidated"/> says false for all that the new entry maps.
     /// </summary>
     public partial ulong InvalidationSequence();
-    public partial bool IsInvalidated(ulong sequence, Hva address);
+    public partial bool IsInvalidated(ulong sequence, Hva start, ulong bytes);
 
-    /// <summary>Makes the page at <paramref name="address"/> present (faulting it in, which may sleep).</summary>
-    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page);
+    /// <summary>
+    /// The page at <paramref name="address"/> as the process has it mapped now, if it may be used so. Sleeps never.
+    /// </summary>
+    public partial bool FindPage(Hva address, bool write, out HostPage page);
 
-    /// <summary>Makes every vCPU leave the guest and flush its TLB before it enters again; waits for them.</summary>
+    /// <summary>Makes the page present, which may sleep: it is found then, unless Linux takes it away again.</summary>
+    public partial PageLookup FaultPage(Hva address, bool write);
+
+    /// <summary>
+    /// Makes every vCPU leave the guest and flush its TLB before it enters again; waits for them. Also under the MMU
+    /// lock.
+    /// </summary>
     public partial void FlushTlbs();
 
     /// <summary>Waits until no vCPU still uses a memory-slot table that was replaced before this call (SRCU).</summary>

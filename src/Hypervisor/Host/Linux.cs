@@ -28,16 +28,22 @@ internal static unsafe class Shim
     public static extern int UserRange(ulong start, ulong bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_exchange")]
     public static extern long UserExchange(ulong address, uint size, ulong expected, ulong replacement);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_look_up_page")]
-    public static extern long LookUpPage(nint vm, ulong address, byte write, ulong* frame, byte* writable);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_find_page")]
+    public static extern ulong FindPage(nint vm, ulong address, byte write);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fault_page")]
+    public static extern long FaultPage(nint vm, ulong address, byte write);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_lock")] public static extern void MmuLock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_unlock")] public static extern void MmuUnlock(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_read_lock")]
+    public static extern void MmuReadLock(nint vm);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_read_unlock")]
+    public static extern void MmuReadUnlock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_lock")] public static extern void IrqLock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_unlock")] public static extern void IrqUnlock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidation_sequence")]
     public static extern ulong InvalidationSequence(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidated")]
-    public static extern int Invalidated(nint vm, ulong sequence, ulong address);
+    public static extern int Invalidated(nint vm, ulong sequence, ulong start, ulong end);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_request_all")]
     public static extern void RequestAll(nint vm, VcpuRequests requests);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
@@ -143,20 +149,26 @@ internal readonly unsafe partial struct HostVm
 {
     public partial void LockMmu() => Shim.MmuLock(_handle);
     public partial void UnlockMmu() => Shim.MmuUnlock(_handle);
+    public partial void LockMmuShared() => Shim.MmuReadLock(_handle);
+    public partial void UnlockMmuShared() => Shim.MmuReadUnlock(_handle);
     public partial void LockIrq() => Shim.IrqLock(_handle);
     public partial void UnlockIrq() => Shim.IrqUnlock(_handle);
     public partial ulong InvalidationSequence() => Shim.InvalidationSequence(_handle);
-    public partial bool IsInvalidated(ulong sequence, Hva address) =>
-        Shim.Invalidated(_handle, sequence, address.Value) != 0;
+    public partial bool IsInvalidated(ulong sequence, Hva start, ulong bytes) =>
+        Shim.Invalidated(_handle, sequence, start.Value, start.Value + bytes) != 0;
 
-    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page)
+    public partial bool FindPage(Hva address, bool write, out HostPage page)
     {
-        ulong frame = 0;
-        byte writable = 0;
-        long result = Shim.LookUpPage(_handle, address.Value, write ? (byte)1 : (byte)0, &frame, &writable);
-        page = new HostPage { Frame = new Pfn(frame), Writable = writable != 0 };
-        return (PageLookup)result;
+        ulong found = Shim.FindPage(_handle, address.Value, write ? (byte)1 : (byte)0);
+        page = new HostPage
+        {
+            Frame = new Pfn(found >> Page.Shift), Level = (int)(found & 3), Writable = (found & 4) != 0,
+        };
+        return found != 0;
     }
+
+    public partial PageLookup FaultPage(Hva address, bool write) =>
+        (PageLookup)Shim.FaultPage(_handle, address.Value, write ? (byte)1 : (byte)0);
 
     public partial void FlushTlbs() => Shim.RequestAll(_handle, VcpuRequests.FlushTlb);
     public partial void SynchronizeSlots() => Shim.SynchronizeSlots(_handle);

@@ -40,6 +40,26 @@ internal struct MemorySlot
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly Hva ToHva(Gpa address) => Address + (address.Value - Start.Value);
 
+    /// <summary>The largest mappings that the slot can have: small ones while writes are logged page by page.</summary>
+    public readonly int LargestLevel => LogsDirty ? 1 : 3;
+
+    /// <summary>
+    /// The level to map a frame at whose page the process has mapped at level <paramref name="host"/>: the mapping lies
+    /// within the slot, and guest and process are aligned alike.
+    /// </summary>
+    public readonly int LevelAt(Gfn frame, int host)
+    {
+        int level = Math.Min(host, LargestLevel);
+        for (; level > 1; level--)
+        {
+            ulong inside = (NestedTables.PagesOf(level) << Page.Shift) - 1;
+            ulong first = frame.Address.Value & ~inside;
+            if (((Start.Value ^ Address.Value) & inside) == 0 && first >= Start.Value && first + inside < End.Value)
+                break;
+        }
+        return level;
+    }
+
     /// <summary>Host address of a guest physical address, if the slot contains it.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly bool TryToHva(Gpa address, out Hva hva)

@@ -108,6 +108,8 @@ internal static class MemorySlots
         vm.Host.UnlockMmu();
         if (starts && index != 0 && stays)
             TakeAway(ref vm, ref slot, retires: false);
+        if (stops && stays)
+            Enlarge(ref vm, in slot);
         vm.Host.SynchronizeSlots();
         if (stops)
             old.DirtyBitmap.Free();
@@ -140,11 +142,13 @@ internal static class MemorySlots
     /// <summary>
     /// Ends a slot's use by the guest, or starts the logging of writes to it: from here on each first write to a page
     /// faults. The mark of the end comes first, so that a fault under way cannot map the slot's pages again; the slot
-    /// stays in the table until nothing is mapped, so that the MMU notifier misses none.
+    /// stays in the table until nothing is mapped, so that the MMU notifier misses none. What was removed is flushed
+    /// under the lock, because the notifier takes it that what it does not find is in no TLB.
     /// </summary>
     private static void TakeAway(ref Vm.Vm vm, ref MemorySlot slot, bool retires)
     {
-        bool flush = retires;
+        TablePool retired = default;
+        bool flush = false;
         for (ulong done = 0; done < slot.Size; done += BytesPerLock)
         {
             Gfn first = (slot.Start + done).Frame, end = (slot.Start + Math.Min(slot.Size, done + BytesPerLock)).Frame;
@@ -152,7 +156,8 @@ internal static class MemorySlots
             if (retires)
             {
                 slot.Flags |= SlotFlags.Retired;
-                NestedTables.Remove(ref vm.Memory, first, end);
+                if (NestedTables.Remove(ref vm.Memory, first, end, ref retired))
+                    vm.Host.FlushTlbs();
             }
             else
             {
@@ -162,6 +167,32 @@ internal static class MemorySlots
         }
         if (flush)
             vm.Host.FlushTlbs();
-        vm.Memory.Retired.Free();
+        retired.Free();
+    }
+
+    /// <summary>
+    /// The logging of writes has ended: removes small mappings where the process has large pages, so that the next
+    /// access maps those.
+    /// </summary>
+    private static void Enlarge(ref Vm.Vm vm, in MemorySlot slot)
+    {
+        ulong size = NestedTables.PagesOf(2);
+        TablePool retired = default;
+        for (ulong done = 0; done < slot.PageCount; done += NestedTables.PagesOf(3))
+        {
+            bool flush = false;
+            vm.Host.LockMmu();
+            for (ulong page = done; page < Math.Min(slot.PageCount, done + NestedTables.PagesOf(3)); page += size)
+            {
+                Gfn inside = slot.Start.Frame + page, first = new(inside.Value & ~(size - 1));
+                if (slot.LevelAt(inside, 2) == 2
+                    && vm.Host.FindPage(slot.ToHva(first.Address), write: false, out HostPage host) && host.Level > 1)
+                    flush |= NestedTables.Remove(ref vm.Memory, first, first + size, ref retired);
+            }
+            if (flush)
+                vm.Host.FlushTlbs();
+            vm.Host.UnlockMmu();
+        }
+        retired.Free();
     }
 }

@@ -31,7 +31,13 @@ internal static class NestedFault
     /// <summary>
     /// Maps the page at <paramref name="address"/>; all mappings are executable. In the context of the VM's process.
     /// </summary>
-    public static FaultOutcome Handle<TFormat>(ref Vm.Vm vm, Gpa address, bool write)
+    /// <param name="vm">The VM.</param>
+    /// <param name="spare">The vCPU's pages for new tables.</param>
+    /// <param name="address">The guest physical address.</param>
+    /// <param name="write">The access was a write.</param>
+    /// <param name="present">Hardware found a mapping that did not allow the access.</param>
+    public static FaultOutcome Handle<TFormat>(
+        ref Vm.Vm vm, ref TablePool spare, Gpa address, bool write, bool present)
         where TFormat : struct, INestedFormat
     {
         KernelRef<SlotTable> table = vm.Memory.CurrentTable;
@@ -40,56 +46,108 @@ internal static class NestedFault
             return FaultOutcome.Mmio;
         if (write && slot.IsReadOnly)
             return FaultOutcome.ReadOnlyWrite;
-        if (!SpareTables.TopUp(ref vm))
+        if (write && present && TryAllowWrite(ref vm, table, in slot, address))
+            return FaultOutcome.Mapped;
+        if (!spare.TopUp(NestedTables.TablesPerMapping))
             return FaultOutcome.NoMemory;
 
         ulong sequence = vm.Host.InvalidationSequence();
         Hva hva = slot.ToHva(address.Frame.Address);
-        PageLookup lookup = vm.Host.LookUpPage(hva, write, out HostPage page);
-        if (lookup != PageLookup.Found)
-            return lookup == PageLookup.Interrupted ? FaultOutcome.Interrupted : FaultOutcome.Error;
-
-        // While writes are logged, a page becomes writable by a write only.
-        bool writable = page.Writable && !slot.IsReadOnly && (write || !slot.LogsDirty);
-        MapResult result = MapResult.NeedsTable;
-        vm.Host.LockMmu();
-        if (!vm.Host.IsInvalidated(sequence, hva) && vm.Memory.IsCurrent(table) && !slot.IsRetired)
+        if (!vm.Host.FindPage(hva, write, out HostPage page))
         {
-            result = NestedTables.Map<TFormat>(ref vm.Memory, address.Frame, page.Frame, writable);
-            if (writable && result != MapResult.NeedsTable)
-                slot.MarkDirty(address);
+            PageLookup lookup = vm.Host.FaultPage(hva, write);
+            if (lookup != PageLookup.Found)
+                return lookup == PageLookup.Interrupted ? FaultOutcome.Interrupted : FaultOutcome.Error;
+            sequence = vm.Host.InvalidationSequence();
+            if (!vm.Host.FindPage(hva, write, out page))
+                return FaultOutcome.Retry;
         }
-        vm.Host.UnlockMmu();
 
-        if (result == MapResult.Replaced)
-            vm.Host.FlushTlbs();
-        return result == MapResult.NeedsTable ? FaultOutcome.Retry : FaultOutcome.Mapped;
+        Attempt<TFormat> attempt = new(table, in slot, address, hva, in page, write, sequence);
+        vm.Host.LockMmuShared();
+        MapResult result = attempt.Map(ref vm, ref spare, in slot);
+        vm.Host.UnlockMmuShared();
+        if (result == MapResult.Occupied)
+            result = Replace(ref vm, ref spare, in slot, in attempt);
+        return result == MapResult.Mapped ? FaultOutcome.Mapped : FaultOutcome.Retry;
     }
-}
 
-/// <summary>Keeps pages at hand for new tables, because none can be allocated under the MMU lock.</summary>
-internal static class SpareTables
-{
-    private const int Batch = 8;
-
-    /// <summary>Sees to it that a mapping finds the pages it may need; another vCPU can still be faster.</summary>
-    /// <returns>False when the kernel has no memory.</returns>
-    public static bool TopUp(ref Vm.Vm vm)
+    /// <summary>
+    /// The fast way of a write to a page that was only write-protected, by the dirty log: the host's page is not looked
+    /// up again.
+    /// </summary>
+    private static bool TryAllowWrite(ref Vm.Vm vm, KernelRef<SlotTable> table, in MemorySlot slot, Gpa address)
     {
-        if (Volatile.Read(ref vm.Memory.Spare.Count) >= NestedTables.TablesPerMapping)
-            return true;
-        TablePool fresh = default;
-        while (fresh.Count < Batch)
-        {
-            Hpa page = KernelPages.Allocate();
-            if (page.IsNull)
-                break;
-            fresh.Push(page);
-        }
+        vm.Host.LockMmuShared();
+        bool done = vm.Memory.IsCurrent(table) && !slot.IsRetired
+            && NestedTables.TryAllowWrite(ref vm.Memory, address.Frame, slot.LargestLevel);
+        if (done)
+            slot.MarkDirty(address);
+        vm.Host.UnlockMmuShared();
+        return done;
+    }
+
+    /// <summary>
+    /// Puts the mapping in the place of smaller ones, or of another page's. What goes is flushed before the lock is
+    /// given back, because the notifier takes it that what it does not find is in no TLB.
+    /// </summary>
+    private static MapResult Replace<TFormat>(
+        ref Vm.Vm vm, ref TablePool spare, in MemorySlot slot, in Attempt<TFormat> attempt)
+        where TFormat : struct, INestedFormat
+    {
+        TablePool retired = default;
         vm.Host.LockMmu();
-        vm.Memory.Spare.Take(ref fresh);
-        bool enough = vm.Memory.Spare.Count >= NestedTables.TablesPerMapping;
+        if (NestedTables.Remove(ref vm.Memory, attempt.First, attempt.First + attempt.Pages, ref retired))
+            vm.Host.FlushTlbs();
+        MapResult result = attempt.Map(ref vm, ref spare, in slot);
         vm.Host.UnlockMmu();
-        return enough;
+        retired.Free();
+        return result;
+    }
+
+    /// <summary>A mapping that a fault wants, and what it rests on.</summary>
+    private readonly ref struct Attempt<TFormat> where TFormat : struct, INestedFormat
+    {
+        private readonly KernelRef<SlotTable> _table;
+        private readonly Gpa _address;
+        private readonly Hva _start;
+        private readonly ulong _sequence;
+        private readonly ulong _leaf;
+        private readonly int _level;
+
+        public Attempt(KernelRef<SlotTable> table, in MemorySlot slot, Gpa address, Hva hva, in HostPage page,
+            bool write, ulong sequence)
+        {
+            _table = table;
+            _address = address;
+            _sequence = sequence;
+            _level = slot.LevelAt(address.Frame, page.Level);
+            ulong inside = Pages - 1;
+            _start = new Hva(hva.Value & ~(inside << Page.Shift));
+            _leaf = TFormat.Leaf(new Pfn(page.Frame.Value & ~inside), _level);
+            if (!page.Writable || slot.IsReadOnly)
+                return;
+            // While writes are logged, a page becomes writable by a write only.
+            _leaf |= NestedTables.HostWritable | (write || !slot.LogsDirty ? NestedTables.Writable : 0);
+        }
+
+        /// <summary>How many 4 KiB pages it maps.</summary>
+        public ulong Pages => NestedTables.PagesOf(_level);
+        public Gfn First => new(_address.Frame.Value & ~(Pages - 1));
+
+        /// <summary>
+        /// Maps if nothing has changed since the page was looked up; otherwise the answer is as if a table were
+        /// missing.
+        /// </summary>
+        public MapResult Map(ref Vm.Vm vm, ref TablePool spare, in MemorySlot slot)
+        {
+            if (vm.Host.IsInvalidated(_sequence, _start, Pages << Page.Shift) || !vm.Memory.IsCurrent(_table)
+                || slot.IsRetired)
+                return MapResult.NeedsTable;
+            MapResult result = NestedTables.Map<TFormat>(ref vm.Memory, ref spare, _address.Frame, _level, _leaf);
+            if (result == MapResult.Mapped && (_leaf & NestedTables.Writable) != 0)
+                slot.MarkDirty(_address);
+            return result;
+        }
     }
 }

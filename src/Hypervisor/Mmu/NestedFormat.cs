@@ -9,23 +9,30 @@ namespace SharpKvm.Mmu;
 /// </summary>
 internal interface INestedFormat
 {
+    /// <summary>Set by hardware when it uses an entry; 0 when hardware has no such bit.</summary>
+    static abstract ulong Accessed { get; }
+
     /// <summary>An entry that points at a table one level down and restricts nothing.</summary>
     static abstract ulong Table(Hpa table);
 
-    /// <summary>An entry that maps a 4 KiB page of write-back memory, readable and executable.</summary>
-    static abstract ulong Leaf(Pfn frame, bool writable);
+    /// <summary>
+    /// An entry of level 1, 2 or 3 that maps 4 KiB, 2 MiB or 1 GiB of write-back memory, readable and executable.
+    /// </summary>
+    static abstract ulong Leaf(Pfn frame, int level);
 }
 
 /// <summary>
 /// AMD nested paging: the long-mode format, walked with user rights (APM vol. 2, 15.25.5). Accessed and dirty are set
-/// from the start, so that hardware never writes an entry behind our back.
+/// from the start; hardware writes to an entry only after software has taken accessed away to learn of the next use.
 /// </summary>
 internal readonly struct Npt : INestedFormat
 {
     private const ulong Common = GuestEntry.Present | GuestEntry.User | GuestEntry.Accessed;
 
+    public static ulong Accessed => GuestEntry.Accessed;
+
     public static ulong Table(Hpa table) => table.Value | Common | NestedTables.Writable;
 
-    public static ulong Leaf(Pfn frame, bool writable) =>
-        frame.Address.Value | Common | GuestEntry.Dirty | (writable ? NestedTables.Writable : 0);
+    public static ulong Leaf(Pfn frame, int level) =>
+        frame.Address.Value | Common | GuestEntry.Dirty | (level > 1 ? NestedTables.Large : 0);
 }

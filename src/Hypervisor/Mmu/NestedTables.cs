@@ -7,20 +7,28 @@ namespace SharpKvm.Mmu;
 internal enum MapResult : byte
 {
     Mapped,
-    /// <summary>A table is missing and there is no spare page.</summary>
+    /// <summary>A table is missing and the caller has no spare page.</summary>
     NeedsTable,
-    /// <summary>Mapped, in the place of another page: TLBs must be flushed.</summary>
-    Replaced,
+    /// <summary>Smaller mappings, or another page, are in the way: <see cref="NestedTables.Remove"/> first.</summary>
+    Occupied,
 }
 
 /// <summary>
-/// Nested page tables: four levels of 512 entries. All methods but <see cref="Destroy"/> need the MMU lock.
+/// Nested page tables: four levels of 512 entries. A level-1 entry maps 4 KiB, one of level 2 or 3 a table or 2 MiB
+/// or 1 GiB.
 /// <para>Common to NPT (APM vol. 2, 15.25) and EPT (SDM vol. 3, 29.3.2): an entry that is not 0 is present, bit 1
-/// allows writes, bits 12-51 are the address.</para>
+/// allows writes, bit 7 tells a large page from a table, bits 12-51 are the address, bit 52 is ignored.</para>
+/// <para>With the MMU lock shared an entry changes by compare-exchange and only so that no translation that a TLB may
+/// hold becomes wrong: it is filled, gains rights, is aged, or a large page becomes a table of the same mappings.
+/// Everything else needs the lock exclusively.</para>
 /// </summary>
 internal static class NestedTables
 {
     public const ulong Writable = 1 << 1;
+    public const ulong Large = 1 << 7;
+    /// <summary>Software's bit: the process may write to the page, so the guest may when nothing else speaks against it.
+    /// </summary>
+    public const ulong HostWritable = 1UL << 52;
     public const int AddressBits = Page.Shift + Levels * IndexBits;
 
     private const int Levels = 4;
@@ -31,68 +39,155 @@ internal static class NestedTables
     /// <summary>Spare pages that one <see cref="Map"/> can use up.</summary>
     public const int TablesPerMapping = Levels - 1;
 
+    /// <summary>How many 4 KiB pages an entry of this level covers.</summary>
+    public static ulong PagesOf(int level) => 1UL << (IndexBits * (level - 1));
+
     /// <summary>
-    /// Maps a page. A present mapping of the same page only gains rights. Missing tables come from the spare pages.
+    /// Writes <paramref name="leaf"/> into the entry of level <paramref name="target"/> for a frame. A present mapping
+    /// of the same page only gains rights; a larger one on the way is split. Missing tables come from
+    /// <paramref name="spare"/>. The MMU lock may be shared.
     /// </summary>
-    public static MapResult Map<TFormat>(ref VmMemory memory, Gfn gfn, Pfn frame, bool writable)
+    public static MapResult Map<TFormat>(ref VmMemory memory, ref TablePool spare, Gfn gfn, int target, ulong leaf)
         where TFormat : struct, INestedFormat
     {
         Hpa table = memory.Root;
-        for (int level = Levels; level > 1; level--)
+        int level = Levels;
+        while (true)
         {
             ref ulong entry = ref KernelPages.Entries(table)[IndexOf(gfn.Value, level)];
-            if (entry == 0)
+            ulong old = Volatile.Read(ref entry);
+            ulong next;
+            if (level == target)
             {
-                if (!memory.Spare.TryPop(out Hpa page))
-                    return MapResult.NeedsTable;
-                memory.Statistics.TablePages++;
-                Volatile.Write(ref entry, TFormat.Table(page));
+                if (old != 0 && (!IsLeaf(old, level) || Target(old).Value != Target(leaf).Value))
+                    return MapResult.Occupied;
+                next = old | leaf;
+                if (next != old && Interlocked.CompareExchange(ref entry, next, old) != old)
+                    continue;
+                if (old == 0)
+                    Interlocked.Add(ref memory.Statistics.MappedPages, PagesOf(level));
+                return MapResult.Mapped;
             }
-            table = Target(entry);
+            if (old != 0 && !IsLeaf(old, level))
+            {
+                table = Target(old);
+                level--;
+                continue;
+            }
+            if (!spare.TryPop(out Hpa page))
+                return MapResult.NeedsTable;
+            if (old != 0)
+                Divide(old, level, KernelPages.Entries(page));
+            if (Interlocked.CompareExchange(ref entry, TFormat.Table(page), old) == old)
+            {
+                Interlocked.Increment(ref memory.Statistics.TablePages);
+                continue;
+            }
+            KernelPages.Entries(page).Clear();
+            spare.Push(page);
         }
-
-        ref ulong leaf = ref KernelPages.Entries(table)[IndexOf(gfn.Value, 1)];
-        ulong old = leaf;
-        bool same = old != 0 && Target(old).Value == frame.Address.Value;
-        if (old == 0)
-            memory.Statistics.MappedPages++;
-        if (!same || (writable && (old & Writable) == 0))
-            Volatile.Write(ref leaf, TFormat.Leaf(frame, writable));
-        return old == 0 || same ? MapResult.Mapped : MapResult.Replaced;
     }
 
-    /// <summary>Removes the mappings of [first, end); tables stay.</summary>
+    /// <summary>Fills the entries below a large page so that together they map the same with the same rights.</summary>
+    private static void Divide(ulong large, int level, Span<ulong> entries)
+    {
+        ulong part = level == 2 ? large & ~Large : large;
+        for (int i = 0; i < entries.Length; i++)
+            entries[i] = part + ((ulong)i * PagesOf(level - 1) << Page.Shift);
+    }
+
+    /// <summary>
+    /// Adds the right to write to a mapped page, if the process has it. The MMU lock may be shared: as long as the
+    /// mapping is there, Linux has not called the notifier for it.
+    /// </summary>
+    /// <param name="memory">The VM's memory.</param>
+    /// <param name="gfn">The frame.</param>
+    /// <param name="largest">Mappings of a higher level stay as they are.</param>
+    /// <returns>Whether the page may be written to now.</returns>
+    public static bool TryAllowWrite(ref VmMemory memory, Gfn gfn, int largest)
+    {
+        Hpa table = memory.Root;
+        for (int level = Levels; ; level--)
+        {
+            ref ulong entry = ref KernelPages.Entries(table)[IndexOf(gfn.Value, level)];
+            ulong old = Volatile.Read(ref entry);
+            if (old == 0)
+                return false;
+            if (!IsLeaf(old, level))
+            {
+                table = Target(old);
+                continue;
+            }
+            if ((old & Writable) != 0)
+                return true;
+            return (old & HostWritable) != 0 && level <= largest
+                && Interlocked.CompareExchange(ref entry, old | Writable, old) == old;
+        }
+    }
+
+    /// <summary>Removes the mappings that reach into [first, end); tables stay.</summary>
     /// <returns>Whether there were any, so that TLBs must be flushed.</returns>
-    public static bool Unmap(ref VmMemory memory, Gfn first, Gfn end) =>
-        !memory.Root.IsNull && Sweep(ref memory, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: false);
+    public static bool Unmap(ref VmMemory memory, Gfn first, Gfn end)
+    {
+        TablePool none = default;
+        return Sweep(ref memory, ref none, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: false);
+    }
+
+    /// <summary>Takes away <paramref name="bits"/> of the mappings that reach into [first, end).</summary>
+    /// <returns>Whether any mapping had one.</returns>
+    public static bool Take(ref VmMemory memory, Gfn first, Gfn end, ulong bits)
+    {
+        TablePool none = default;
+        return Sweep(ref memory, ref none, memory.Root, Levels, first.Value, end.Value, ~bits, prunes: false);
+    }
 
     /// <summary>Makes the mappings of [first, end) read-only.</summary>
     /// <returns>Whether any was writable, so that TLBs must be flushed.</returns>
-    public static bool WriteProtect(ref VmMemory memory, Gfn first, Gfn end) =>
-        Sweep(ref memory, memory.Root, Levels, first.Value, end.Value, keep: ~Writable, prunes: false);
+    public static bool WriteProtect(ref VmMemory memory, Gfn first, Gfn end) => Take(ref memory, first, end, Writable);
 
     /// <summary>
     /// Removes the mappings of [first, end) and the tables that are empty then. The tables go to
-    /// <see cref="VmMemory.Retired"/>, to be freed when TLBs have been flushed.
+    /// <paramref name="retired"/>, to be freed when TLBs have been flushed.
     /// </summary>
-    public static void Remove(ref VmMemory memory, Gfn first, Gfn end) =>
-        Sweep(ref memory, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: true);
+    /// <returns>Whether anything was removed, so that TLBs must be flushed.</returns>
+    public static bool Remove(ref VmMemory memory, Gfn first, Gfn end, ref TablePool retired) =>
+        Sweep(ref memory, ref retired, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: true);
 
     /// <summary>Frees all tables. No CPU uses them any more.</summary>
     public static void Destroy(ref VmMemory memory)
     {
-        Remove(ref memory, default, new Gfn(1UL << (AddressBits - Page.Shift)));
-        memory.Retired.Push(memory.Root);
-        memory.Retired.Free();
+        TablePool retired = default;
+        Remove(ref memory, default, new Gfn(1UL << (AddressBits - Page.Shift)), ref retired);
+        retired.Push(memory.Root);
+        retired.Free();
+    }
+
+    /// <summary>Whether a mapping that reaches into [first, end) has one of <paramref name="bits"/>.</summary>
+    public static bool Any(ref VmMemory memory, Gfn first, Gfn end, ulong bits) =>
+        Any(memory.Root, Levels, first.Value, end.Value, bits);
+
+    private static bool Any(Hpa table, int level, ulong first, ulong end, ulong bits)
+    {
+        Span<ulong> entries = KernelPages.Entries(table);
+        for (ulong next; first < end; first = next)
+        {
+            next = Math.Min(end, NextEntry(first, level));
+            ulong entry = Volatile.Read(ref entries[IndexOf(first, level)]);
+            if (entry == 0)
+                continue;
+            if (IsLeaf(entry, level) ? (entry & bits) != 0 : Any(Target(entry), level - 1, first, next, bits))
+                return true;
+        }
+        return false;
     }
 
     /// <summary>
-    /// Masks the leaf entries of [first, end) with <paramref name="keep"/>; takes out tables that are empty then if it
-    /// <paramref name="prunes"/>. Recursion ends at level 1.
+    /// Masks the mappings that reach into [first, end) with <paramref name="keep"/>; takes out tables that are empty
+    /// then if it <paramref name="prunes"/>. Recursion ends at level 1.
     /// </summary>
-    /// <returns>Whether a leaf entry has changed.</returns>
-    private static bool Sweep(
-        ref VmMemory memory, Hpa table, int level, ulong first, ulong end, ulong keep, bool prunes)
+    /// <returns>Whether an entry has changed.</returns>
+    private static bool Sweep(ref VmMemory memory, ref TablePool retired, Hpa table, int level, ulong first, ulong end,
+        ulong keep, bool prunes)
     {
         bool changed = false;
         Span<ulong> entries = KernelPages.Entries(table);
@@ -100,28 +195,34 @@ internal static class NestedTables
         {
             next = Math.Min(end, NextEntry(first, level));
             ref ulong entry = ref entries[IndexOf(first, level)];
-            ulong old = entry;
+            ulong old = Volatile.Read(ref entry);
             if (old == 0)
                 continue;
-            if (level > 1)
+            if (!IsLeaf(old, level))
             {
-                changed |= Sweep(ref memory, Target(old), level - 1, first, next, keep, prunes);
+                changed |= Sweep(ref memory, ref retired, Target(old), level - 1, first, next, keep, prunes);
                 if (!prunes || KernelPages.Entries(Target(old)).ContainsAnyExcept(0ul))
                     continue;
                 Volatile.Write(ref entry, 0);
                 memory.Statistics.TablePages--;
-                memory.Retired.Push(Target(old));
-            }
-            else if ((old & keep) != old)
-            {
-                Volatile.Write(ref entry, old & keep);
+                retired.Push(Target(old));
                 changed = true;
-                if (keep == 0)
-                    memory.Statistics.MappedPages--;
+                continue;
             }
+            if ((old & keep) == old)
+                continue;
+            // Hardware may set accessed at any time, and others who age or map hold the lock, too.
+            for (ulong seen; (seen = Interlocked.CompareExchange(ref entry, old & keep, old)) != old; old = seen)
+            {
+            }
+            changed = true;
+            if (keep == 0)
+                memory.Statistics.MappedPages -= PagesOf(level);
         }
         return changed;
     }
+
+    private static bool IsLeaf(ulong entry, int level) => level == 1 || (entry & Large) != 0;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Hpa Target(ulong entry) => new(entry & AddressMask);

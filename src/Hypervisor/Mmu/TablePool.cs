@@ -32,11 +32,18 @@ internal struct TablePool
         return true;
     }
 
-    /// <summary>Moves all pages of <paramref name="other"/> into this list.</summary>
-    public void Take(ref TablePool other)
+    /// <summary>Sees to it that there are so many pages, all zero.</summary>
+    /// <returns>False when the kernel has no memory.</returns>
+    public bool TopUp(int count)
     {
-        while (other.TryPop(out Hpa page))
+        while (Count < count)
+        {
+            Hpa page = KernelPages.Allocate();
+            if (page.IsNull)
+                return false;
             Push(page);
+        }
+        return true;
     }
 
     public void Free()

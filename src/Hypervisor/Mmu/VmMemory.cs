@@ -3,7 +3,7 @@ using SharpKvm.Host;
 
 namespace SharpKvm.Mmu;
 
-/// <summary>Counts for people; changed under the MMU lock, read at any time.</summary>
+/// <summary>Counts for people; changed atomically or under the exclusive MMU lock, read at any time.</summary>
 internal struct MemoryStatistics
 {
     /// <summary>Guest pages that are mapped now.</summary>
@@ -24,10 +24,6 @@ internal struct VmMemory
     public Gfn LastFrame;
     /// <summary>Top table of the nested tables: nCR3 or the address in the EPT pointer.</summary>
     public Hpa Root;
-    /// <summary>Empty pages that wait to become tables; guarded by the MMU lock.</summary>
-    public TablePool Spare;
-    /// <summary>Tables that were taken out, until no TLB can know them any more; guarded by the slots mutex.</summary>
-    public TablePool Retired;
     public MemoryStatistics Statistics;
 
     [UnscopedRef]
@@ -72,7 +68,6 @@ internal struct VmMemory
         vm.Memory = default;
         vm.Host.UnlockMmu();
 
-        memory.Spare.Free();
         if (!memory.Root.IsNull)
             NestedTables.Destroy(ref memory);
         if (memory._slots == 0)

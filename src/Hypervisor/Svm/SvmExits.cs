@@ -105,10 +105,11 @@ internal static class SvmExits
 
     private static VcpuAction NestedPageFault(ref Vcpu vcpu, ref Vmcb vmcb)
     {
-        const ulong Write = 1 << 1, Final = 1ul << 32;
+        const ulong Present = 1 << 0, Write = 1 << 1, Final = 1ul << 32;
         var address = new Gpa(vmcb.ExitInfo2);
         bool write = (vmcb.ExitInfo1 & Write) != 0;
-        FaultOutcome outcome = NestedFault.Handle<Npt>(ref vcpu.Vm, address, write);
+        FaultOutcome outcome = NestedFault.Handle<Npt>(
+            ref vcpu.Vm, ref vcpu.SpareTables, address, write, (vmcb.ExitInfo1 & Present) != 0);
         return outcome switch
         {
             FaultOutcome.Mapped => VcpuAction.Resume,

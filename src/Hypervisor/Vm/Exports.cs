@@ -92,6 +92,7 @@ internal static class Exports
     {
         ref Vcpu vcpu = ref new KernelRef<Vcpu>(core).Value;
         vcpu.Cpuid.Free();
+        vcpu.SpareTables.Free();
         SvmVendor.DestroyVcpu(ref vcpu);
         return Errno.Ok;
     }
@@ -114,6 +115,15 @@ internal static class Exports
     [RuntimeExport("sk_core_invalidate")]
     private static long Invalidate(nint core, ulong start, ulong end) =>
         Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
+
+    /// <summary>Linux asks whether the guest has used pages of the process, and whether it does from now on.</summary>
+    [RuntimeExport("sk_core_age")]
+    private static long Age(nint core, ulong start, ulong end) =>
+        Invalidation.Age<Npt>(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
+
+    [RuntimeExport("sk_core_is_young")]
+    private static long IsYoung(nint core, ulong address) =>
+        Invalidation.IsYoung<Npt>(ref new KernelRef<Vm>(core).Value, new Hva(address)) ? 1 : 0;
 
     /// <summary>An irqfd was signalled, in any context; the GSI was checked when it was assigned.</summary>
     [RuntimeExport("sk_core_irqfd")]

@@ -3,6 +3,7 @@ using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
+using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
 using SharpKvm.Svm;
 
@@ -36,6 +37,8 @@ internal struct Vcpu
     public ulong HaltPoll;
     /// <summary>Split mode: the vector whose end user space's IOAPIC wants to know.</summary>
     public byte EoiVector;
+    /// <summary>Empty pages that wait to become nested tables.</summary>
+    public TablePool SpareTables;
     /// <summary>A port or memory access that user space is serving.</summary>
     public PendingIo Pending;
     public SvmVcpu Svm;

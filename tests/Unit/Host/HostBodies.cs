@@ -62,9 +62,14 @@ internal readonly partial struct HostVm
     public partial void LockIrq() => Vm.LockIrq();
     public partial void UnlockIrq() => Vm.UnlockIrq();
     public partial ulong InvalidationSequence() => Vm.Sequence;
-    public partial bool IsInvalidated(ulong sequence, Hva address) => Vm.IsInvalidated(sequence, address);
-    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page) =>
-        SimulatedHost.Current.Process.LookUp(address, write, out page);
+    public partial void LockMmuShared() => Vm.LockShared();
+    public partial void UnlockMmuShared() => Vm.UnlockShared();
+    public partial bool IsInvalidated(ulong sequence, Hva start, ulong bytes) =>
+        Vm.IsInvalidated(sequence, start, bytes);
+    public partial bool FindPage(Hva address, bool write, out HostPage page) =>
+        SimulatedHost.Current.Process.Find(address, write, out page);
+    public partial PageLookup FaultPage(Hva address, bool write) =>
+        SimulatedHost.Current.Process.FaultIn(address, write);
     public partial void FlushTlbs() => Vm.FlushTlbs();
     public partial void SynchronizeSlots() => Vm.Synchronize();
     public partial void SetChipTimer(ulong deadline) => Vm.ChipTimer = deadline;

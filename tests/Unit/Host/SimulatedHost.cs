@@ -32,6 +32,9 @@ internal sealed class SimulatedHost : IDisposable
         s_current = this;
     }
 
+    /// <summary>Makes this the host of the calling thread, too.</summary>
+    public void Adopt() => s_current = this;
+
     public static SimulatedHost Current =>
         s_current ?? throw new InvalidOperationException("this thread has not made a SimulatedHost");
 
@@ -86,12 +89,15 @@ internal sealed class SimulatedHost : IDisposable
 
     internal Hpa AllocatePage()
     {
-        if (!MayAllocate())
-            return default;
-        ulong address = _nextPage;
-        _nextPage += Page.Size;
-        _pages.Add(address, AllocateNative(Page.Size));
-        return new Hpa(address);
+        lock (_pages)
+        {
+            if (!MayAllocate())
+                return default;
+            ulong address = _nextPage;
+            _nextPage += Page.Size;
+            _pages.Add(address, AllocateNative(Page.Size));
+            return new Hpa(address);
+        }
     }
 
     internal Hpa AllocateBitmap(int order)
@@ -110,8 +116,12 @@ internal sealed class SimulatedHost : IDisposable
 
     internal void FreePage(Hpa page)
     {
-        if (!_pages.Remove(page.Value, out nint memory))
-            throw new InvalidOperationException($"page {page.Value:x} freed, but it is not allocated");
+        nint memory;
+        lock (_pages)
+        {
+            if (!_pages.Remove(page.Value, out memory))
+                throw new InvalidOperationException($"page {page.Value:x} freed, but it is not allocated");
+        }
         foreach (SimulatedVm vm in _vms.Values)
             vm.CheckUnused(page);
         FreeNative(memory);
@@ -127,9 +137,15 @@ internal sealed class SimulatedHost : IDisposable
             vm.EndInvalidation();
     }
 
-    internal nint AddressOf(Hpa page) => _pages.TryGetValue(page.Value, out nint memory)
-        ? memory
-        : throw new InvalidOperationException($"page {page.Value:x} is not allocated");
+    internal nint AddressOf(Hpa page)
+    {
+        lock (_pages)
+        {
+            return _pages.TryGetValue(page.Value, out nint memory)
+                ? memory
+                : throw new InvalidOperationException($"page {page.Value:x} is not allocated");
+        }
+    }
 
     // SAFETY: the page is allocated; a span of it is never kept past the operation that asked for it.
     internal unsafe Span<byte> BytesOf(Hpa page) => new((void*)AddressOf(page), Page.Size);

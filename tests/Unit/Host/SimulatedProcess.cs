@@ -7,19 +7,22 @@ namespace SharpKvm.Tests.Host;
 /// <summary>A page of memory that a process can have mapped.</summary>
 internal sealed class Frame(ulong number)
 {
+    private byte[]? _data;
+
     public Pfn Number { get; } = new(number);
-    public byte[] Data { get; } = new byte[Page.Size];
+    public byte[] Data => _data ??= new byte[Page.Size];
 }
 
 /// <summary>
 /// The address space of the process that owns the VMs, page by page: demand-zero (a first read finds the shared zero
-/// page), copy-on-write, and every change of a present page announced to the VMs as the MMU notifier does.
+/// page), copy-on-write, large pages, and every change of a present page announced to the VMs as the MMU notifier does.
 /// </summary>
 internal sealed class SimulatedProcess(SimulatedHost host)
 {
     /// <summary>End of the user half: TASK_SIZE_MAX with 4-level paging.</summary>
     public const ulong UserEnd = (1UL << 47) - Page.Size;
     private const ulong FirstFrame = 0x10_0000;
+    private const ulong LargePages = 512;
 
     private sealed class Mapping
     {
@@ -27,6 +30,8 @@ internal sealed class SimulatedProcess(SimulatedHost host)
         /// <summary>The frame is shared: a write gets a copy.</summary>
         public bool CopyOnWrite;
         public Frame? Frame;
+        /// <summary>Part of a 2 MiB page.</summary>
+        public bool Large;
     }
 
     private readonly Dictionary<ulong, Mapping> _mappings = [];
@@ -71,6 +76,21 @@ internal sealed class SimulatedProcess(SimulatedHost host)
             mapping.Frame = Copy(old);
     });
 
+    /// <summary>
+    /// As khugepaged: moves 512 pages, which are mapped alike, into a 2 MiB page. Any later change splits that.
+    /// </summary>
+    public void MakeLarge(ulong start)
+    {
+        _nextFrame = (_nextFrame + LargePages - 1) & ~(LargePages - 1);
+        Change(start, LargePages, mapping =>
+        {
+            mapping.Frame = Copy(mapping.Frame ?? _zero);
+            mapping.CopyOnWrite = false;
+        });
+        for (ulong page = 0; page < LargePages; page++)
+            _mappings[(start >> Page.Shift) + page].Large = true;
+    }
+
     /// <summary>The frame behind an address, if the page is present; and whether it may be written in place.</summary>
     public Frame? Present(ulong address, out bool writable)
     {
@@ -83,24 +103,31 @@ internal sealed class SimulatedProcess(SimulatedHost host)
 
     public Frame FrameOf(Pfn number) => number.Value == FirstFrame ? _zero : _frames[number.Value];
 
-    public PageLookup LookUp(Hva address, bool write, out HostPage page)
+    public bool Find(Hva address, bool write, out HostPage page)
+    {
+        page = default;
+        if (!_mappings.TryGetValue(address.Value >> Page.Shift, out Mapping? mapping) || mapping.Frame == null)
+            return false;
+        bool writable = mapping.Writable && !mapping.CopyOnWrite;
+        if (write && !writable)
+            return false;
+        page = new HostPage { Frame = mapping.Frame.Number, Level = mapping.Large ? 2 : 1, Writable = writable };
+        Action? hook = AfterLookUp;
+        AfterLookUp = null;
+        if (hook != null)
+            host.Interleave(hook);
+        return true;
+    }
+
+    public PageLookup FaultIn(Hva address, bool write)
     {
         host.MightSleep();
-        page = default;
         if (SignalPending)
         {
             SignalPending = false;
             return PageLookup.Interrupted;
         }
-        Mapping? mapping = Fault(address.Value, write);
-        if (mapping == null)
-            return PageLookup.Absent;
-        page = new HostPage { Frame = mapping.Frame!.Number, Writable = mapping.Writable && !mapping.CopyOnWrite };
-        Action? hook = AfterLookUp;
-        AfterLookUp = null;
-        if (hook != null)
-            host.Interleave(hook);
-        return PageLookup.Found;
+        return Fault(address.Value, write) == null ? PageLookup.Absent : PageLookup.Found;
     }
 
     public bool Read(ulong address, Span<byte> destination)
@@ -178,29 +205,35 @@ internal sealed class SimulatedProcess(SimulatedHost host)
     private Frame Copy(Frame original)
     {
         Frame copy = new(_nextFrame++);
-        original.Data.CopyTo(copy.Data.AsSpan());
+        if (original != _zero)
+            original.Data.CopyTo(copy.Data.AsSpan());
         _frames.Add(copy.Number.Value, copy);
         return copy;
     }
 
-    /// <summary>Changes pages between the two calls of the MMU notifier.</summary>
+    /// <summary>Changes pages between the two calls of the MMU notifier; large pages are split first.</summary>
     private void Change(ulong start, ulong pages, Action<Mapping> change, bool remove = false)
     {
-        ulong first = start >> Page.Shift;
+        ulong first = start >> Page.Shift, end = first + pages;
+        ulong announced = IsLarge(first) ? first & ~(LargePages - 1) : first;
+        ulong announcedEnd = IsLarge(end - 1) ? (end + LargePages - 1) & ~(LargePages - 1) : end;
         bool present = false;
-        for (ulong page = first; page < first + pages; page++)
+        for (ulong page = announced; page < announcedEnd; page++)
             present |= _mappings.TryGetValue(page, out Mapping? mapping) && mapping.Frame != null;
 
         if (present)
-            host.Invalidate(new Hva(first << Page.Shift), new Hva((first + pages) << Page.Shift), Apply);
+            host.Invalidate(new Hva(announced << Page.Shift), new Hva(announcedEnd << Page.Shift), Apply);
         else
             Apply();
 
         void Apply()
         {
-            for (ulong page = first; page < first + pages; page++)
+            for (ulong page = announced; page < announcedEnd; page++)
             {
                 if (!_mappings.TryGetValue(page, out Mapping? mapping))
+                    continue;
+                mapping.Large = false;
+                if (page < first || page >= end)
                     continue;
                 change(mapping);
                 if (remove)
@@ -208,4 +241,6 @@ internal sealed class SimulatedProcess(SimulatedHost host)
             }
         }
     }
+
+    private bool IsLarge(ulong page) => _mappings.TryGetValue(page, out Mapping? mapping) && mapping.Large;
 }

@@ -29,6 +29,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
     public KernelRef<SharpKvm.Vm.Vm> Ref => new((nint)_vm);
 
     public bool IsLocked { get; private set; }
+    public bool IsShared { get; private set; }
     public ulong Sequence { get; private set; }
     public int Flushes { get; private set; }
     public int Synchronizations { get; private set; }
@@ -43,9 +44,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
 
     public void Lock()
     {
-        Action? hook = BeforeLock;
-        BeforeLock = null;
-        hook?.Invoke();
+        RunBeforeLock();
         if (IsLocked)
             throw new InvalidOperationException("MMU lock taken twice");
         IsLocked = true;
@@ -53,10 +52,31 @@ internal sealed unsafe class SimulatedVm : IDisposable
 
     public void Unlock()
     {
-        if (!IsLocked)
-            throw new InvalidOperationException("MMU lock released without being held");
+        if (!IsLocked || IsShared)
+            throw new InvalidOperationException("MMU lock released without being held exclusively");
         IsLocked = false;
         _host.EndReading();
+    }
+
+    public void LockShared()
+    {
+        Lock();
+        IsShared = true;
+    }
+
+    public void UnlockShared()
+    {
+        if (!IsShared)
+            throw new InvalidOperationException("MMU lock released without being held shared");
+        IsShared = false;
+        Unlock();
+    }
+
+    private void RunBeforeLock()
+    {
+        Action? hook = BeforeLock;
+        BeforeLock = null;
+        hook?.Invoke();
     }
 
     /// <summary>Whether the lock of the interrupt chips is held: interrupts are off.</summary>
@@ -110,19 +130,17 @@ internal sealed unsafe class SimulatedVm : IDisposable
         }
     }
 
-    public bool IsInvalidated(ulong sequence, Hva address)
+    public bool IsInvalidated(ulong sequence, Hva start, ulong bytes)
     {
         if (!IsLocked)
             throw new InvalidOperationException("sequence tested without the MMU lock");
         bool inProgress = _invalidating is { } range
-            && address.Value >= range.Start.Value && address.Value < range.End.Value;
+            && start.Value < range.End.Value && start.Value + bytes > range.Start.Value;
         return inProgress || sequence != Sequence;
     }
 
     public void FlushTlbs()
     {
-        if (IsLocked)
-            throw new InvalidOperationException("waiting for vCPUs under the MMU lock");
         _tlb.Clear();
         _cachedTables.Clear();
         Flushes++;
@@ -138,15 +156,26 @@ internal sealed unsafe class SimulatedVm : IDisposable
         hook?.Invoke();
     }
 
-    /// <summary>mmu_notifier_invalidate_range_start.</summary>
+    /// <summary>
+    /// mmu_notifier_invalidate_range_start. Afterwards no TLB may have a translation of the range, whatever the core
+    /// says of a flush.
+    /// </summary>
     public void BeginInvalidation(Hva start, Hva end)
     {
         Lock();
         _invalidating = (start, end);
-        bool flush = Invalidation.UnmapHva(ref Vm, start, end);
-        Unlock();
-        if (flush)
+        if (Invalidation.UnmapHva(ref Vm, start, end))
             FlushTlbs();
+        foreach (ulong frame in _tlb.Keys)
+        {
+            foreach (ref readonly MemorySlot slot in Vm.Memory.Root.IsNull ? default : Vm.Memory.Slots.All)
+            {
+                Hva at = slot.ToHva(new Gfn(frame).Address);
+                if (slot.Contains(new Gfn(frame).Address) && at.Value >= start.Value && at.Value < end.Value)
+                    throw new InvalidOperationException($"frame {frame:x} is in a TLB after its invalidation");
+            }
+        }
+        Unlock();
     }
 
     /// <summary>mmu_notifier_invalidate_range_end.</summary>
@@ -170,19 +199,20 @@ internal sealed unsafe class SimulatedVm : IDisposable
         for (int shift = 27; ; shift -= 9)
         {
             _cachedTables.Add(table);
-            ulong entry = KernelPages.Entries(new Hpa(table))[(int)(gfn.Value >> shift) & 511];
+            ref ulong entry = ref KernelPages.Entries(new Hpa(table))[(int)(gfn.Value >> shift) & 511];
             if ((entry & 5) != 5)
                 return null;
             writable &= (entry & 2) != 0;
             table = entry & 0x000f_ffff_ffff_f000;
-            if (shift == 0)
-                break;
+            if (shift != 0 && (entry & 0x80) == 0)
+                continue;
+            if (write && !writable)
+                return null;
+            entry |= 0x20;
+            Pfn frame = new((table >> Page.Shift) + (gfn.Value & ((1UL << shift) - 1)));
+            _tlb[gfn.Value] = (frame, writable);
+            return frame;
         }
-        if (write && !writable)
-            return null;
-        Pfn frame = new(table >> Page.Shift);
-        _tlb[gfn.Value] = (frame, writable);
-        return frame;
     }
 
     /// <summary>A page is about to be freed: no processor may have it in its paging-structure caches.</summary>

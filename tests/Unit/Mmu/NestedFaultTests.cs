@@ -124,19 +124,6 @@ internal sealed class NestedFaultTests
     }
 
     [Test]
-    public void LosesARaceAgainstOtherVcpusForTables()
-    {
-        _memory.AddMemory(1, 0, 4);
-        Assert.That(_memory.Fault(0, write: true), Is.EqualTo(FaultOutcome.Mapped));
-        _memory.AddMemory(2, 1UL << 30, 4);
-        TablePool taken = default;
-        _memory.Process.AfterLookUp = () => taken.Take(ref _memory.Vm.Memory.Spare);
-        Assert.That(_memory.Fault(1UL << 30, write: true), Is.EqualTo(FaultOutcome.Retry));
-        Assert.That(_memory.Fault(1UL << 30, write: true), Is.EqualTo(FaultOutcome.Mapped));
-        taken.Free();
-    }
-
-    [Test]
     public void FollowsTheProcess()
     {
         _memory.AddMemory(1, 0, 4);

@@ -28,6 +28,9 @@ internal sealed class TestMemory : IDisposable
     public SimulatedProcess Process => Host.Process;
     public ref SharpKvm.Vm.Vm Vm => ref Machine.Vm;
 
+    /// <summary>The vCPU's pages for tables.</summary>
+    public TablePool Spare;
+
     /// <summary>KVM_SET_USER_MEMORY_REGION in units of pages.</summary>
     public int SetRegion(uint slot, ulong firstFrame, ulong pages, ulong user, uint flags = 0) =>
         MemorySlots.SetRegion(ref Vm, new kvm_userspace_memory_region
@@ -50,8 +53,8 @@ internal sealed class TestMemory : IDisposable
     /// <summary>Where <see cref="AddMemory"/> puts a slot's memory.</summary>
     public static ulong UserAddress(uint slot, ulong page) => UserBase + ((ulong)slot << 32) + (page << Page.Shift);
 
-    public FaultOutcome Fault(ulong frame, bool write) =>
-        NestedFault.Handle<Npt>(ref Vm, new Gfn(frame).Address, write);
+    public FaultOutcome Fault(ulong frame, bool write, bool present = false) =>
+        NestedFault.Handle<Npt>(ref Vm, ref Spare, new Gfn(frame).Address, write, present);
 
     /// <summary>
     /// A guest's access as the run loop carries it out: hardware, and the fault handler until hardware is content.
@@ -64,7 +67,7 @@ internal sealed class TestMemory : IDisposable
         {
             if (Machine.Access(new Gfn(frame), write) is { } page)
                 return page;
-            outcome = Fault(frame, write);
+            outcome = Fault(frame, write, present: Machine.Access(new Gfn(frame), write: false) != null);
             if (outcome is not (FaultOutcome.Mapped or FaultOutcome.Retry))
                 return null;
         }
@@ -81,13 +84,13 @@ internal sealed class TestMemory : IDisposable
     public void CheckInvariants()
     {
         foreach ((ulong frame, (Pfn page, bool writable)) in Machine.Tlb)
-            CheckMapping(frame, page, writable);
+            CheckMapping(frame, page, writable, hostWritable: false);
         ulong tables = 0;
         ulong mapped = 0;
         Walk(Vm.Memory.Root.Value, 27, 0);
         Assert.That(Vm.Memory.Statistics.TablePages, Is.EqualTo(tables));
         Assert.That(Vm.Memory.Statistics.MappedPages, Is.EqualTo(mapped));
-        Assert.That(Host.PagesInUse, Is.EqualTo((int)tables + Vm.Memory.Spare.Count));
+        Assert.That(Host.PagesInUse, Is.EqualTo((int)tables + Spare.Count));
 
         void Walk(ulong table, int shift, ulong frame)
         {
@@ -99,34 +102,48 @@ internal sealed class TestMemory : IDisposable
                     continue;
                 ulong covered = frame + ((ulong)i << shift);
                 ulong target = entries[i] & 0x000f_ffff_ffff_f000;
-                Assert.That(entries[i] & 0xfff & ~2UL, Is.EqualTo(shift == 0 ? 0x65 : 0x25UL), "entry flags");
-                if (shift != 0)
+                if (shift != 0 && (entries[i] & 0x80) == 0)
                 {
+                    Assert.That(entries[i] ^ target, Is.EqualTo(0x27), "flags of a table");
                     Walk(target, shift - 9, covered);
                     continue;
                 }
-                mapped++;
-                CheckMapping(covered, new Pfn(target >> Page.Shift), (entries[i] & 2) != 0);
+                // Accessed may be gone, write rights may be missing; bit 52 says that the process has them.
+                ulong pages = 1UL << shift;
+                Assert.That((entries[i] ^ target) & ~(0x22 | 1UL << 52), Is.EqualTo(shift == 0 ? 0x45 : 0xc5), "flags");
+                Assert.That((target >> Page.Shift) % pages, Is.Zero, "alignment");
+                mapped += pages;
+                for (ulong page = 0; page < pages; page++)
+                {
+                    CheckMapping(covered + page, new Pfn((target >> Page.Shift) + page), (entries[i] & 2) != 0,
+                        (entries[i] & 1UL << 52) != 0);
+                }
             }
         }
     }
 
-    private void CheckMapping(ulong frame, Pfn page, bool writable)
+    private void CheckMapping(ulong frame, Pfn page, bool writable, bool hostWritable)
     {
         Gpa address = new Gfn(frame).Address;
         MemorySlot slot = Vm.Memory.Slots.Find(address);
-        Assert.That(slot.Contains(address), $"frame {frame:x} is mapped without a slot");
-        ulong user = slot.ToHva(address).Value;
-        Frame? present = Process.Present(user, out bool mayWrite);
-        Assert.That(present?.Number.Value, Is.EqualTo(page.Value), $"frame {frame:x} maps a page that is not its own");
+        Demand(slot.Contains(address), frame, "is mapped without a slot");
+        Frame? present = Process.Present(slot.ToHva(address).Value, out bool mayWrite);
+        Demand(present?.Number.Value == page.Value, frame, "maps a page that is not its own");
+        Demand(!hostWritable || (mayWrite && !slot.IsReadOnly), frame, "counts as writable for the process");
         if (!writable)
             return;
-        Assert.That(mayWrite && !slot.IsReadOnly, $"frame {frame:x} is writable");
+        Demand(mayWrite && !slot.IsReadOnly, frame, "is writable");
         if (slot.LogsDirty)
         {
             ulong index = frame - slot.Start.Frame.Value;
             bool dirty = (slot.DirtyBitmap.Span[(int)(index / 64)] >> (int)(index % 64) & 1) != 0;
-            Assert.That(dirty, $"frame {frame:x} is writable but not logged");
+            Demand(dirty, frame, "is writable but not logged");
+        }
+
+        static void Demand(bool condition, ulong frame, string what)
+        {
+            if (!condition)
+                Assert.Fail($"frame {frame:x} {what}");
         }
     }
 
@@ -134,6 +151,7 @@ internal sealed class TestMemory : IDisposable
     public void Destroy()
     {
         Machine.FlushTlbs();
+        Spare.Free();
         VmMemory.Destroy(ref Vm);
         Host.AssertNothingInUse();
     }

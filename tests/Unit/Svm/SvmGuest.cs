@@ -204,6 +204,7 @@ internal sealed class SvmGuest : IDisposable
     public void Dispose()
     {
         SvmVendor.DestroyVcpu(ref Vcpu);
+        Vcpu.SpareTables.Free();
         Vcpu.Cpuid.Free();
         Host.FreeBlock(Vcpu.Shared.Run.Address);
         Host.FreeBlock(Vcpu.Shared.Port.Address);
