@@ -130,6 +130,8 @@ struct sk_vcpu {
 	int srcu_index;
 	u64 tsc_aux;		/* what the CPU has while loaded */
 	struct fpu_guest fpu;
+	void *ring;		/* of written pages, with its length in pages */
+	unsigned long ring_pages;
 	struct kvm_run *run;
 	struct sk_vcpu_shared *shared;
 	void *core;

@@ -7,6 +7,7 @@
 #include <linux/entry-kvm.h>
 #include <linux/file.h>
 #include <linux/kvm_host.h>
+#include <linux/vmalloc.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/xcr.h>
 #include <asm/spec-ctrl.h>
@@ -259,6 +260,14 @@ void sk_vcpu_signal_mask(struct sk_vcpu *vcpu, u64 mask, bool active)
 	sigdelsetmask(&vcpu->sigset, sigmask(SIGKILL) | sigmask(SIGSTOP));
 }
 
+/* Import of the core, before the vCPU's file exists. User space maps the ring page by page. */
+void *sk_vcpu_allocate_ring(struct sk_vcpu *vcpu, unsigned long bytes)
+{
+	vcpu->ring = __vmalloc(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	vcpu->ring_pages = vcpu->ring ? bytes >> PAGE_SHIFT : 0;
+	return vcpu->ring;
+}
+
 /* Import of the core: lets those pass who wait for the end of a memory-slot table. */
 void sk_vcpu_renew_slots(struct sk_vcpu *vcpu)
 {
@@ -349,9 +358,12 @@ static vm_fault_t vcpu_fault(struct vm_fault *fault)
 		address = vcpu->shared->pio;
 	else if (fault->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
 		address = vcpu->vm->ring;
+	else if (fault->pgoff >= KVM_DIRTY_LOG_PAGE_OFFSET &&
+		 fault->pgoff - KVM_DIRTY_LOG_PAGE_OFFSET < vcpu->ring_pages)
+		address = vcpu->ring + (fault->pgoff - KVM_DIRTY_LOG_PAGE_OFFSET) * PAGE_SIZE;
 	else
 		return VM_FAULT_SIGBUS;
-	fault->page = virt_to_page(address);
+	fault->page = is_vmalloc_addr(address) ? vmalloc_to_page(address) : virt_to_page(address);
 	get_page(fault->page);
 	return 0;
 }
@@ -362,6 +374,13 @@ static const struct vm_operations_struct vcpu_vm_ops = {
 
 static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
 {
+	struct sk_vcpu *vcpu = file->private_data;
+
+	/* The dirty ring is for both sides to write to, or for nobody. */
+	if (vma->vm_pgoff < KVM_DIRTY_LOG_PAGE_OFFSET + vcpu->ring_pages &&
+	    vma->vm_pgoff + vma_pages(vma) > KVM_DIRTY_LOG_PAGE_OFFSET && vcpu->ring_pages &&
+	    (vma->vm_flags & (VM_EXEC | VM_SHARED)) != VM_SHARED)
+		return -EINVAL;
 	vma->vm_ops = &vcpu_vm_ops;
 	return 0;
 }
@@ -386,6 +405,7 @@ const struct file_operations sk_vcpu_fops = {
 static void free_vcpu(struct sk_vcpu *vcpu)
 {
 	fpu_free_guest_fpstate(&vcpu->fpu);
+	vfree(vcpu->ring);
 	free_page((unsigned long)vcpu->run);
 	if (vcpu->shared) {
 		free_page((unsigned long)vcpu->shared->pio);

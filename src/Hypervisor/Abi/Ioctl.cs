@@ -17,6 +17,8 @@ internal static class Ioctl
 
     public const uint KVM_CREATE_VCPU = Kvm | 0x41;
     public const uint KVM_GET_DIRTY_LOG = Write | 16 << 16 | Kvm | 0x42;
+    public const uint KVM_CLEAR_DIRTY_LOG = Read | Write | 24 << 16 | Kvm | 0xc0;
+    public const uint KVM_RESET_DIRTY_RINGS = Kvm | 0xc7;
     public const uint KVM_SET_NR_MMU_PAGES = Kvm | 0x44;
     public const uint KVM_GET_NR_MMU_PAGES = Kvm | 0x45;
     public const uint KVM_SET_USER_MEMORY_REGION = Write | 32 << 16 | Kvm | 0x46;

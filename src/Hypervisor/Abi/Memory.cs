@@ -25,6 +25,31 @@ internal struct kvm_dirty_log
     public ulong dirty_bitmap;
 }
 
+/// <summary>Argument of KVM_CLEAR_DIRTY_LOG.</summary>
+internal struct kvm_clear_dirty_log
+{
+    public uint slot;
+    public uint num_pages;
+    /// <summary>A multiple of 64.</summary>
+    public ulong first_page;
+    /// <summary>User address of the bitmap, whose first bit is the first page's.</summary>
+    public ulong dirty_bitmap;
+}
+
+/// <summary>An entry of a vCPU's dirty ring.</summary>
+internal struct kvm_dirty_gfn
+{
+    /// <summary>The page was written; set by the kernel.</summary>
+    public const uint KVM_DIRTY_GFN_F_DIRTY = 1 << 0;
+    /// <summary>User space has seen it; the kernel may use the entry again.</summary>
+    public const uint KVM_DIRTY_GFN_F_RESET = 1 << 1;
+
+    public uint flags;
+    public uint slot;
+    /// <summary>Page within the slot.</summary>
+    public ulong offset;
+}
+
 /// <summary>KVM_ENABLE_CAP.</summary>
 internal struct kvm_enable_cap
 {

@@ -15,6 +15,7 @@ internal enum Exit : uint
     KVM_EXIT_SET_TPR = 11,
     KVM_EXIT_INTERNAL_ERROR = 17,
     KVM_EXIT_IOAPIC_EOI = 26,
+    KVM_EXIT_DIRTY_RING_FULL = 31,
 }
 
 /// <summary>

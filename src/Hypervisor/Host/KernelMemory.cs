@@ -42,6 +42,9 @@ internal readonly partial struct KernelArray<T> where T : unmanaged
 
     public bool IsNull => _address == 0;
 
+    /// <summary>Memory that another owns; of length 0 at a null address.</summary>
+    public static KernelArray<T> At(nint address, int length) => new(address, address == 0 ? 0 : length);
+
     /// <summary>Zeroed memory for <paramref name="length"/> elements, charged to the calling process.</summary>
     public static bool TryAllocate(int length, out KernelArray<T> array)
     {

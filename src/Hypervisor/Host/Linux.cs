@@ -72,6 +72,8 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_yield_to")] public static extern void YieldTo(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_set_timer")]
     public static extern void VcpuSetTimer(nint vcpu, ulong deadline);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_allocate_ring")]
+    public static extern nint AllocateRing(nint vcpu, nuint bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
     public static extern void VcpuRenewSlots(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
@@ -197,6 +199,12 @@ internal readonly unsafe partial struct HostVcpu
     public partial HaltEnd Halt(ulong pollNanoseconds) => (HaltEnd)Shim.VcpuHalt(_handle, pollNanoseconds);
     public partial void YieldTo() => Shim.YieldTo(_handle);
     public partial void SetTimer(ulong deadline) => Shim.VcpuSetTimer(_handle, deadline);
+    public partial KernelArray<Abi.kvm_dirty_gfn> AllocateRing(int entries)
+    {
+        nint address = Shim.AllocateRing(_handle, (nuint)entries * (nuint)sizeof(Abi.kvm_dirty_gfn));
+        return KernelArray<Abi.kvm_dirty_gfn>.At(address, entries);
+    }
+
     public partial void RenewSlots() => Shim.VcpuRenewSlots(_handle);
     public partial void SetSignalMask(ulong mask, bool active) =>
         Shim.VcpuSignalMask(_handle, mask, active ? (byte)1 : (byte)0);

@@ -62,7 +62,7 @@ internal static class GuestMemory
         int count = Part(in slot, destination, source.Length);
         if (!UserMemory.Write(slot.ToHva(destination), source[..count]))
             return MemoryAccess.Fault;
-        MarkDirty(in slot, destination, count);
+        MarkDirty(ref vm, in slot, destination, count);
         return count == source.Length
             ? MemoryAccess.Done
             : Write(ref vm, destination + (ulong)count, source[count..]);
@@ -95,7 +95,7 @@ internal static class GuestMemory
             return MemoryAccess.Fault;
         swapped = exchange == Exchange.Swapped;
         if (swapped)
-            slot.MarkDirty(address);
+            DirtyLog.Mark(ref vm, in slot, address);
         return MemoryAccess.Done;
     }
 
@@ -110,12 +110,12 @@ internal static class GuestMemory
     private static int Part(in MemorySlot slot, Gpa address, int length) =>
         (int)Math.Min((ulong)length, slot.End.Value - address.Value);
 
-    private static void MarkDirty(in MemorySlot slot, Gpa start, int count)
+    private static void MarkDirty(ref Vm.Vm vm, in MemorySlot slot, Gpa start, int count)
     {
         if (!slot.LogsDirty || count == 0)
             return;
         Gpa last = start + (ulong)(count - 1);
         for (ulong frame = start.Frame.Value; frame <= last.Frame.Value; frame++)
-            slot.MarkDirty(new Gfn(frame).Address);
+            DirtyLog.Mark(ref vm, in slot, new Gfn(frame).Address);
     }
 }

@@ -68,14 +68,22 @@ internal struct MemorySlot
         return Contains(address);
     }
 
-    /// <summary>Records a write to a page that the slot contains, if writes are logged.</summary>
-    public readonly void MarkDirty(Gpa address)
+    /// <summary>Records a write to a page that the slot contains.</summary>
+    /// <returns>Whether writes are logged and this is the page's first since the log was last read.</returns>
+    public readonly bool TryMarkDirty(Gpa address)
     {
         if (DirtyBitmap.IsNull)
-            return;
+            return false;
         // Atomic even if the bit seems to be set: it also orders the write before a reset of the bitmap.
-        ulong page = (address.Value - Start.Value) >> Page.Shift;
-        Interlocked.Or(ref DirtyBitmap.Span[(int)(page / 64)], 1UL << (int)(page % 64));
+        ulong page = (address.Value - Start.Value) >> Page.Shift, bit = 1UL << (int)(page % 64);
+        return (Interlocked.Or(ref DirtyBitmap.Span[(int)(page / 64)], bit) & bit) == 0;
+    }
+
+    public readonly void MarkAllDirty()
+    {
+        DirtyBitmap.Span.Fill(ulong.MaxValue);
+        if (PageCount % 64 != 0)
+            DirtyBitmap.Span[^1] = (1UL << (int)(PageCount % 64)) - 1;
     }
 
     /// <summary>A bitmap of one bit per page of the slot.</summary>
@@ -143,6 +151,9 @@ internal struct SlotTable
             _recent = low;
         return ref slots[low];
     }
+
+    /// <summary>The slot with this id, or an empty one.</summary>
+    public readonly ref readonly MemorySlot ById(uint id) => ref _slots.Span[IndexOf(id)];
 
     /// <summary>Position of the slot with this id; 0 when there is none.</summary>
     public readonly int IndexOf(uint id)

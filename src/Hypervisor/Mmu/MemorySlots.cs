@@ -90,6 +90,9 @@ internal static class MemorySlots
         bool stops = (slot.Flags & SlotFlags.LogDirty) == 0 && old.LogsDirty;
         if (starts && !slot.TryAllocateBitmap(out slot.DirtyBitmap))
             return Errno.ENOMEM;
+        bool full = vm.Memory.LogBeginsFull && vm.Memory.RingEntries == 0;
+        if (starts && full)
+            slot.MarkAllDirty();
         if (!starts && !stops)
             slot.DirtyBitmap = old.DirtyBitmap;
         if (!TryBuild(current.Value.All, index, in slot, out KernelRef<SlotTable> next))
@@ -106,7 +109,7 @@ internal static class MemorySlots
         vm.Host.LockMmu();
         vm.Memory.Publish(next);
         vm.Host.UnlockMmu();
-        if (starts && index != 0 && stays)
+        if (starts && index != 0 && stays && !full)
             TakeAway(ref vm, ref slot, retires: false);
         if (stops && stays)
             Enlarge(ref vm, in slot);

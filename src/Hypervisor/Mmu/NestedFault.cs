@@ -31,24 +31,23 @@ internal static class NestedFault
     /// <summary>
     /// Maps the page at <paramref name="address"/>; all mappings are executable. In the context of the VM's process.
     /// </summary>
-    /// <param name="vm">The VM.</param>
-    /// <param name="spare">The vCPU's pages for new tables.</param>
+    /// <param name="vcpu">The vCPU whose thread this is.</param>
     /// <param name="address">The guest physical address.</param>
     /// <param name="write">The access was a write.</param>
     /// <param name="present">Hardware found a mapping that did not allow the access.</param>
-    public static FaultOutcome Handle<TFormat>(
-        ref Vm.Vm vm, ref TablePool spare, Gpa address, bool write, bool present)
+    public static FaultOutcome Handle<TFormat>(ref Vm.Vcpu vcpu, Gpa address, bool write, bool present)
         where TFormat : struct, INestedFormat
     {
+        ref Vm.Vm vm = ref vcpu.Vm;
         KernelRef<SlotTable> table = vm.Memory.CurrentTable;
         ref readonly MemorySlot slot = ref table.Value.Find(address);
         if (!slot.Contains(address))
             return FaultOutcome.Mmio;
         if (write && slot.IsReadOnly)
             return FaultOutcome.ReadOnlyWrite;
-        if (write && present && TryAllowWrite(ref vm, table, in slot, address))
+        if (write && present && TryAllowWrite(ref vcpu, table, in slot, address))
             return FaultOutcome.Mapped;
-        if (!spare.TopUp(NestedTables.TablesPerMapping))
+        if (!vcpu.SpareTables.TopUp(NestedTables.TablesPerMapping))
             return FaultOutcome.NoMemory;
 
         ulong sequence = vm.Host.InvalidationSequence();
@@ -65,10 +64,10 @@ internal static class NestedFault
 
         Attempt<TFormat> attempt = new(table, in slot, address, hva, in page, write, sequence);
         vm.Host.LockMmuShared();
-        MapResult result = attempt.Map(ref vm, ref spare, in slot);
+        MapResult result = attempt.Map(ref vcpu, in slot);
         vm.Host.UnlockMmuShared();
         if (result == MapResult.Occupied)
-            result = Replace(ref vm, ref spare, in slot, in attempt);
+            result = Replace(ref vcpu, in slot, in attempt);
         return result == MapResult.Mapped ? FaultOutcome.Mapped : FaultOutcome.Retry;
     }
 
@@ -76,13 +75,14 @@ internal static class NestedFault
     /// The fast way of a write to a page that was only write-protected, by the dirty log: the host's page is not looked
     /// up again.
     /// </summary>
-    private static bool TryAllowWrite(ref Vm.Vm vm, KernelRef<SlotTable> table, in MemorySlot slot, Gpa address)
+    private static bool TryAllowWrite(ref Vm.Vcpu vcpu, KernelRef<SlotTable> table, in MemorySlot slot, Gpa address)
     {
+        ref Vm.Vm vm = ref vcpu.Vm;
         vm.Host.LockMmuShared();
         bool done = vm.Memory.IsCurrent(table) && !slot.IsRetired
             && NestedTables.TryAllowWrite(ref vm.Memory, address.Frame, slot.LargestLevel);
         if (done)
-            slot.MarkDirty(address);
+            DirtyLog.Mark(ref vcpu, in slot, address);
         vm.Host.UnlockMmuShared();
         return done;
     }
@@ -91,15 +91,15 @@ internal static class NestedFault
     /// Puts the mapping in the place of smaller ones, or of another page's. What goes is flushed before the lock is
     /// given back, because the notifier takes it that what it does not find is in no TLB.
     /// </summary>
-    private static MapResult Replace<TFormat>(
-        ref Vm.Vm vm, ref TablePool spare, in MemorySlot slot, in Attempt<TFormat> attempt)
+    private static MapResult Replace<TFormat>(ref Vm.Vcpu vcpu, in MemorySlot slot, in Attempt<TFormat> attempt)
         where TFormat : struct, INestedFormat
     {
+        ref Vm.Vm vm = ref vcpu.Vm;
         TablePool retired = default;
         vm.Host.LockMmu();
         if (NestedTables.Remove(ref vm.Memory, attempt.First, attempt.First + attempt.Pages, ref retired))
             vm.Host.FlushTlbs();
-        MapResult result = attempt.Map(ref vm, ref spare, in slot);
+        MapResult result = attempt.Map(ref vcpu, in slot);
         vm.Host.UnlockMmu();
         retired.Free();
         return result;
@@ -139,14 +139,16 @@ internal static class NestedFault
         /// Maps if nothing has changed since the page was looked up; otherwise the answer is as if a table were
         /// missing.
         /// </summary>
-        public MapResult Map(ref Vm.Vm vm, ref TablePool spare, in MemorySlot slot)
+        public MapResult Map(ref Vm.Vcpu vcpu, in MemorySlot slot)
         {
+            ref Vm.Vm vm = ref vcpu.Vm;
             if (vm.Host.IsInvalidated(_sequence, _start, Pages << Page.Shift) || !vm.Memory.IsCurrent(_table)
                 || slot.IsRetired)
                 return MapResult.NeedsTable;
-            MapResult result = NestedTables.Map<TFormat>(ref vm.Memory, ref spare, _address.Frame, _level, _leaf);
+            MapResult result = NestedTables.Map<TFormat>(
+                ref vm.Memory, ref vcpu.SpareTables, _address.Frame, _level, _leaf);
             if (result == MapResult.Mapped && (_leaf & NestedTables.Writable) != 0)
-                slot.MarkDirty(_address);
+                DirtyLog.Mark(ref vcpu, in slot, _address);
             return result;
         }
     }

@@ -25,6 +25,12 @@ internal struct VmMemory
     /// <summary>Top table of the nested tables: nCR3 or the address in the EPT pointer.</summary>
     public Hpa Root;
     public MemoryStatistics Statistics;
+    /// <summary>KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: the log is read and cleared by two calls.</summary>
+    public bool ClearsLogByHand;
+    /// <summary>A log begins with every page in it, and nothing protected.</summary>
+    public bool LogBeginsFull;
+    /// <summary>Entries of each vCPU's dirty ring; 0: written pages are in bitmaps.</summary>
+    public int RingEntries;
 
     [UnscopedRef]
     public ref SlotTable Slots => ref CurrentTable.Value;

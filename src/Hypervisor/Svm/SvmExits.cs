@@ -109,7 +109,7 @@ internal static class SvmExits
         var address = new Gpa(vmcb.ExitInfo2);
         bool write = (vmcb.ExitInfo1 & Write) != 0;
         FaultOutcome outcome = NestedFault.Handle<Npt>(
-            ref vcpu.Vm, ref vcpu.SpareTables, address, write, (vmcb.ExitInfo1 & Present) != 0);
+            ref vcpu, address, write, present: (vmcb.ExitInfo1 & Present) != 0);
         return outcome switch
         {
             FaultOutcome.Mapped => VcpuAction.Resume,

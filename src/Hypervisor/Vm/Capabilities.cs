@@ -67,10 +67,13 @@ internal static class Capabilities
         KVM_CAP_GET_MSR_FEATURES = 153,
         KVM_CAP_COALESCED_PIO = 162,
         KVM_CAP_EXCEPTION_PAYLOAD = 164,
+        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168,
+        KVM_CAP_DIRTY_LOG_RING = 192,
         KVM_CAP_SET_GUEST_DEBUG2 = 195,
         KVM_CAP_SREGS2 = 200,
         KVM_CAP_XSAVE2 = 208,
-        KVM_CAP_X86_TRIPLE_FAULT_EVENT = 218;
+        KVM_CAP_X86_TRIPLE_FAULT_EVENT = 218,
+        KVM_CAP_DIRTY_LOG_RING_ACQ_REL = 223;
 
     /// <summary>KVM_X2APIC_API_USE_32BIT_IDS and _DISABLE_BROADCAST_QUIRK.</summary>
     private const ulong Use32BitIds = 1 << 0, DisableBroadcastQuirk = 1 << 1;
@@ -97,6 +100,8 @@ internal static class Capabilities
         KVM_CAP_NR_VCPUS or KVM_CAP_MAX_VCPUS => MaxVcpus,
         KVM_CAP_MAX_VCPU_ID => (int)MaxVcpuId,
         KVM_CAP_NR_MEMSLOTS => MemorySlots.MaxSlots,
+        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => (int)(DirtyLog.ManualProtect | DirtyLog.InitiallySet),
+        KVM_CAP_DIRTY_LOG_RING or KVM_CAP_DIRTY_LOG_RING_ACQ_REL => (int)DirtyRing.MaxBytes,
         KVM_CAP_MCE => MsrState.MaxBanks,
         KVM_CAP_IRQ_ROUTING => (int)Gsi.Limit,
         KVM_CAP_X2APIC_API => (int)(Use32BitIds | DisableBroadcastQuirk),
@@ -118,6 +123,11 @@ internal static class Capabilities
             case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
                 vm.Cpu.TripleFaultEvent = (argument & 1) != 0;
                 return Errno.Ok;
+            case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+                return DirtyLog.Choose(ref vm, argument);
+            case KVM_CAP_DIRTY_LOG_RING:
+            case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
+                return DirtyRing.Enable(ref vm, argument);
             case KVM_CAP_SPLIT_IRQCHIP:
                 return IrqChip.Split(ref vm, argument);
             case KVM_CAP_X2APIC_API:

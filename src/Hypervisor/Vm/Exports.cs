@@ -70,7 +70,9 @@ internal static class Exports
         ref Vcpu vcpu = ref new KernelRef<Vcpu>(core).Value;
         vcpu.VmRef = new KernelRef<Vm>(vm);
         vcpu.Id = (uint)id;
-        int result = SvmVendor.CreateVcpu(ref vcpu);
+        int result = DirtyRing.Create(ref vcpu);
+        if (result == Errno.Ok)
+            result = SvmVendor.CreateVcpu(ref vcpu);
         if (result == Errno.Ok)
             result = Cpu.Reset<SvmVendor>.PowerOn(ref vcpu);
         if (result != Errno.Ok)

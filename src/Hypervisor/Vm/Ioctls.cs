@@ -63,6 +63,12 @@ internal static class VmIoctls
                 return UserMemory.TryRead(pointer, out kvm_dirty_log log)
                     ? DirtyLog.Get(ref vm, in log)
                     : Errno.EFAULT;
+            case KVM_CLEAR_DIRTY_LOG:
+                return UserMemory.TryRead(pointer, out kvm_clear_dirty_log cleared)
+                    ? DirtyLog.Clear(ref vm, in cleared)
+                    : Errno.EFAULT;
+            case KVM_RESET_DIRTY_RINGS:
+                return DirtyRing.ResetAll(ref vm);
             case KVM_SET_NR_MMU_PAGES:
                 return argument < 64 ? Errno.EINVAL : Errno.Ok;
             case KVM_GET_NR_MMU_PAGES:

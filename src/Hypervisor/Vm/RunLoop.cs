@@ -88,6 +88,11 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         var requests = (VcpuRequests)Interlocked.Exchange(ref vcpu.Shared.RequestBits, 0);
         if ((requests & VcpuRequests.Dead) != 0)
             return VcpuAction.UserSpace;
+        if ((requests & VcpuRequests.RingFull) != 0 && vcpu.DirtyRing.IsSoftFull)
+        {
+            vcpu.Shared.Request(requests);
+            return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_DIRTY_RING_FULL);
+        }
         if ((requests & VcpuRequests.Trap) != 0)
             vcpu.Shared.Trace.Value[ExitTrace.Length + (int)vcpu.Id] = default;
         if ((requests & VcpuRequests.RenewSlots) != 0)

@@ -39,6 +39,7 @@ internal struct Vcpu
     public byte EoiVector;
     /// <summary>Empty pages that wait to become nested tables.</summary>
     public TablePool SpareTables;
+    public DirtyRing DirtyRing;
     /// <summary>A port or memory access that user space is serving.</summary>
     public PendingIo Pending;
     public SvmVcpu Svm;

@@ -148,6 +148,9 @@ internal readonly partial struct HostVcpu
 
     public partial void YieldTo() => SimulatedHost.Current.Thread.Yields.Add(_handle);
     public partial void SetTimer(ulong deadline) => SimulatedHost.Current.Thread.Timers[_handle] = deadline;
+    public partial KernelArray<SharpKvm.Abi.kvm_dirty_gfn> AllocateRing(int entries) =>
+        KernelArray<SharpKvm.Abi.kvm_dirty_gfn>.At(SimulatedHost.Current.AllocateRing((nuint)entries * 16), entries);
+
     public partial void RenewSlots() => SimulatedHost.Current.Thread.SlotRenewals++;
     public partial void SetSignalMask(ulong mask, bool active) =>
         SimulatedHost.Current.Thread.SignalMask = (mask, active);

@@ -21,6 +21,7 @@ internal sealed class SimulatedHost : IDisposable
     private readonly Dictionary<ulong, nint> _pages = [];
     private readonly HashSet<nint> _blocks = [];
     private readonly List<nint> _deferred = [];
+    private readonly List<nint> _rings = [];
     private readonly Dictionary<nint, SimulatedVm> _vms = [];
     private readonly SimulatedHost? _previous = s_current;
     private ulong _nextPage = FirstPage;
@@ -53,6 +54,9 @@ internal sealed class SimulatedHost : IDisposable
     /// <summary>Whether those behind it fail as well.</summary>
     public bool FailsFromThere { get; set; }
 
+    /// <summary>Addresses of the dirty rings.</summary>
+    public IReadOnlyList<nint> Rings => _rings;
+
     public int PagesInUse => _pages.Count;
     public int BlocksInUse => _blocks.Count;
 
@@ -72,6 +76,8 @@ internal sealed class SimulatedHost : IDisposable
             FreeNative(page);
         foreach (nint block in _blocks)
             FreeNative(block);
+        foreach (nint ring in _rings)
+            FreeNative(ring);
         foreach (SimulatedVm vm in _vms.Values)
             vm.Dispose();
         if (s_current == this)
@@ -157,6 +163,15 @@ internal sealed class SimulatedHost : IDisposable
         nint block = AllocateNative(bytes);
         _blocks.Add(block);
         return block;
+    }
+
+    /// <summary>A vCPU's dirty ring; it belongs to the shim, which frees it with the vCPU.</summary>
+    internal nint AllocateRing(nuint bytes)
+    {
+        if (!MayAllocate())
+            return 0;
+        _rings.Add(AllocateNative(bytes));
+        return _rings[^1];
     }
 
     internal void FreeBlock(nint address)

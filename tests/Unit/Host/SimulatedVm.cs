@@ -15,6 +15,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
     private readonly SharpKvm.Vm.Vm* _vm;
     private readonly Dictionary<ulong, (Pfn Frame, bool Writable)> _tlb = [];
     private readonly HashSet<ulong> _cachedTables = [];
+    private readonly List<nint> _vcpus = [];
     private (Hva Start, Hva End)? _invalidating;
 
     public SimulatedVm(SimulatedHost host)
@@ -27,6 +28,16 @@ internal sealed unsafe class SimulatedVm : IDisposable
 
     public ref SharpKvm.Vm.Vm Vm => ref *_vm;
     public KernelRef<SharpKvm.Vm.Vm> Ref => new((nint)_vm);
+
+    /// <summary>Makes a vCPU that has nothing but its VM; others don't find it.</summary>
+    public KernelRef<SharpKvm.Vm.Vcpu> MakeVcpu(uint id)
+    {
+        KernelRef<SharpKvm.Vm.Vcpu> vcpu = new((nint)NativeMemory.AllocZeroed((nuint)sizeof(SharpKvm.Vm.Vcpu)));
+        _vcpus.Add(vcpu.Address);
+        vcpu.Value.VmRef = Ref;
+        vcpu.Value.Id = id;
+        return vcpu;
+    }
 
     public bool IsLocked { get; private set; }
     public bool IsShared { get; private set; }
@@ -222,5 +233,10 @@ internal sealed unsafe class SimulatedVm : IDisposable
             throw new InvalidOperationException($"table {page.Value:x} freed before the TLB was flushed");
     }
 
-    public void Dispose() => NativeMemory.Free(_vm);
+    public void Dispose()
+    {
+        foreach (nint vcpu in _vcpus)
+            NativeMemory.Free((void*)vcpu);
+        NativeMemory.Free(_vm);
+    }
 }

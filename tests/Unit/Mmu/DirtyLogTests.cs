@@ -142,4 +142,69 @@ internal sealed class DirtyLogTests
         _memory.Access(103, write: true, out _);
         Assert.That(Collect(), Is.EqualTo(new ulong[] { 3 }));
     }
+
+    private static IEnumerable<TestCaseData> Ranges()
+    {
+        yield return Case(0, 0, Errno.Ok);
+        yield return Case(64, 128, Errno.Ok);
+        yield return Case(4992, (uint)(Pages - 4992), Errno.Ok);
+        yield return Case(1, 64, Errno.EINVAL);
+        yield return Case(0, 63, Errno.EINVAL);
+        yield return Case(0, (uint)Pages + 1, Errno.EINVAL);
+        yield return Case(5056, 0, Errno.EINVAL);
+        yield return Case(4992, 64, Errno.EINVAL);
+        yield return Case(ulong.MaxValue & ~63UL, 64, Errno.EINVAL);
+
+        static TestCaseData Case(ulong first, uint pages, int expected) =>
+            new TestCaseData(first, pages).Returns(expected).SetArgDisplayNames($"{first}", $"{pages}");
+    }
+
+    [TestCaseSource(nameof(Ranges))]
+    public int ClearsAlignedRangesOnly(ulong first, uint pages)
+    {
+        Log(enabled: true);
+        return _memory.ClearDirtyLog(1, first, pages, Bitmap);
+    }
+
+    [Test]
+    public void ClearsByHandWhatUserSpaceNames()
+    {
+        Assert.That(DirtyLog.Choose(ref _memory.Vm, DirtyLog.ManualProtect), Is.EqualTo(Errno.Ok));
+        Log(enabled: true);
+        foreach (ulong page in new ulong[] { 3, 64, 65, 130 })
+            _memory.Access(100 + page, write: true, out _);
+        Assert.That(Collect(), Is.EqualTo(new ulong[] { 3, 64, 65, 130 }));
+        Assert.That(Collect(), Is.EqualTo(new ulong[] { 3, 64, 65, 130 }), "reading takes nothing out");
+
+        // Of pages 64 and up the first, and one that is not in the log.
+        Assert.That(_memory.Process.Write(Bitmap, [0b101, 0, 0, 0, 0, 0, 0, 0]));
+        Assert.That(_memory.ClearDirtyLog(1, 64, 64, Bitmap), Is.EqualTo(Errno.Ok));
+        Assert.That(Collect(), Is.EqualTo(new ulong[] { 3, 65, 130 }));
+        Assert.That(_memory.Machine.Access(new Gfn(100 + 64), write: true), Is.Null, "protected again");
+        Assert.That(_memory.Machine.Access(new Gfn(100 + 65), write: true), Is.Not.Null, "not touched");
+        _memory.Access(100 + 64, write: true, out _);
+        Assert.That(Collect(), Is.EqualTo(new ulong[] { 3, 64, 65, 130 }));
+        Assert.That(_memory.ClearDirtyLog(1, 64, 64, 0x1000), Is.EqualTo(Errno.EFAULT));
+    }
+
+    [Test]
+    public void ALogCanBeginFull()
+    {
+        _memory.Access(100 + 7, write: true, out _);
+        Assert.That(DirtyLog.Choose(ref _memory.Vm, DirtyLog.ManualProtect | DirtyLog.InitiallySet), Is.EqualTo(Errno.Ok));
+        Log(enabled: true);
+        Assert.That(_memory.Machine.Access(new Gfn(100 + 7), write: true), Is.Not.Null, "nothing is protected");
+        Assert.That(Collect(), Has.Count.EqualTo((int)Pages));
+        Assert.That(_memory.Process.Write(Bitmap, [0x80, 0, 0, 0, 0, 0, 0, 0]));
+        Assert.That(_memory.ClearDirtyLog(1, 0, 64, Bitmap), Is.EqualTo(Errno.Ok));
+        Assert.That(_memory.Machine.Access(new Gfn(100 + 7), write: true), Is.Null);
+        Assert.That(Collect(), Has.Count.EqualTo((int)Pages - 1));
+    }
+
+    [TestCase(0UL, ExpectedResult = Errno.Ok)]
+    [TestCase(1UL, ExpectedResult = Errno.Ok)]
+    [TestCase(2UL, ExpectedResult = Errno.EINVAL)]
+    [TestCase(3UL, ExpectedResult = Errno.Ok)]
+    [TestCase(4UL, ExpectedResult = Errno.EINVAL)]
+    public int RefusesOptionsThatDoNotExist(ulong options) => DirtyLog.Choose(ref _memory.Vm, options);
 }

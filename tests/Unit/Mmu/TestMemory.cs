@@ -4,6 +4,7 @@ using SharpKvm.Abi;
 using SharpKvm.Host;
 using SharpKvm.Mmu;
 using SharpKvm.Tests.Host;
+using SharpKvm.Vm;
 
 namespace SharpKvm.Tests.Mmu;
 
@@ -17,19 +18,23 @@ internal sealed class TestMemory : IDisposable
     {
         Host = new SimulatedHost();
         Machine = new SimulatedVm(Host);
+        VcpuRef = Machine.MakeVcpu(0);
         Assert.That(VmMemory.Init(ref Vm, PhysicalBits), Is.EqualTo(Errno.Ok));
     }
 
     /// <summary>Around a VM that the test has made itself.</summary>
-    public TestMemory(SimulatedHost host, SimulatedVm machine) => (Host, Machine) = (host, machine);
+    public TestMemory(SimulatedHost host, SimulatedVm machine) => (Host, Machine, VcpuRef) = (host, machine, machine.MakeVcpu(0));
 
     public SimulatedHost Host { get; }
     public SimulatedVm Machine { get; }
     public SimulatedProcess Process => Host.Process;
     public ref SharpKvm.Vm.Vm Vm => ref Machine.Vm;
 
-    /// <summary>The vCPU's pages for tables.</summary>
-    public TablePool Spare;
+    /// <summary>The vCPU that accesses the memory.</summary>
+    public ref Vcpu Vcpu => ref VcpuRef.Value;
+    public KernelRef<Vcpu> VcpuRef { get; }
+    /// <summary>Its pages for tables.</summary>
+    public ref TablePool Spare => ref Vcpu.SpareTables;
 
     /// <summary>KVM_SET_USER_MEMORY_REGION in units of pages.</summary>
     public int SetRegion(uint slot, ulong firstFrame, ulong pages, ulong user, uint flags = 0) =>
@@ -54,7 +59,7 @@ internal sealed class TestMemory : IDisposable
     public static ulong UserAddress(uint slot, ulong page) => UserBase + ((ulong)slot << 32) + (page << Page.Shift);
 
     public FaultOutcome Fault(ulong frame, bool write, bool present = false) =>
-        NestedFault.Handle<Npt>(ref Vm, ref Spare, new Gfn(frame).Address, write, present);
+        NestedFault.Handle<Npt>(ref Vcpu, new Gfn(frame).Address, write, present);
 
     /// <summary>
     /// A guest's access as the run loop carries it out: hardware, and the fault handler until hardware is content.
@@ -73,6 +78,9 @@ internal sealed class TestMemory : IDisposable
         }
         throw new AssertionException("the guest makes no progress");
     }
+
+    public int ClearDirtyLog(uint slot, ulong first, uint pages, ulong user) => DirtyLog.Clear(ref Vm,
+        new kvm_clear_dirty_log { slot = slot, first_page = first, num_pages = pages, dirty_bitmap = user });
 
     public int GetDirtyLog(uint slot, ulong user) =>
         DirtyLog.Get(ref Vm, new kvm_dirty_log { slot = slot, dirty_bitmap = user });

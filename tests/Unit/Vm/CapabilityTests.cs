@@ -29,6 +29,7 @@ public class CapabilityTests
         {
             [9] = 1024, [10] = MemorySlots.MaxSlots, [15] = 2, [25] = 4096, [31] = MsrState.MaxBanks, [66] = 1024,
             [39] = 14, [128] = 1024, [129] = 3, [195] = (int)DebugState.SupportedControl, [208] = 4096,
+            [168] = 3, [192] = 1 << 20, [223] = 1 << 20,
         };
         ulong[] present =
         [
