@@ -15,6 +15,9 @@ static class Registry
         .. ExitTests.All,
         .. MsrTests.All,
         .. MemoryTests.All,
+        .. LargePageTests.All,
+        .. DirtyTests.All,
+        .. MemoryStressTests.All,
         .. StateTests.All,
         .. EventTests.All,
         .. DebugTests.All,
@@ -49,5 +52,6 @@ static class Registry
     [
         new("helper/endless", LifecycleTests.RunEndlessly),
         new("helper/dirty", HostStateTests.RunDirty),
+        new("helper/memory_stress", MemoryStressTests.RunLong),
     ];
 }
