@@ -35,6 +35,7 @@ static unsafe partial class Rows
         new("hlt_user", () => ToUser(KvmExit.Hlt, code => code.hlt())),
         new("npt_fault_populated", () => NestedFaults(populated: true)),
         new("npt_fault_fresh", () => NestedFaults(populated: false)),
+        .. MemoryRows,
         .. InterruptRows,
         new("vm_create_destroy", CreateDestroy),
     ];
@@ -110,20 +111,7 @@ static unsafe partial class Rows
     /// <summary>The guest writes one word to each page that it never touched before.</summary>
     static Measurement NestedFaults(bool populated)
     {
-        using var guest = new Guest(GuestMode.Protected, code =>
-        {
-            Label start = code.CreateLabel(), again = code.CreateLabel();
-            code.Label(ref start);
-            code.mov(esi, FaultPages);
-            code.mov(ebx, (uint)FaultMemory);
-            code.Label(ref again);
-            code.mov(__dword_ptr[ebx], esi);
-            code.add(ebx, 4096);
-            code.dec(esi);
-            code.jnz(again);
-            code.hlt();
-            code.jmp(start);
-        });
+        using Guest guest = Toucher(FaultPages, 4096);
         return Measurement.Take(5, FaultPages, () =>
         {
             using var memory = new GuestMemory(FaultMemory, FaultPages * 4096);
@@ -131,11 +119,33 @@ static unsafe partial class Rows
             if (populated)
                 memory.Slice(FaultMemory, FaultPages * 4096).Fill(1);
             guest.Vm.SetMemoryRegion(1, 0, FaultMemory, FaultPages * 4096, memory.HostAddress);
-            ulong ticks = HostLoop.Run(guest.Vcpu, 1);
-            Check.Equal(KvmExit.Hlt, guest.Run.ExitReason, "exit reason");
+            ulong ticks = RunToHalt(guest);
             guest.Vm.SetMemoryRegion(1, 0, FaultMemory, 0, 0);
             return ticks;
         });
+    }
+
+    /// <summary>A guest that writes one word to each of so many pages, and halts.</summary>
+    static Guest Toucher(int pages, ulong pageSize) => new(GuestMode.Protected, code =>
+    {
+        Label start = code.CreateLabel(), again = code.CreateLabel();
+        code.Label(ref start);
+        code.mov(esi, pages);
+        code.mov(ebx, (uint)FaultMemory);
+        code.Label(ref again);
+        code.mov(__dword_ptr[ebx], esi);
+        code.add(ebx, (int)pageSize);
+        code.dec(esi);
+        code.jnz(again);
+        code.hlt();
+        code.jmp(start);
+    });
+
+    static ulong RunToHalt(Guest guest)
+    {
+        ulong ticks = HostLoop.Run(guest.Vcpu, 1);
+        Check.Equal(KvmExit.Hlt, guest.Run.ExitReason, "exit reason");
+        return ticks;
     }
 
     /// <summary>A machine with one slot and one CPU that never ran. Linux waits for grace periods meanwhile.</summary>

@@ -7,7 +7,7 @@ namespace SharpKvm.Selftests;
 static unsafe class MemoryStressTests
 {
     const ulong Page = 4096, Extra = 0x40000000, Elsewhere = 0x48000000;
-    const ulong PerCpu = 2 * HugeMemory.Huge;
+    const ulong PerCpu = HugeMemory.Huge;
     const int Cpus = 2;
 
     public static IEnumerable<TestCase> All => [new("stress/memory", () => Run(TimeSpan.FromSeconds(5)), Own: true)];
@@ -40,7 +40,7 @@ static unsafe class MemoryStressTests
         {
             TryWrite("/sys/kernel/mm/ksm/run", "0");
         }
-        Check.That(passes > 2, $"the vCPUs have made {passes} passes");
+        Check.That(passes > 0, $"the vCPUs have made {passes} passes");
     }
 
     /// <summary>The pass's number stands at both ends of each page: it is compared, and the next one written.</summary>
@@ -246,7 +246,7 @@ static unsafe class MemoryStressTests
             ulong pages = 1 + (ulong)_random.NextInt64((long)(memory.Size / Page - page));
             nint at = (nint)(memory.Address + page * Page);
             nuint length = (nuint)(pages * Page);
-            switch (_random.Next(12))
+            switch (_random.Next(11))
             {
                 case 0:
                     // Every page is there again before a vCPU's MMIO can be served: that reads the memory, too.
@@ -295,10 +295,9 @@ static unsafe class MemoryStressTests
                     _ = vm.GetDirtyLog(1, (int)(memory.Size / Page));
                     vm.SetMemoryRegion(1, _flags, _place, memory.Size, memory.Address);
                     break;
-                default:
-                    Thread.Sleep(5);
-                    break;
             }
+            // What Linux does holds the process's memory lock for most of the time: the vCPUs need it for their faults.
+            Thread.Sleep(_random.Next(2, 12));
         }
 
         void Move(ulong place)
