@@ -244,6 +244,7 @@ static int allocate_cpu_pages(void)
 }
 
 static int hotplug_state;
+static struct shrinker *shrinker;
 
 /*
  * KVM's own hotplug state, held for as long as we are here, and without callbacks: kvm_init() asks for it early and
@@ -292,6 +293,7 @@ static int __init sk_init(void)
 		       result == -EBUSY ? ": another KVM module is loaded; unload it first" : "");
 		goto unregister;
 	}
+	shrinker = sk_shrinker_register(sk_shrink_count, sk_shrink_scan);
 	pr_info("version %s ready on /dev/%s\n", THIS_MODULE->version, devname);
 	return 0;
 
@@ -312,6 +314,7 @@ release_core:
 static void __exit sk_exit(void)
 {
 	misc_deregister(&device);
+	sk_shrinker_unregister(shrinker);
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_syscore_ops(&syscore);
 	cpuhp_remove_state(hotplug_state);

@@ -150,6 +150,8 @@ int sk_create_vm(void);
 void sk_irq_unlock(struct sk_vm *vm);
 void sk_synchronize_slots(struct sk_vm *vm);
 void sk_vm_put(struct sk_vm *vm);
+unsigned long sk_shrink_count(struct shrinker *shrinker, struct shrink_control *control);
+unsigned long sk_shrink_scan(struct shrinker *shrinker, struct shrink_control *control);
 void sk_vm_debugfs(struct sk_vm *vm);
 
 void sk_vcpu_destroy(struct sk_vcpu *vcpu);
@@ -182,7 +184,7 @@ long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
 long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument), sk_core_run(void *core);
 long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
 long sk_core_age(void *core, unsigned long start, unsigned long end);
-long sk_core_is_young(void *core, unsigned long address);
+long sk_core_tables(void *core), sk_core_give_back(void *core);
 long sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
 
 /* Through the door, with up to three arguments. A trap is reported; then the answer is -EIO. */

@@ -162,8 +162,8 @@ static void notifier_release(struct mmu_notifier *notifier, struct mm_struct *mm
 	write_unlock(&vm->mmu_lock);
 }
 
-/* Whether the guest has used pages since they were last asked about. */
-static int notifier_age(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start, unsigned long end)
+/* Whether the guest has used pages since this was asked last; with no end, only looks. */
+static int age(struct mmu_notifier *notifier, unsigned long start, unsigned long end)
 {
 	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 	int young;
@@ -174,10 +174,15 @@ static int notifier_age(struct mmu_notifier *notifier, struct mm_struct *mm, uns
 	return young;
 }
 
+static int notifier_age(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	return age(notifier, start, end);
+}
+
 static int notifier_age_flush(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start,
 			      unsigned long end)
 {
-	int young = notifier_age(notifier, mm, start, end);
+	int young = age(notifier, start, end);
 
 	if (young)
 		sk_request_all(container_of(notifier, struct sk_vm, notifier), SK_REQUEST_FLUSH_TLB);
@@ -186,13 +191,7 @@ static int notifier_age_flush(struct mmu_notifier *notifier, struct mm_struct *m
 
 static int notifier_test_young(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long address)
 {
-	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
-	int young;
-
-	read_lock(&vm->mmu_lock);
-	young = !!sk_vm_call(vm, sk_core_is_young, vm->core, address, 0);
-	read_unlock(&vm->mmu_lock);
-	return young;
+	return age(notifier, address, 0);
 }
 
 static const struct mmu_notifier_ops notifier_ops = {
@@ -341,4 +340,36 @@ void sk_synchronize_slots(struct sk_vm *vm)
 	/* A vCPU stays in its read section while it runs the guest: make each renew it. */
 	sk_request_all(vm, SK_REQUEST_SLOTS);
 	synchronize_srcu_expedited(&vm->slots_srcu);
+}
+
+/*
+ * Memory is short: tables that map nothing any more are given back. Whoever asks may hold the module's lock, because he
+ * allocates under it.
+ */
+static unsigned long shrink(void *function)
+{
+	struct sk_vm *vm;
+	long tables = 0;
+	int index;
+
+	if (!mutex_trylock(&sk_module_lock))
+		return 0;
+	list_for_each_entry(vm, &sk_all_vms, all_vms) {
+		index = srcu_read_lock(&vm->slots_srcu);
+		if (!READ_ONCE(vm->dead))
+			tables += max(0L, sk_vm_call(vm, function, vm->core, 0, 0));
+		srcu_read_unlock(&vm->slots_srcu, index);
+	}
+	mutex_unlock(&sk_module_lock);
+	return tables;
+}
+
+unsigned long sk_shrink_count(struct shrinker *shrinker, struct shrink_control *control)
+{
+	return shrink(sk_core_tables);
+}
+
+unsigned long sk_shrink_scan(struct shrinker *shrinker, struct shrink_control *control)
+{
+	return shrink(sk_core_give_back) ?: SHRINK_STOP;
 }

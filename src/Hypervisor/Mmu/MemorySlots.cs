@@ -198,4 +198,29 @@ internal static class MemorySlots
         }
         retired.Free();
     }
+
+    /// <summary>
+    /// Frees tables that map nothing any more, because Linux has taken the pages. The caller is in a read section of the
+    /// slots, and may be anyone who needs memory.
+    /// </summary>
+    /// <returns>How many.</returns>
+    public static int GiveBackTables(ref Vm.Vm vm)
+    {
+        TablePool retired = default;
+        foreach (ref readonly MemorySlot slot in vm.Memory.Slots.All)
+        {
+            for (ulong done = 0; done < slot.Size; done += BytesPerLock)
+            {
+                Gpa end = slot.Start + Math.Min(slot.Size, done + BytesPerLock);
+                vm.Host.LockMmu();
+                NestedTables.Prune(ref vm.Memory, (slot.Start + done).Frame, end.Frame, ref retired);
+                vm.Host.UnlockMmu();
+            }
+        }
+        int count = retired.Count;
+        if (count != 0)
+            vm.Host.FlushTlbs();
+        retired.Free();
+        return count;
+    }
 }

@@ -118,14 +118,26 @@ internal static class Exports
     private static long Invalidate(nint core, ulong start, ulong end) =>
         Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
 
-    /// <summary>Linux asks whether the guest has used pages of the process, and whether it does from now on.</summary>
+    /// <summary>
+    /// Linux asks whether the guest has used pages of the process, and whether it does from now on; without an end, only
+    /// whether it has used one.
+    /// </summary>
     [RuntimeExport("sk_core_age")]
-    private static long Age(nint core, ulong start, ulong end) =>
-        Invalidation.Age<Npt>(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
+    private static long Age(nint core, ulong start, ulong end)
+    {
+        ref Vm vm = ref new KernelRef<Vm>(core).Value;
+        bool young = end == 0
+            ? Invalidation.IsYoung<Npt>(ref vm, new Hva(start))
+            : Invalidation.Age<Npt>(ref vm, new Hva(start), new Hva(end));
+        return young ? 1 : 0;
+    }
 
-    [RuntimeExport("sk_core_is_young")]
-    private static long IsYoung(nint core, ulong address) =>
-        Invalidation.IsYoung<Npt>(ref new KernelRef<Vm>(core).Value, new Hva(address)) ? 1 : 0;
+    [RuntimeExport("sk_core_tables")]
+    private static long Tables(nint core) => (long)new KernelRef<Vm>(core).Value.Memory.Statistics.TablePages;
+
+    /// <summary>Linux is short of memory. How many tables it gets.</summary>
+    [RuntimeExport("sk_core_give_back")]
+    private static long GiveBack(nint core) => MemorySlots.GiveBackTables(ref new KernelRef<Vm>(core).Value);
 
     /// <summary>An irqfd was signalled, in any context; the GSI was checked when it was assigned.</summary>
     [RuntimeExport("sk_core_irqfd")]

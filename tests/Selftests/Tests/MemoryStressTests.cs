@@ -289,6 +289,7 @@ static unsafe class MemoryStressTests
                     break;
                 case 9:
                     TryWrite("/proc/sys/vm/compact_memory", "1");
+                    TryWrite("/proc/sys/vm/drop_caches", "2");
                     break;
                 case 10 when !logs:
                     vm.SetMemoryRegion(1, KvmMem.LogDirtyPages, _place, memory.Size, memory.Address);
