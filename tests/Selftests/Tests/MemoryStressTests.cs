@@ -9,6 +9,7 @@ static unsafe class MemoryStressTests
     const ulong Page = 4096, Extra = 0x40000000, Elsewhere = 0x48000000;
     const ulong PerCpu = HugeMemory.Huge;
     const int Cpus = 2;
+    static readonly TimeSpan Patience = TimeSpan.FromSeconds(40);
 
     public static IEnumerable<TestCase> All => [new("stress/memory", () => Run(TimeSpan.FromSeconds(5)), Own: true)];
 
@@ -32,15 +33,18 @@ static unsafe class MemoryStressTests
         ulong passes = 0;
         try
         {
-            for (int round = 0; Stopwatch.GetElapsedTime(begin) < time; round++)
+            // On a busy machine the vCPUs may need more time to see all of their memory at least twice.
+            for (int round = 0; passes < 2 || Stopwatch.GetElapsedTime(begin) < time; round++)
+            {
+                Check.That(Stopwatch.GetElapsedTime(begin) < time + Patience, $"only {passes} passes");
                 Round(cpus, disturbance, logs: round % 2 == 1);
-            passes = cpus.Min(cpu => cpu.Regs.R10);
+                passes = cpus.Min(cpu => cpu.Regs.R10);
+            }
         }
         finally
         {
             TryWrite("/sys/kernel/mm/ksm/run", "0");
         }
-        Check.That(passes > 0, $"the vCPUs have made {passes} passes");
     }
 
     /// <summary>The pass's number stands at both ends of each page: it is compared, and the next one written.</summary>
@@ -298,7 +302,7 @@ static unsafe class MemoryStressTests
                     break;
             }
             // What Linux does holds the process's memory lock for most of the time: the vCPUs need it for their faults.
-            Thread.Sleep(_random.Next(2, 12));
+            Thread.Sleep(_random.Next(2, 25));
         }
 
         void Move(ulong place)

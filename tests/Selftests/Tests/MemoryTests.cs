@@ -44,6 +44,7 @@ static class MemoryTests
         new("memory/page_tables_changed_by_guest", PageTablesChanged),
         new("memory/accessed_dirty_bits", AccessedDirtyBits),
         new("memory/mmio_becomes_ram", MmioBecomesRam),
+        new("memory/device_memory", DeviceMemory),
     ];
 
     /// <summary>A guest that touches memory at rbx: reads to eax, writes ecx, halts between.</summary>
@@ -597,5 +598,24 @@ static class MemoryTests
             Check.Equal(round + 100, memory.Read<uint>(Extra), "memory");
             guest.Vm.SetMemoryRegion(1, 0, Extra, 0, 0);
         }
+    }
+
+    /// <summary>Memory without a struct page, which a driver has mapped into the process: the machine's firmware.</summary>
+    static unsafe void DeviceMemory()
+    {
+        const long Firmware = 0xF0000;
+        int device = Libc.Open("/dev/mem", Libc.OpenReadWrite | Libc.OpenCloseOnExec);
+        Check.Needs(device >= 0, "/dev/mem");
+        nint memory = Libc.MemoryMap(0, (nuint)(16 * Page), Libc.ProtRead, Libc.MapShared, device, Firmware);
+        _ = Libc.Close(device);
+        Check.Needs(memory != Libc.MapFailed, "access to the firmware");
+        using Guest guest = Toucher();
+        guest.Vm.SetMemoryRegion(1, KvmMem.Readonly, Extra, 16 * Page, (ulong)memory);
+        // The reset vector is in the last 16 bytes.
+        for (ulong at = 16 * Page - 16; at < 16 * Page; at += 4)
+            Check.Equal(*(uint*)(memory + (nint)at), ReadAt(guest, Extra + at), $"at {at:x}");
+        _ = Libc.MemoryUnmap(memory, (nuint)(16 * Page));
+        guest.SetRegs((ref regs) => (regs.Rip, regs.Rbx) = (GuestLayout.Code, Extra + 16 * Page - 16));
+        Check.Fails(Errno.EFAULT, guest.Vcpu.TryRun(), "KVM_RUN without it");
     }
 }

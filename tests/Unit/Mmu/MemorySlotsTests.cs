@@ -195,6 +195,26 @@ internal sealed class MemorySlotsTests
         Assert.That(outcomes, Is.EqualTo(new[] { FaultOutcome.Retry }));
     }
 
+    /// <summary>
+    /// A large slot goes in parts. Between two of them Linux takes a page whose mapping went with the first: it finds
+    /// none, so it asks for no flush.
+    /// </summary>
+    [Test]
+    public void LeavesNothingInATlbBetweenTheParts()
+    {
+        _memory.Process.Map(User, 4);
+        Assert.That(_memory.SetRegion(1, 0, 5UL << 20, User), Is.EqualTo(Errno.Ok));
+        Assert.That(_memory.Access(1, write: true, out _), Is.Not.Null);
+        bool between = false;
+        _memory.Machine.BeforeLock = () => _memory.Machine.BeforeLock = () =>
+        {
+            between = true;
+            _memory.Process.Unmap(User, 4);
+        };
+        Assert.That(_memory.SetRegion(1, 0, 0, 0), Is.EqualTo(Errno.Ok));
+        Assert.That(between);
+    }
+
     [Test]
     public void FreesTheOldTableOnlyWhenItsReadersAreGone()
     {
