@@ -53,6 +53,12 @@ internal readonly partial struct KernelArray<T> where T : unmanaged
         return address != 0;
     }
 
+    /// <summary>The same memory, but only its first elements. To be freed instead of this.</summary>
+    public KernelArray<T> First(int length) => new(_address, Math.Min(length, Length));
+
+    /// <summary>A reference that lives as long as the memory.</summary>
+    public KernelRef<T> RefAt(int index) => new((uint)index < (uint)Length ? _address + index * Unsafe.SizeOf<T>() : 0);
+
     public void Free()
     {
         if (_address != 0)

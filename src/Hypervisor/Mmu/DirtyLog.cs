@@ -119,7 +119,7 @@ internal static class DirtyLog
             return Errno.ENXIO;
         if (id >= MemorySlots.MaxSlots)
             return Errno.EINVAL;
-        slot = vm.Memory.Slots.ById(id);
+        slot = vm.Memory.SlotById(id);
         return slot.LogsDirty ? Errno.Ok : Errno.ENOENT;
     }
 

@@ -106,7 +106,7 @@ internal struct DirtyRing
     /// <summary>The slot may have changed since, and user space may have invented both numbers.</summary>
     private static void Protect(ref Vm.Vm vm, uint id, ulong page)
     {
-        ref readonly MemorySlot slot = ref vm.Memory.Slots.ById(id);
+        ref readonly MemorySlot slot = ref vm.Memory.SlotById(id);
         if (!slot.LogsDirty || page >= slot.PageCount)
             return;
         vm.Host.LockMmu();

@@ -31,21 +31,28 @@ internal static class Invalidation
         if (vm.Memory.Root.IsNull)
             return false;
         bool any = false;
-        foreach (ref readonly MemorySlot slot in vm.Memory.Slots.All)
+        foreach (KernelArray<MemorySlot> chunk in vm.Memory.Slots.Chunks)
         {
-            ulong from = Math.Max(start.Value, slot.Address.Value);
-            ulong to = Math.Min(end.Value, slot.Address.Value + slot.Size);
-            if (from >= to)
-                continue;
-            Gfn first = (slot.Start + (from - slot.Address.Value)).Frame;
-            Gfn last = (slot.Start + (to - 1 - slot.Address.Value)).Frame;
-            any |= work switch
+            foreach (ref readonly MemorySlot slot in chunk.Span)
             {
-                Work.Unmap => NestedTables.Unmap(ref vm.Memory, first, last + 1),
-                Work.Age => NestedTables.Take(ref vm.Memory, first, last + 1, accessed),
-                _ => NestedTables.Any(ref vm.Memory, first, last + 1, accessed),
-            };
+                ulong from = Math.Max(start.Value, slot.Address.Value);
+                ulong to = Math.Min(end.Value, slot.Address.Value + slot.Size);
+                if (from < to)
+                    any |= Visit(ref vm, in slot, new Hva(from), new Hva(to), work, accessed);
+            }
         }
         return any;
+    }
+
+    private static bool Visit(ref Vm.Vm vm, in MemorySlot slot, Hva from, Hva to, Work work, ulong accessed)
+    {
+        Gfn first = (slot.Start + (from.Value - slot.Address.Value)).Frame;
+        Gfn end = (slot.Start + (to.Value - 1 - slot.Address.Value)).Frame + 1;
+        return work switch
+        {
+            Work.Unmap => NestedTables.Unmap(ref vm.Memory, first, end),
+            Work.Age => NestedTables.Take(ref vm.Memory, first, end, accessed),
+            _ => NestedTables.Any(ref vm.Memory, first, end, accessed),
+        };
     }
 }

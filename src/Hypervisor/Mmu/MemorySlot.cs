@@ -92,40 +92,139 @@ internal struct MemorySlot
 }
 
 /// <summary>
-/// The memory slots of a VM in ascending guest order. Never changed once published, except that a slot may become
-/// <see cref="SlotFlags.Retired"/>. Element 0 is an empty slot, so that each search ends at a slot.
+/// The memory slots of a VM in ascending guest order, in chunks, so that a change copies one or two of them. Never changed
+/// once published, except that a slot may become <see cref="SlotFlags.Retired"/>. The first is an empty slot, so that
+/// each search ends at a slot.
 /// </summary>
 internal struct SlotTable
 {
-    private KernelArray<MemorySlot> _slots;
-    /// <summary>Where the last search ended; races are harmless, any index within the table is a good hint.</summary>
-    private int _recent;
+    /// <summary>Slots of a chunk at most; there is none without slots.</summary>
+    private const int ChunkSize = 64;
 
-    /// <summary>A table of <paramref name="count"/> empty slots besides element 0.</summary>
-    public static bool TryAllocate(int count, out KernelRef<SlotTable> table)
+    private KernelArray<KernelArray<MemorySlot>> _chunks;
+    /// <summary>Where the last search ended; races are harmless, any slot of the table is a good hint.</summary>
+    private KernelRef<MemorySlot> _recent;
+
+    /// <summary>A table of the empty slot alone.</summary>
+    public static bool TryCreate(out KernelRef<SlotTable> table)
+    {
+        table = default;
+        if (!KernelArray<MemorySlot>.TryAllocate(1, out KernelArray<MemorySlot> first))
+            return false;
+        if (TryAllocate(1, out table))
+        {
+            table.Value._chunks.Span[0] = first;
+            table.Value._recent = first.RefAt(0);
+            return true;
+        }
+        first.Free();
+        return false;
+    }
+
+    private static bool TryAllocate(int chunks, out KernelRef<SlotTable> table)
     {
         table = new KernelRef<SlotTable>(KernelHeap.Allocate((nuint)Unsafe.SizeOf<SlotTable>()));
         if (table.IsNull)
             return false;
-        if (KernelArray<MemorySlot>.TryAllocate(count + 1, out table.Value._slots))
+        if (KernelArray<KernelArray<MemorySlot>>.TryAllocate(chunks, out table.Value._chunks))
             return true;
         KernelHeap.Free(table.Address);
         table = default;
         return false;
     }
 
-    /// <summary>Frees the table, not the bitmaps of its slots.</summary>
-    public static void Free(KernelRef<SlotTable> table)
+    /// <summary>
+    /// Makes the table in which <paramref name="removed"/> is missing and <paramref name="added"/> is there; either may
+    /// be empty. It shares chunks with this one.
+    /// </summary>
+    public readonly bool TryChange(in MemorySlot removed, in MemorySlot added, out KernelRef<SlotTable> table)
     {
-        table.Value._slots.Free();
+        int left = removed.Size != 0 ? ChunkOf(removed.Start) : -1, entered = added.Size != 0 ? ChunkOf(added.Start) : -1;
+        ReadOnlySpan<KernelArray<MemorySlot>> old = _chunks.Span;
+        if (!TryAllocate(old.Length + 1, out table))
+            return false;
+        Span<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span;
+        int count = 0, made = 0;
+        for (int i = 0; i < old.Length && made >= 0; i++)
+        {
+            made = 1;
+            if (i == left || i == entered)
+                made = Merge(old[i].Span, i == left ? removed : default, i == entered ? added : default, chunks[count..]);
+            else
+                chunks[count] = old[i];
+            count += Math.Max(0, made);
+        }
+        table.Value._chunks = table.Value._chunks.First(count);
+        if (made < 0)
+        {
+            Free(table, in this);
+            return false;
+        }
+        table.Value._recent = chunks[0].RefAt(0);
+        return true;
+    }
+
+    /// <summary>Copies a chunk without one slot and with another: to none, one or two chunks.</summary>
+    /// <returns>How many, or -1 without memory.</returns>
+    private static int Merge(
+        ReadOnlySpan<MemorySlot> chunk, MemorySlot removed, MemorySlot added, Span<KernelArray<MemorySlot>> result)
+    {
+        int length = chunk.Length - (removed.Size != 0 ? 1 : 0) + (added.Size != 0 ? 1 : 0);
+        if (length == 0)
+            return 0;
+        if (!KernelArray<MemorySlot>.TryAllocate(length, out KernelArray<MemorySlot> merged))
+            return -1;
+        Span<MemorySlot> slots = merged.Span;
+        int next = 0;
+        foreach (ref readonly MemorySlot slot in chunk)
+        {
+            if (removed.Size == 0 || slot.Size == 0 || slot.Id != removed.Id)
+                slots[next++] = slot;
+        }
+        if (added.Size != 0)
+        {
+            for (; next > 0 && added.Start.Value < slots[next - 1].Start.Value; next--)
+                slots[next] = slots[next - 1];
+            slots[next] = added;
+        }
+        result[0] = merged;
+        if (length <= ChunkSize)
+            return 1;
+        if (!KernelArray<MemorySlot>.TryAllocate(length / 2, out result[1]))
+        {
+            merged.Free();
+            return -1;
+        }
+        slots[(length - length / 2)..].CopyTo(result[1].Span);
+        result[0] = merged.First(length - length / 2);
+        return 2;
+    }
+
+    /// <summary>
+    /// Frees the table and those of its chunks that <paramref name="other"/>, from which it came or which came from it,
+    /// does not have. The bitmaps of slots stay.
+    /// </summary>
+    public static void Free(KernelRef<SlotTable> table, in SlotTable other)
+    {
+        ReadOnlySpan<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span, others = other._chunks.Span;
+        for (int i = 0; i < chunks.Length; i++)
+        {
+            // One chunk more and one fewer: what both have is at most two places away.
+            bool shared = false;
+            for (int j = Math.Max(0, i - 2); j < Math.Min(others.Length, i + 3); j++)
+                shared |= others[j].RefAt(0).Address == chunks[i].RefAt(0).Address;
+            if (!shared)
+                chunks[i].Free();
+        }
+        table.Value._chunks.Free();
         KernelHeap.Free(table.Address);
     }
 
-    /// <summary>The slots, the empty element 0 included.</summary>
-    public readonly Span<MemorySlot> All => _slots.Span;
+    /// <summary>All slots, the empty one included.</summary>
+    public readonly ReadOnlySpan<KernelArray<MemorySlot>> Chunks => _chunks.Span;
 
     /// <summary>The slot that the last search found.</summary>
-    public readonly ref MemorySlot Recent => ref _slots.Span[_recent];
+    public readonly ref MemorySlot Recent => ref _recent.Value;
 
     /// <summary>The slot that contains <paramref name="address"/>, or one that does not.</summary>
     public ref MemorySlot Find(Gpa address)
@@ -136,7 +235,8 @@ internal struct SlotTable
 
     private ref MemorySlot Search(Gpa address)
     {
-        Span<MemorySlot> slots = _slots.Span;
+        KernelArray<MemorySlot> chunk = _chunks.Span[ChunkOf(address)];
+        Span<MemorySlot> slots = chunk.Span;
         int low = 0;
         for (int above = slots.Length; above - low > 1;)
         {
@@ -148,22 +248,39 @@ internal struct SlotTable
         }
         // An access to device memory between two to memory leaves the hint alone.
         if (slots[low].Contains(address))
-            _recent = low;
+            _recent = chunk.RefAt(low);
         return ref slots[low];
     }
 
-    /// <summary>The slot with this id, or an empty one.</summary>
-    public readonly ref readonly MemorySlot ById(uint id) => ref _slots.Span[IndexOf(id)];
-
-    /// <summary>Position of the slot with this id; 0 when there is none.</summary>
-    public readonly int IndexOf(uint id)
+    /// <summary>The chunk whose slots begin at or below <paramref name="address"/>, and those behind it above.</summary>
+    private readonly int ChunkOf(Gpa address)
     {
-        Span<MemorySlot> slots = _slots.Span;
-        for (int i = 1; i < slots.Length; i++)
+        Span<KernelArray<MemorySlot>> chunks = _chunks.Span;
+        int low = 0;
+        for (int above = chunks.Length; above - low > 1;)
         {
-            if (slots[i].Id == id)
-                return i;
+            int middle = (low + above) / 2;
+            if (chunks[middle].Span[0].Start.Value <= address.Value)
+                low = middle;
+            else
+                above = middle;
         }
-        return 0;
+        return low;
+    }
+
+    /// <summary>Whether another slot reaches into <paramref name="slot"/>'s range.</summary>
+    public readonly bool HasOverlap(in MemorySlot slot)
+    {
+        for (int i = ChunkOf(slot.Start); i < _chunks.Length; i++)
+        {
+            foreach (ref readonly MemorySlot other in _chunks.Span[i].Span)
+            {
+                if (other.Start.Value >= slot.End.Value)
+                    return false;
+                if (other.Size != 0 && other.Id != slot.Id && other.End.Value > slot.Start.Value)
+                    return true;
+            }
+        }
+        return false;
     }
 }

@@ -27,11 +27,10 @@ internal static class MemorySlots
         if (!IsWellFormed(in region))
             return Errno.EINVAL;
 
-        ref SlotTable table = ref vm.Memory.Slots;
-        int index = table.IndexOf(region.slot);
-        ref readonly MemorySlot old = ref table.All[index];
+        ref readonly MemorySlot old = ref vm.Memory.SlotById(region.slot);
+        bool exists = old.Size != 0;
         if (region.memory_size == 0)
-            return index == 0 ? Errno.EINVAL : Replace(ref vm, index, default);
+            return exists ? Replace(ref vm, region.slot, default) : Errno.EINVAL;
 
         MemorySlot slot = new()
         {
@@ -41,7 +40,7 @@ internal static class MemorySlots
             Id = region.slot,
             Flags = (SlotFlags)region.flags,
         };
-        if (index != 0)
+        if (exists)
         {
             bool movesPages = slot.Address.Value != old.Address.Value || slot.Size != old.Size;
             if (movesPages || slot.IsReadOnly != old.IsReadOnly)
@@ -49,11 +48,11 @@ internal static class MemorySlots
             if (slot.Start.Value == old.Start.Value && slot.Flags == old.Flags)
                 return Errno.Ok;
         }
-        if (Overlaps(table.All, in slot))
+        if (vm.Memory.Slots.HasOverlap(in slot))
             return Errno.EEXIST;
         if ((slot.End.Value - 1) >> Page.Shift > vm.Memory.LastFrame.Value)
             return Errno.EINVAL;
-        return Replace(ref vm, index, slot);
+        return Replace(ref vm, region.slot, slot);
     }
 
     private static bool IsWellFormed(in kvm_userspace_memory_region region)
@@ -68,24 +67,17 @@ internal static class MemorySlots
             && region.memory_size >> Page.Shift <= MaxPages;
     }
 
-    private static bool Overlaps(ReadOnlySpan<MemorySlot> slots, in MemorySlot slot)
-    {
-        foreach (ref readonly MemorySlot other in slots)
-        {
-            if (other.Id != slot.Id && other.Start.Value < slot.End.Value && slot.Start.Value < other.End.Value)
-                return true;
-        }
-        return false;
-    }
-
     /// <summary>
-    /// Puts <paramref name="slot"/> in the place of the slot at <paramref name="index"/> (0: adds it; no pages:
-    /// deletes). Everything that can fail comes before the first change.
+    /// Puts <paramref name="slot"/> in the place of the one with this id, if there is one; no pages: deletes. Everything
+    /// that can fail comes before the first change.
     /// </summary>
-    private static int Replace(ref Vm.Vm vm, int index, MemorySlot slot)
+    private static int Replace(ref Vm.Vm vm, uint id, MemorySlot slot)
     {
         KernelRef<SlotTable> current = vm.Memory.CurrentTable;
-        ref MemorySlot old = ref current.Value.All[index];
+        ref MemorySlot old = ref vm.Memory.SlotById(id);
+        bool exists = old.Size != 0;
+        if (!vm.Memory.TryReserve(id))
+            return Errno.ENOMEM;
         bool starts = (slot.Flags & SlotFlags.LogDirty) != 0 && !old.LogsDirty;
         bool stops = (slot.Flags & SlotFlags.LogDirty) == 0 && old.LogsDirty;
         if (starts && !slot.TryAllocateBitmap(out slot.DirtyBitmap))
@@ -95,7 +87,7 @@ internal static class MemorySlots
             slot.MarkAllDirty();
         if (!starts && !stops)
             slot.DirtyBitmap = old.DirtyBitmap;
-        if (!TryBuild(current.Value.All, index, in slot, out KernelRef<SlotTable> next))
+        if (!current.Value.TryChange(in old, in slot, out KernelRef<SlotTable> next))
         {
             if (starts)
                 slot.DirtyBitmap.Free();
@@ -103,43 +95,22 @@ internal static class MemorySlots
         }
 
         bool stays = slot.Size != 0 && slot.Start.Value == old.Start.Value;
-        if (index != 0 && !stays)
+        if (exists && !stays)
             TakeAway(ref vm, ref old, retires: true);
 
         vm.Host.LockMmu();
         vm.Memory.Publish(next);
         vm.Host.UnlockMmu();
-        if (starts && index != 0 && stays && !full)
+        vm.Memory.Note(id, in slot);
+        if (starts && exists && stays && !full)
             TakeAway(ref vm, ref slot, retires: false);
         if (stops && stays)
             Enlarge(ref vm, in slot);
         vm.Host.SynchronizeSlots();
         if (stops)
             old.DirtyBitmap.Free();
-        SlotTable.Free(current);
+        SlotTable.Free(current, in next.Value);
         return Errno.Ok;
-    }
-
-    /// <summary>The table that follows <paramref name="slots"/>; see <see cref="Replace"/>.</summary>
-    private static bool TryBuild(
-        ReadOnlySpan<MemorySlot> slots, int removed, in MemorySlot added, out KernelRef<SlotTable> table)
-    {
-        int count = slots.Length - 1 - (removed != 0 ? 1 : 0) + (added.Size != 0 ? 1 : 0);
-        if (!SlotTable.TryAllocate(count, out table))
-            return false;
-        Span<MemorySlot> target = table.Value.All;
-        int next = 1;
-        for (int i = 1; i < slots.Length; i++)
-        {
-            if (i != removed)
-                target[next++] = slots[i];
-        }
-        if (added.Size == 0)
-            return true;
-        for (; next > 1 && added.Start.Value < target[next - 1].Start.Value; next--)
-            target[next] = target[next - 1];
-        target[next] = added;
-        return true;
     }
 
     /// <summary>
@@ -207,20 +178,26 @@ internal static class MemorySlots
     public static int GiveBackTables(ref Vm.Vm vm)
     {
         TablePool retired = default;
-        foreach (ref readonly MemorySlot slot in vm.Memory.Slots.All)
+        foreach (KernelArray<MemorySlot> chunk in vm.Memory.Slots.Chunks)
         {
-            for (ulong done = 0; done < slot.Size; done += BytesPerLock)
-            {
-                Gpa end = slot.Start + Math.Min(slot.Size, done + BytesPerLock);
-                vm.Host.LockMmu();
-                NestedTables.Prune(ref vm.Memory, (slot.Start + done).Frame, end.Frame, ref retired);
-                vm.Host.UnlockMmu();
-            }
+            foreach (ref readonly MemorySlot slot in chunk.Span)
+                Prune(ref vm, in slot, ref retired);
         }
         int count = retired.Count;
         if (count != 0)
             vm.Host.FlushTlbs();
         retired.Free();
         return count;
+    }
+
+    private static void Prune(ref Vm.Vm vm, in MemorySlot slot, ref TablePool retired)
+    {
+        for (ulong done = 0; done < slot.Size; done += BytesPerLock)
+        {
+            Gpa end = slot.Start + Math.Min(slot.Size, done + BytesPerLock);
+            vm.Host.LockMmu();
+            NestedTables.Prune(ref vm.Memory, (slot.Start + done).Frame, end.Frame, ref retired);
+            vm.Host.UnlockMmu();
+        }
     }
 }

@@ -20,6 +20,8 @@ internal struct MemoryStatistics
 internal struct VmMemory
 {
     private nint _slots;
+    /// <summary>By id: where the slot begins, with bit 0 set; 0 when there is none. Guarded by the slots mutex.</summary>
+    private KernelArray<ulong> _starts;
     /// <summary>Highest guest frame that memory may have.</summary>
     public Gfn LastFrame;
     /// <summary>Top table of the nested tables: nCR3 or the address in the EPT pointer.</summary>
@@ -52,7 +54,7 @@ internal struct VmMemory
         Hpa root = KernelPages.Allocate();
         if (root.IsNull)
             return Errno.ENOMEM;
-        if (!SlotTable.TryAllocate(0, out KernelRef<SlotTable> table))
+        if (!SlotTable.TryCreate(out KernelRef<SlotTable> table))
         {
             KernelPages.Free(root);
             return Errno.ENOMEM;
@@ -78,11 +80,43 @@ internal struct VmMemory
             NestedTables.Destroy(ref memory);
         if (memory._slots == 0)
             return;
-        foreach (ref readonly MemorySlot slot in memory.Slots.All)
-            slot.DirtyBitmap.Free();
-        SlotTable.Free(memory.CurrentTable);
+        foreach (KernelArray<MemorySlot> chunk in memory.Slots.Chunks)
+        {
+            foreach (ref readonly MemorySlot slot in chunk.Span)
+                slot.DirtyBitmap.Free();
+        }
+        memory._starts.Free();
+        SlotTable.Free(memory.CurrentTable, default);
     }
 
     /// <summary>Makes <paramref name="table"/> the current one, under the MMU lock.</summary>
     public void Publish(KernelRef<SlotTable> table) => Volatile.Write(ref _slots, table.Address);
+
+    /// <summary>The slot with this id; one of no size when there is none.</summary>
+    [UnscopedRef]
+    public ref MemorySlot SlotById(uint id)
+    {
+        ulong start = id < (uint)_starts.Length ? _starts.Span[(int)id] : 0;
+        return ref start != 0 ? ref Slots.Find(new Gpa(start & ~1UL)) : ref Slots.Chunks[0].RefAt(0).Value;
+    }
+
+    /// <summary>Makes room for a slot with this id.</summary>
+    public bool TryReserve(uint id)
+    {
+        if (id < (uint)_starts.Length)
+            return true;
+        int length = 16;
+        while ((uint)length <= id)
+            length *= 2;
+        if (!KernelArray<ulong>.TryAllocate(length, out KernelArray<ulong> larger))
+            return false;
+        _starts.Span.CopyTo(larger.Span);
+        _starts.Free();
+        _starts = larger;
+        return true;
+    }
+
+    /// <summary>Notes where the slot with this id is now, in a place that was reserved.</summary>
+    public void Note(uint id, in MemorySlot slot) =>
+        _starts.Span[(int)id] = slot.Size != 0 ? slot.Start.Value | 1 : 0;
 }

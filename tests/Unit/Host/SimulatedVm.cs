@@ -179,12 +179,10 @@ internal sealed unsafe class SimulatedVm : IDisposable
             FlushTlbs();
         foreach (ulong frame in _tlb.Keys)
         {
-            foreach (ref readonly MemorySlot slot in Vm.Memory.Root.IsNull ? default : Vm.Memory.Slots.All)
-            {
-                Hva at = slot.ToHva(new Gfn(frame).Address);
-                if (slot.Contains(new Gfn(frame).Address) && at.Value >= start.Value && at.Value < end.Value)
-                    throw new InvalidOperationException($"frame {frame:x} is in a TLB after its invalidation");
-            }
+            MemorySlot slot = Vm.Memory.Root.IsNull ? default : Vm.Memory.Slots.Find(new Gfn(frame).Address);
+            Hva at = slot.ToHva(new Gfn(frame).Address);
+            if (slot.Contains(new Gfn(frame).Address) && at.Value >= start.Value && at.Value < end.Value)
+                throw new InvalidOperationException($"frame {frame:x} is in a TLB after its invalidation");
         }
         Unlock();
     }

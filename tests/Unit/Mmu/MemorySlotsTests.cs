@@ -60,7 +60,7 @@ internal sealed class MemorySlotsTests
             slot = slot, flags = flags, guest_phys_addr = guest, memory_size = size, userspace_addr = user,
         };
         Assert.That(MemorySlots.SetRegion(ref _memory.Vm, in region), Is.EqualTo(Errno.EINVAL));
-        Assert.That(_memory.Vm.Memory.Slots.All.Length, Is.EqualTo(1));
+        Assert.That((_memory.Vm.Memory.Slots.Chunks.Length, _memory.Vm.Memory.Slots.Chunks[0].Length), Is.EqualTo((1, 1)));
     }
 
     [Test]
@@ -222,8 +222,8 @@ internal sealed class MemorySlotsTests
         int during = 0;
         _memory.Machine.OnSynchronize = () => during = _memory.Host.BlocksInUse;
         Assert.That(_memory.SetRegion(1, 0, 10, TestMemory.UserAddress(1, 0)), Is.EqualTo(Errno.Ok));
-        Assert.That(during, Is.EqualTo(5), "two tables of two blocks each, and the bitmap");
-        Assert.That(_memory.Host.BlocksInUse, Is.EqualTo(2));
+        Assert.That(during, Is.EqualTo(8), "two tables of three blocks each, the index, the bitmap");
+        Assert.That(_memory.Host.BlocksInUse, Is.EqualTo(4));
     }
 
     [Test]
@@ -242,7 +242,41 @@ internal sealed class MemorySlotsTests
             Assert.That((found.Id, found.Contains(inside)), Is.EqualTo((slot, true)));
             Gpa outside = inside + Page.Size;
             Assert.That(_memory.Vm.Memory.Slots.Find(outside).Contains(outside), Is.False);
+            Assert.That(_memory.SetRegion(5000, slot * 3UL + 1, 2, User), Is.EqualTo(Errno.EEXIST));
         }
+        // Every other one goes, and some chunks with them.
+        for (uint slot = 0; slot < 2000; slot += slot < 1000 ? 2u : 1)
+            Assert.That(_memory.SetRegion(slot, 0, 0, 0), Is.EqualTo(Errno.Ok));
+        for (uint slot = 0; slot < 2000; slot++)
+        {
+            Gpa inside = new Gfn(slot * 3UL + 1).Address;
+            bool stays = slot < 1000 && slot % 2 != 0;
+            Assert.That(_memory.Vm.Memory.Slots.Find(inside).Contains(inside), Is.EqualTo(stays), $"slot {slot}");
+            Assert.That(_memory.Vm.Memory.SlotById(slot).Size != 0, Is.EqualTo(stays));
+        }
+    }
+
+    /// <summary>A slot more than a chunk holds, and each allocation on the way failing in turn.</summary>
+    [Test]
+    public void LosesNothingWhenAChunkCannotBeSplit()
+    {
+        for (uint slot = 0; slot < 63; slot++)
+            Assert.That(_memory.SetRegion(slot, slot * 4UL, 2, User), Is.EqualTo(Errno.Ok));
+        int failures = 0;
+        for (; ; failures++)
+        {
+            int blocks = _memory.Host.BlocksInUse;
+            _memory.Host.FailingAllocation = _memory.Host.Allocations + failures;
+            int result = _memory.SetRegion(63, 2, 2, User);
+            if (result == Errno.Ok)
+                break;
+            Assert.That((result, _memory.Host.BlocksInUse), Is.EqualTo((Errno.ENOMEM, blocks)));
+        }
+        Assert.That(failures, Is.GreaterThanOrEqualTo(4));
+        Assert.That(_memory.Vm.Memory.Slots.Chunks.Length, Is.EqualTo(2));
+        _memory.Host.FailingAllocation = _memory.Host.Allocations + 3;
+        Assert.That(_memory.SetRegion(1, 240, 2, User), Is.EqualTo(Errno.ENOMEM), "a move needs two chunks");
+        Assert.That(_memory.Vm.Memory.Slots.Find(new Gfn(4).Address).Id, Is.EqualTo(1));
     }
 
     /// <summary>Random requests against a model that knows each page's owner.</summary>

@@ -55,8 +55,8 @@ internal sealed class RandomOperationsTests
             using SimulatedHost host = new() { FailingAllocation = failing, FailsFromThere = failsFromThere };
             SimulatedVm machine = new(host);
             int result = VmMemory.Init(ref machine.Vm, TestMemory.PhysicalBits);
-            Assert.That(result, Is.EqualTo(failing < 3 ? Errno.ENOMEM : Errno.Ok));
-            if (failing < 3)
+            Assert.That(result, Is.EqualTo(failing < 4 ? Errno.ENOMEM : Errno.Ok));
+            if (failing < 4)
             {
                 VmMemory.Destroy(ref machine.Vm);
                 host.AssertNothingInUse();
