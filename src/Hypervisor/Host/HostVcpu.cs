@@ -44,7 +44,7 @@ internal readonly partial struct HostVcpu(nint handle)
     /// </summary>
     public partial void SetTimer(ulong deadline);
 
-    /// <summary>Memory for the vCPU's dirty ring, zeroed; null when there is none. It lives as long as the vCPU.</summary>
+    /// <summary>Zeroed memory for the vCPU's dirty ring; null when there is none. It lives as long as the vCPU.</summary>
     public partial KernelArray<Abi.kvm_dirty_gfn> AllocateRing(int entries);
 
     /// <summary>Leaves and enters the read section of the memory-slot table.</summary>

@@ -31,7 +31,8 @@ internal static class DirtyLog
     /// Copies the slot's bitmap to user space and, unless that is done by hand, starts a new one. On failure no bit is
     /// lost.
     /// </summary>
-    /// <returns>0, -ENXIO with rings, -EINVAL for a bad slot id, -ENOENT when the slot does not log, -EFAULT or -ENOMEM.
+    /// <returns>
+    /// 0, -ENXIO with rings, -EINVAL for a bad slot id, -ENOENT when the slot does not log, -EFAULT or -ENOMEM.
     /// </returns>
     public static int Get(ref Vm.Vm vm, in kvm_dirty_log log)
     {
@@ -55,8 +56,9 @@ internal static class DirtyLog
     }
 
     /// <summary>Takes pages out of the log that user space names: their next write is logged again.</summary>
-    /// <returns>0, -ENXIO with rings, -EINVAL for a bad slot id or range, -ENOENT when the slot does not log, -EFAULT or
-    /// -ENOMEM.</returns>
+    /// <returns>
+    /// 0, -ENXIO with rings, -EINVAL for a bad slot id or range, -ENOENT when the slot does not log, -EFAULT or -ENOMEM.
+    /// </returns>
     public static int Clear(ref Vm.Vm vm, in kvm_clear_dirty_log request)
     {
         int error = Find(ref vm, request.slot, out MemorySlot slot);

@@ -67,7 +67,7 @@ internal struct DirtyRing
         return true;
     }
 
-    /// <summary>KVM_RESET_DIRTY_RINGS: takes back what user space has seen, and logs the next write to it again.</summary>
+    /// <summary>KVM_RESET_DIRTY_RINGS: takes back what user space has seen and logs the next write to it.</summary>
     /// <returns>How many entries, or -EINVAL without rings.</returns>
     public static int ResetAll(ref Vm.Vm vm)
     {

@@ -4,8 +4,8 @@ using SharpKvm.Host;
 namespace SharpKvm.Mmu;
 
 /// <summary>
-/// Follows what Linux does to the process's memory (MMU notifier). The MMU lock is held, exclusively to remove mappings:
-/// nothing here locks, allocates or sleeps.
+/// Follows what Linux does to the process's memory (MMU notifier). The MMU lock is held, exclusively to remove
+/// mappings: nothing here locks, allocates or sleeps.
 /// </summary>
 internal static class Invalidation
 {
@@ -18,7 +18,7 @@ internal static class Invalidation
     /// <returns>Whether TLBs must be flushed before Linux goes on.</returns>
     public static bool UnmapHva(ref Vm.Vm vm, Hva start, Hva end) => Visit(ref vm, start, end, Work.Unmap, 0);
 
-    /// <summary>Whether the guest has used pages in [start, end) since this was asked last. Starts a new turn.</summary>
+    /// <summary>Whether the guest has used pages in [start, end) since this was last asked. Starts a new turn.</summary>
     public static bool Age<TFormat>(ref Vm.Vm vm, Hva start, Hva end) where TFormat : struct, INestedFormat =>
         Visit(ref vm, start, end, Work.Age, TFormat.Accessed);
 

@@ -92,8 +92,8 @@ internal struct MemorySlot
 }
 
 /// <summary>
-/// The memory slots of a VM in ascending guest order, in chunks, so that a change copies one or two of them. Never changed
-/// once published, except that a slot may become <see cref="SlotFlags.Retired"/>. The first is an empty slot, so that
+/// The memory slots of a VM in ascending guest order, in chunks, so that a change copies one or two of them. Never
+/// changed once published, except that a slot may become <see cref="SlotFlags.Retired"/>. The first is an empty slot, so that
 /// each search ends at a slot.
 /// </summary>
 internal struct SlotTable
@@ -139,7 +139,8 @@ internal struct SlotTable
     /// </summary>
     public readonly bool TryChange(in MemorySlot removed, in MemorySlot added, out KernelRef<SlotTable> table)
     {
-        int left = removed.Size != 0 ? ChunkOf(removed.Start) : -1, entered = added.Size != 0 ? ChunkOf(added.Start) : -1;
+        int left = removed.Size != 0 ? ChunkOf(removed.Start) : -1;
+        int entered = added.Size != 0 ? ChunkOf(added.Start) : -1;
         ReadOnlySpan<KernelArray<MemorySlot>> old = _chunks.Span;
         if (!TryAllocate(old.Length + 1, out table))
             return false;
@@ -149,9 +150,14 @@ internal struct SlotTable
         {
             made = 1;
             if (i == left || i == entered)
-                made = Merge(old[i].Span, i == left ? removed : default, i == entered ? added : default, chunks[count..]);
+            {
+                made = Merge(
+                    old[i].Span, i == left ? removed : default, i == entered ? added : default, chunks[count..]);
+            }
             else
+            {
                 chunks[count] = old[i];
+            }
             count += Math.Max(0, made);
         }
         table.Value._chunks = table.Value._chunks.First(count);
@@ -252,7 +258,7 @@ internal struct SlotTable
         return ref slots[low];
     }
 
-    /// <summary>The chunk whose slots begin at or below <paramref name="address"/>, and those behind it above.</summary>
+    /// <summary>The last chunk whose first slot begins at or below <paramref name="address"/>.</summary>
     private readonly int ChunkOf(Gpa address)
     {
         Span<KernelArray<MemorySlot>> chunks = _chunks.Span;

@@ -68,8 +68,8 @@ internal static class MemorySlots
     }
 
     /// <summary>
-    /// Puts <paramref name="slot"/> in the place of the one with this id, if there is one; no pages: deletes. Everything
-    /// that can fail comes before the first change.
+    /// Puts <paramref name="slot"/> in the place of the one with this id, if there is one; no pages: deletes.
+    /// Everything that can fail comes before the first change.
     /// </summary>
     private static int Replace(ref Vm.Vm vm, uint id, MemorySlot slot)
     {
@@ -171,8 +171,8 @@ internal static class MemorySlots
     }
 
     /// <summary>
-    /// Frees tables that map nothing any more, because Linux has taken the pages. The caller is in a read section of the
-    /// slots, and may be anyone who needs memory.
+    /// Frees tables that map nothing any more, because Linux has taken the pages. The caller is in a read section of
+    /// the slots, and may be anyone who needs memory.
     /// </summary>
     /// <returns>How many.</returns>
     public static int GiveBackTables(ref Vm.Vm vm)

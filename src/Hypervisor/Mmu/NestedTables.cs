@@ -26,7 +26,8 @@ internal static class NestedTables
 {
     public const ulong Writable = 1 << 1;
     public const ulong Large = 1 << 7;
-    /// <summary>Software's bit: the process may write to the page, so the guest may when nothing else speaks against it.
+    /// <summary>
+    /// Software's bit: the process may write to the page, so the guest may when nothing else speaks against it.
     /// </summary>
     public const ulong HostWritable = 1UL << 52;
     public const int AddressBits = Page.Shift + Levels * IndexBits;

@@ -20,7 +20,7 @@ internal struct MemoryStatistics
 internal struct VmMemory
 {
     private nint _slots;
-    /// <summary>By id: where the slot begins, with bit 0 set; 0 when there is none. Guarded by the slots mutex.</summary>
+    /// <summary>By id: where the slot begins, bit 0 set; 0 when there is none. Guarded by the slots mutex.</summary>
     private KernelArray<ulong> _starts;
     /// <summary>Highest guest frame that memory may have.</summary>
     public Gfn LastFrame;

@@ -119,8 +119,8 @@ internal static class Exports
         Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
 
     /// <summary>
-    /// Linux asks whether the guest has used pages of the process, and whether it does from now on; without an end, only
-    /// whether it has used one.
+    /// Linux asks whether the guest has used pages of the process, and will ask again; without an end, only whether it
+    /// has used one.
     /// </summary>
     [RuntimeExport("sk_core_age")]
     private static long Age(nint core, ulong start, ulong end)

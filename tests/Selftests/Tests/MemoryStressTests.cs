@@ -83,7 +83,7 @@ static unsafe class MemoryStressTests
             disturbance.Memory.Bytes(0, copy.Length).CopyTo(copy);
         Runner[] runners = [.. cpus.Select(cpu => new Runner(cpu, disturbance))];
         long begin = Stopwatch.GetTimestamp();
-        while (Stopwatch.GetElapsedTime(begin) < TimeSpan.FromSeconds(1) && runners.All(runner => runner.Failure == null))
+        while (Stopwatch.GetElapsedTime(begin).TotalSeconds < 1 && runners.All(runner => runner.Failure == null))
         {
             disturbance.Step(logs);
             if (logs)

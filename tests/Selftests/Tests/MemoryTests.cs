@@ -600,7 +600,7 @@ static class MemoryTests
         }
     }
 
-    /// <summary>Memory without a struct page, which a driver has mapped into the process: the machine's firmware.</summary>
+    /// <summary>Memory without a struct page that a driver has mapped into the process: the firmware.</summary>
     static unsafe void DeviceMemory()
     {
         const long Firmware = 0xF0000;

@@ -191,7 +191,8 @@ internal sealed class DirtyLogTests
     public void ALogCanBeginFull()
     {
         _memory.Access(100 + 7, write: true, out _);
-        Assert.That(DirtyLog.Choose(ref _memory.Vm, DirtyLog.ManualProtect | DirtyLog.InitiallySet), Is.EqualTo(Errno.Ok));
+        const ulong Options = DirtyLog.ManualProtect | DirtyLog.InitiallySet;
+        Assert.That(DirtyLog.Choose(ref _memory.Vm, Options), Is.EqualTo(Errno.Ok));
         Log(enabled: true);
         Assert.That(_memory.Machine.Access(new Gfn(100 + 7), write: true), Is.Not.Null, "nothing is protected");
         Assert.That(Collect(), Has.Count.EqualTo((int)Pages));

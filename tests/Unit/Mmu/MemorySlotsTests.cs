@@ -60,7 +60,8 @@ internal sealed class MemorySlotsTests
             slot = slot, flags = flags, guest_phys_addr = guest, memory_size = size, userspace_addr = user,
         };
         Assert.That(MemorySlots.SetRegion(ref _memory.Vm, in region), Is.EqualTo(Errno.EINVAL));
-        Assert.That((_memory.Vm.Memory.Slots.Chunks.Length, _memory.Vm.Memory.Slots.Chunks[0].Length), Is.EqualTo((1, 1)));
+        ReadOnlySpan<KernelArray<MemorySlot>> chunks = _memory.Vm.Memory.Slots.Chunks;
+        Assert.That((chunks.Length, chunks[0].Length), Is.EqualTo((1, 1)));
     }
 
     [Test]
@@ -275,7 +276,7 @@ internal sealed class MemorySlotsTests
         Assert.That(failures, Is.GreaterThanOrEqualTo(4));
         Assert.That(_memory.Vm.Memory.Slots.Chunks.Length, Is.EqualTo(2));
         _memory.Host.FailingAllocation = _memory.Host.Allocations + 3;
-        Assert.That(_memory.SetRegion(1, 240, 2, User), Is.EqualTo(Errno.ENOMEM), "a move needs two chunks");
+        Assert.That(_memory.SetRegion(1, 242, 2, User), Is.EqualTo(Errno.ENOMEM), "a move needs two chunks");
         Assert.That(_memory.Vm.Memory.Slots.Find(new Gfn(4).Address).Id, Is.EqualTo(1));
     }
 

@@ -23,7 +23,8 @@ internal sealed class TestMemory : IDisposable
     }
 
     /// <summary>Around a VM that the test has made itself.</summary>
-    public TestMemory(SimulatedHost host, SimulatedVm machine) => (Host, Machine, VcpuRef) = (host, machine, machine.MakeVcpu(0));
+    public TestMemory(SimulatedHost host, SimulatedVm machine) =>
+        (Host, Machine, VcpuRef) = (host, machine, machine.MakeVcpu(0));
 
     public SimulatedHost Host { get; }
     public SimulatedVm Machine { get; }
