@@ -41,6 +41,7 @@ internal readonly partial struct KernelArray<T> where T : unmanaged
     }
 
     public bool IsNull => _address == 0;
+    public nint Address => _address;
 
     /// <summary>Memory that another owns; of length 0 at a null address.</summary>
     public static KernelArray<T> At(nint address, int length) => new(address, address == 0 ? 0 : length);

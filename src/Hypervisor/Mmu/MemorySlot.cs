@@ -99,7 +99,7 @@ internal struct MemorySlot
 internal struct SlotTable
 {
     /// <summary>Slots of a chunk at most; there is none without slots.</summary>
-    private const int ChunkSize = 64;
+    private const int ChunkSize = 128;
 
     private KernelArray<KernelArray<MemorySlot>> _chunks;
     /// <summary>Where the last search ended; races are harmless, any slot of the table is a good hint.</summary>
@@ -213,13 +213,16 @@ internal struct SlotTable
     public static void Free(KernelRef<SlotTable> table, in SlotTable other)
     {
         ReadOnlySpan<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span, others = other._chunks.Span;
+        int next = 0;
         for (int i = 0; i < chunks.Length; i++)
         {
-            // One chunk more and one fewer: what both have is at most two places away.
-            bool shared = false;
-            for (int j = Math.Max(0, i - 2); j < Math.Min(others.Length, i + 3); j++)
-                shared |= others[j].RefAt(0).Address == chunks[i].RefAt(0).Address;
-            if (!shared)
+            // Both are in the same order, and at most three chunks of the other's come before the one that both have.
+            int at = next;
+            while (at < others.Length && at < next + 4 && others[at].Address != chunks[i].Address)
+                at++;
+            if (at < others.Length && at < next + 4)
+                next = at + 1;
+            else
                 chunks[i].Free();
         }
         table.Value._chunks.Free();

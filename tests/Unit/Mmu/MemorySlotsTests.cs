@@ -261,14 +261,14 @@ internal sealed class MemorySlotsTests
     [Test]
     public void LosesNothingWhenAChunkCannotBeSplit()
     {
-        for (uint slot = 0; slot < 63; slot++)
+        for (uint slot = 0; slot < 127; slot++)
             Assert.That(_memory.SetRegion(slot, slot * 4UL, 2, User), Is.EqualTo(Errno.Ok));
         int failures = 0;
         for (; ; failures++)
         {
             int blocks = _memory.Host.BlocksInUse;
             _memory.Host.FailingAllocation = _memory.Host.Allocations + failures;
-            int result = _memory.SetRegion(63, 2, 2, User);
+            int result = _memory.SetRegion(127, 2, 2, User);
             if (result == Errno.Ok)
                 break;
             Assert.That((result, _memory.Host.BlocksInUse), Is.EqualTo((Errno.ENOMEM, blocks)));
@@ -276,7 +276,7 @@ internal sealed class MemorySlotsTests
         Assert.That(failures, Is.GreaterThanOrEqualTo(4));
         Assert.That(_memory.Vm.Memory.Slots.Chunks.Length, Is.EqualTo(2));
         _memory.Host.FailingAllocation = _memory.Host.Allocations + 3;
-        Assert.That(_memory.SetRegion(1, 242, 2, User), Is.EqualTo(Errno.ENOMEM), "a move needs two chunks");
+        Assert.That(_memory.SetRegion(1, 498, 2, User), Is.EqualTo(Errno.ENOMEM), "a move needs two chunks");
         Assert.That(_memory.Vm.Memory.Slots.Find(new Gfn(4).Address).Id, Is.EqualTo(1));
     }
 
