@@ -60,7 +60,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
 
     public void Retire() => _vcpu.Pending.Log.Clear();
 
-    public void Decoded(bool oneMemoryOperand) => _vcpu.Pending.Hint.Usable = oneMemoryOperand;
+    public bool IsChecked(Gva address, int size, bool write) =>
+        _vcpu.Pending.Hint.IsOperand = _vcpu.Pending.Hint.Matches(address, size, write);
 
     public Access Fetch(Gva address, Span<byte> bytes, ref Fault fault)
     {
@@ -76,7 +77,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     {
         PageAccess kind = (rights & Rights.Write) != 0 ? PageAccess.Write : PageAccess.Read;
         ref FaultHint hint = ref _vcpu.Pending.Hint;
-        if (hint.Covers(address, kind, data.Length))
+        if (hint.Covers(kind))
             return MmioRead(hint.Address, data);
         while (data.Length > 0)
         {
@@ -101,7 +102,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public Access Write(Gva address, ReadOnlySpan<byte> data, Rights rights, ref Fault fault)
     {
         ref FaultHint hint = ref _vcpu.Pending.Hint;
-        if (hint.Covers(address, PageAccess.Write, data.Length))
+        if (hint.Covers(PageAccess.Write))
             return MmioWrite(hint.Address, data);
         int first = Math.Min(data.Length, Page.Size - (int)address.Offset);
         if (!TryTranslate(address, PageAccess.Write, rights, out Gpa low, ref fault))

@@ -54,15 +54,15 @@ internal struct FaultHint
     public bool Valid;
     /// <summary>The access was a write, so that writing was checked too.</summary>
     public bool Write;
-    /// <summary>The emulated instruction has one memory operand only, which must be it.</summary>
-    public bool Usable;
+    /// <summary>The emulated instruction has one memory operand only, which is it.</summary>
+    public bool IsOperand;
 
-    /// <summary>
-    /// Whether an access is the one that faulted: the only one, with the same offset within the page.
-    /// </summary>
-    public readonly bool Covers(Gva address, PageAccess kind, int length) => Usable && Valid
-        && (address.Value ^ Address.Value) % Page.Size == 0 && (int)address.Offset + length <= Page.Size
-        && (Write || kind == PageAccess.Read);
+    /// <summary>Whether an access could be the one that faulted: it has the same offset within its page.</summary>
+    public readonly bool Matches(Gva address, int size, bool write) => Valid && (Write || !write)
+        && (address.Value ^ Address.Value) % Page.Size == 0 && (int)address.Offset + size <= Page.Size;
+
+    /// <summary>Whether an access is the one that faulted.</summary>
+    public readonly bool Covers(PageAccess kind) => IsOperand && (Write || kind == PageAccess.Read);
 }
 
 /// <summary>A write to device memory that user space has yet to see.</summary>
