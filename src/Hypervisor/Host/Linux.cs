@@ -24,6 +24,8 @@ internal static unsafe class Shim
     public static extern int UserWrite(ulong destination, void* source, nuint bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_u64")]
     public static extern int UserReadUInt64(ulong source, ulong* value);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_words")]
+    public static extern int UserReadWords(void* destination, ulong source, nuint bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_range")]
     public static extern int UserRange(ulong start, ulong bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_exchange")]
@@ -119,6 +121,12 @@ internal static unsafe partial class UserMemory
     {
         fixed (byte* from = source)
             return Shim.UserWrite(destination.Value, from, (nuint)source.Length) != 0;
+    }
+
+    public static partial bool ReadWords(Hva source, Span<byte> destination)
+    {
+        fixed (byte* target = destination)
+            return Shim.UserReadWords(target, source.Value, (nuint)destination.Length) != 0;
     }
 
     public static partial bool TryReadUInt64(Hva source, out ulong value)

@@ -44,6 +44,7 @@ internal static partial class UserMemory
     public static partial bool Write(Hva destination, ReadOnlySpan<byte> source) =>
         SimulatedHost.Current.Process.Write(destination.Value, source);
 
+    public static partial bool ReadWords(Hva source, Span<byte> destination) => Read(source, destination);
     public static partial bool TryReadUInt64(Hva source, out ulong value) => TryRead(source, out value);
 
     public static partial Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement) =>
