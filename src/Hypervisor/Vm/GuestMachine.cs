@@ -103,7 +103,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     {
         ref FaultHint hint = ref _vcpu.Pending.Hint;
         if (hint.Covers(PageAccess.Write))
-            return MmioWrite(hint.Address, data);
+            return MmioWrite(hint.Address, data, isOnly: data.Length <= MmioUnit);
         int first = Math.Min(data.Length, Page.Size - (int)address.Offset);
         if (!TryTranslate(address, PageAccess.Write, rights, out Gpa low, ref fault))
             return Access.Fault;
@@ -255,7 +255,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return Access.Done;
     }
 
-    private Access MmioWrite(Gpa physical, ReadOnlySpan<byte> data)
+    /// <param name="isOnly">The instruction does no other access: a device in the kernel gets this one at once.</param>
+    private Access MmioWrite(Gpa physical, ReadOnlySpan<byte> data, bool isOnly = false)
     {
         for (int offset = 0; offset < data.Length; offset += MmioUnit)
         {
@@ -263,7 +264,9 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
             ulong address = physical.Value + (ulong)offset;
             ulong value = 0;
             data.Slice(offset, count).CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref value)));
-            if (!_vcpu.Pending.Writes.TryAdd(address, (uint)count, value))
+            if (isOnly && KernelDevices<TVendor>.TryWrite(ref _vcpu, new Gpa(address), (uint)count, value))
+                return Access.Done;
+            if (!_vcpu.Pending.Writes.TryAdd(address, (uint)count, value, refused: isOnly))
                 return Access.Unsupported;
         }
         return Access.Done;

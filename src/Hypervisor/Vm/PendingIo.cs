@@ -71,6 +71,8 @@ internal struct PostedWrite
     public ulong Address;
     public ulong Data;
     public uint Length;
+    /// <summary>It was offered to the devices in the kernel already.</summary>
+    public bool Refused;
 }
 
 /// <summary>
@@ -104,11 +106,11 @@ internal struct PostedWrites
         ThenStep = false;
     }
 
-    public bool TryAdd(ulong address, uint length, ulong data)
+    public bool TryAdd(ulong address, uint length, ulong data, bool refused)
     {
         if (_count == Capacity)
             return false;
-        _entries[_count++] = new PostedWrite { Address = address, Length = length, Data = data };
+        _entries[_count++] = new PostedWrite { Address = address, Length = length, Data = data, Refused = refused };
         return true;
     }
 

@@ -140,15 +140,22 @@ internal static class PortAccess<TVendor> where TVendor : struct, IVendor
 {
     public static VcpuAction Start(ref Vcpu vcpu, bool input, ushort port, byte size, ulong nextRip)
     {
+        uint value = (uint)vcpu.Registers[Gpr.Rax] & ~0u >> (32 - 8 * size);
+        bool isChip = vcpu.Vm.Irqchip.OwnsPort(port);
+        if (!isChip && !input && KernelDevices<TVendor>.TryPortWrite(ref vcpu.Vm, port, size, value))
+            return Instructions<TVendor>.Advance(ref vcpu, nextRip);
         ref PendingIo pending = ref vcpu.Pending;
         pending.NextRip = nextRip;
         pending.IsInput = input;
         pending.Size = size;
         Span<byte> data = vcpu.Shared.Port.Value;
         if (!input)
-            BinaryPrimitives.WriteUInt32LittleEndian(data, (uint)vcpu.Registers[Gpr.Rax] & ~0u >> (32 - 8 * size));
-        if (KernelDevices<TVendor>.Ports(ref vcpu.Vm, !input, port, size, 1, data) != 0)
+            BinaryPrimitives.WriteUInt32LittleEndian(data, value);
+        if (isChip)
+        {
+            KernelDevices<TVendor>.Ports(ref vcpu.Vm, !input, port, size, 1, data);
             return Finish(ref vcpu);
+        }
         pending.Kind = PendingKind.Port;
         pending.Rip = vcpu.Registers.Rip;
         UserExit.Port(ref vcpu, input, port, size, 1);
