@@ -16,7 +16,7 @@ internal struct Pic
     private Pic8259 _master, _slave;
 
     /// <summary>INTR: an interrupt waits for <see cref="Acknowledge"/>.</summary>
-    public readonly bool Output => _master.Request >= 0;
+    public readonly bool Output => (_master.State.irr & ~_master.State.imr) != 0 && _master.Request >= 0;
 
     public static bool Owns(ushort port) => port is 0x20 or 0x21 or 0xa0 or 0xa1 or ElcrPorts or ElcrPorts + 1;
 
