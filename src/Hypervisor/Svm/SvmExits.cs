@@ -54,6 +54,13 @@ internal static class SvmExits
 
     private static VcpuAction Handle(ref Vcpu vcpu, ref Vmcb vmcb)
     {
+        // The compiler makes a tree of comparisons of the switch: what comes most is asked first.
+        if (vmcb.ExitCode == ExitCode.NestedPageFault)
+            return NestedPageFault(ref vcpu, ref vmcb);
+        if (vmcb.ExitCode == ExitCode.Ioio)
+            return PortAccess(ref vcpu, ref vmcb);
+        if (vmcb.ExitCode == ExitCode.Msr)
+            return vmcb.ExitInfo1 != 0 ? WriteMsr(ref vcpu) : ReadMsr(ref vcpu);
         switch (vmcb.ExitCode)
         {
             case ExitCode.Intr:
@@ -63,9 +70,6 @@ internal static class SvmExits
             // The machine check itself went to the host's handler when its interrupt was taken.
             case ExitCode.MachineCheck:
                 return VcpuAction.Resume;
-            case ExitCode.NestedPageFault: return NestedPageFault(ref vcpu, ref vmcb);
-            case ExitCode.Ioio: return PortAccess(ref vcpu, ref vmcb);
-            case ExitCode.Msr: return vmcb.ExitInfo1 != 0 ? WriteMsr(ref vcpu) : ReadMsr(ref vcpu);
             case ExitCode.Cpuid: return ExecuteCpuid(ref vcpu);
             case ExitCode.Hlt: return Halt(ref vcpu);
             case ExitCode.Vintr: return SvmEvents.CloseInterruptWindow(ref vmcb);
