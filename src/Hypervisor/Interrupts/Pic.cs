@@ -23,7 +23,11 @@ internal struct Pic
     /// <summary>Drives input <paramref name="irq"/>, 0 to 15.</summary>
     public LineStatus SetLine(int irq, bool level)
     {
+        bool asked = _slave.Request >= 0;
         LineStatus status = Chip(irq >> 3).SetLine(irq & 7, level);
+        // A level that falls takes its request along, so that no end leaves a spurious interrupt behind.
+        if (asked && _slave.Request < 0)
+            WithdrawCascade();
         Cascade();
         return status;
     }
@@ -54,7 +58,7 @@ internal struct Pic
         int input = chip.Acknowledge();
         // A poll of the slave was its INTA: its output falls.
         if (port >= 0xa0)
-            _master.State.irr &= 0xff & ~(1 << CascadeInput);
+            WithdrawCascade();
         Cascade();
         return (byte)(input >= 0 ? 0x80 | input : 0);
     }
@@ -113,4 +117,6 @@ internal struct Pic
         if (_slave.Request >= 0)
             _master.State.irr |= 1 << CascadeInput;
     }
+
+    private void WithdrawCascade() => _master.State.irr &= 0xff & ~(1 << CascadeInput);
 }
