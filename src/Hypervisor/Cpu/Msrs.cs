@@ -260,6 +260,10 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     {
         TVendor.SetTscOffset(ref vcpu, offset);
         PvClock<TVendor>.TscChanged(ref vcpu);
+        // The deadline is a value of the counter that has just jumped.
+        ulong deadline = ApicTimer<TVendor>.GetDeadline(ref vcpu);
+        if (deadline != 0)
+            ApicTimer<TVendor>.SetDeadline(ref vcpu, deadline);
     }
 
     private static bool Assign(ref ulong register, ulong value, ulong allowed)

@@ -85,12 +85,28 @@ internal sealed class LapicStateTests
         ulong deadline = vm.Host.Cpu.Tsc + 2_000_000;
         Timers.SetDeadline(ref vm[0], deadline);
         kvm_lapic_state state = vm.Get(0);
+        Put(ref state, ApicRegister.InitialCount, 5);
         Assert.That(vm.Set(0, state), Is.Zero);
         Assert.That(vm.TimeLeft(0), Is.EqualTo(1_000_000));
+        Assert.That(vm.Read(0, ApicRegister.CurrentCount), Is.Zero, "nothing counts");
         Put(ref state, ApicRegister.LvtTimer, 0xec);
+        Put(ref state, ApicRegister.InitialCount, 0);
         Assert.That(vm.Set(0, state), Is.Zero);
         Assert.That(vm.TimeLeft(0), Is.Null);
         Assert.That(Timers.GetDeadline(ref vm[0]), Is.Zero);
+    }
+
+    [Test]
+    public void ADisabledApicKeepsWhatUserSpaceHasSet()
+    {
+        using ApicVm vm = new(0);
+        Assert.That(vm.Send(0, 0x80, DeliveryMode.Fixed), Is.EqualTo(1));
+        kvm_lapic_state state = vm.Get(0);
+        Assert.That(vm.TrySetMode(0, ApicMode.Disabled), Is.True);
+        Assert.That(vm.Set(0, state), Is.Zero);
+        Assert.That(vm.Take(0), Is.EqualTo(-1));
+        Assert.That(vm.TrySetMode(0, ApicMode.Xapic), Is.True);
+        Assert.That(vm.Take(0), Is.EqualTo(0x80));
     }
 
     [Test]
