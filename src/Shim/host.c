@@ -106,8 +106,9 @@ long sk_user_exchange(unsigned long address, unsigned int size, u64 expected, u6
 	return result < 0 ? 2 : result;
 }
 
-/* 0: found; 1: absent; 2: a signal. The reference is dropped at once: the notifier's sequence guards the frame. */
-long sk_look_up_page(struct sk_vm *vm, unsigned long address, bool write, u64 *frame, bool *writable)
+/* 0: found; 1: absent; 2: a signal; 3: only by waiting. The reference is dropped at once: the notifier's sequence guards the frame. */
+long sk_look_up_page(struct sk_vm *vm, unsigned long address, bool write, bool wait, u64 *frame,
+		     bool *writable)
 {
 	unsigned int flags = FOLL_HWPOISON | (write ? FOLL_WRITE : 0);
 	struct page *page, *again;
@@ -115,7 +116,9 @@ long sk_look_up_page(struct sk_vm *vm, unsigned long address, bool write, u64 *f
 
 	*writable = write;
 	if (get_user_pages_fast_only(address, 1, write ? FOLL_WRITE : 0, &page) != 1) {
-		count = get_user_pages_unlocked(address, 1, &page, flags);
+		count = get_user_pages_unlocked(address, 1, &page, flags | (wait ? 0 : FOLL_NOWAIT));
+		if (!count && !wait)
+			return 3;
 		if (count != 1)
 			return count == -EINTR || count == -ERESTARTSYS ? 2 : 1;
 	}

@@ -229,18 +229,16 @@ static void free_cpu_pages(void)
 
 static int allocate_cpu_pages(void)
 {
-	struct page *pages;
+	bool failed = false;
 	int cpu;
 
 	for_each_possible_cpu(cpu) {
-		pages = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 1);
-		if (!pages) {
-			free_cpu_pages();
-			return -ENOMEM;
-		}
-		per_cpu(sk_cpus, cpu).pages = pages;
+		per_cpu(sk_cpus, cpu).pages = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 1);
+		failed |= !per_cpu(sk_cpus, cpu).pages;
 	}
-	return 0;
+	if (failed)
+		free_cpu_pages();
+	return failed ? -ENOMEM : 0;
 }
 
 static int hotplug_state;
@@ -277,10 +275,14 @@ static int __init sk_init(void)
 	result = allocate_cpu_pages();
 	if (result)
 		goto release_claim;
+	result = -ENOMEM;
+	sk_fetches = alloc_workqueue("sharpkvm", WQ_UNBOUND, 0);
+	if (!sk_fetches)
+		goto free_pages;
 	sk_debugfs_init();
 	result = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);
 	if (result < 0)
-		goto free_pages;
+		goto remove_files;
 	hotplug_state = result;
 	register_syscore_ops(&syscore);
 	register_reboot_notifier(&reboot_notifier);
@@ -299,8 +301,10 @@ unregister:
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_syscore_ops(&syscore);
 	cpuhp_remove_state(hotplug_state);
-free_pages:
+remove_files:
 	debugfs_remove_recursive(sk_debugfs_root);
+	destroy_workqueue(sk_fetches);
+free_pages:
 	free_cpu_pages();
 release_claim:
 	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
@@ -316,6 +320,7 @@ static void __exit sk_exit(void)
 	unregister_syscore_ops(&syscore);
 	cpuhp_remove_state(hotplug_state);
 	debugfs_remove_recursive(sk_debugfs_root);
+	destroy_workqueue(sk_fetches);
 	free_cpu_pages();
 	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
 	sk_call(sk_core_release, 0, 0, 0);

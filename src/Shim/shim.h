@@ -26,6 +26,7 @@
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
 
@@ -137,6 +138,7 @@ struct sk_vcpu {
 
 extern const struct file_operations sk_vcpu_fops;
 extern struct list_head sk_all_vms;
+extern struct workqueue_struct *sk_fetches;
 extern struct mutex sk_module_lock;
 
 int sk_hardware_get(void);
@@ -181,6 +183,7 @@ long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
 long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument), sk_core_run(void *core);
 long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
 long sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
+long sk_core_page_fetched(void *core, u32 number);
 
 /* Through the door, with up to three arguments. A trap is reported; then the answer is -EIO. */
 long sk_call_core(void *fn, long a, long b, long c);

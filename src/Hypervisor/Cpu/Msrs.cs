@@ -107,22 +107,24 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         Msr.SpecCtrl => (host || vcpu.Cpuid.Has(Feature.Ibrs))
             && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost()),
         Msr.PredCmd => (host || vcpu.Cpuid.Has(Feature.Ibpb)) && TryFlushPredictors(value),
-        Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld or Msr.KvmStealTime =>
-            TrySetShared(ref vcpu, index, value, host),
+        Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld or Msr.KvmStealTime
+            or Msr.KvmAsyncFault or Msr.KvmAsyncFaultAck => TrySetShared(ref vcpu, index, value, host),
         _ => TrySetPlain(ref vcpu, index, value, host),
     };
 
-    /// <summary>The MSRs that say where the guest has memory to tell it something.</summary>
+    /// <summary>The MSRs by which the guest is told something, most of them in memory of its own.</summary>
     private static bool TrySetShared(ref Vcpu vcpu, uint index, ulong value, bool host)
     {
         if (!TrySetPlain(ref vcpu, index, value, host))
             return false;
-        if (index == Msr.KvmStealTime)
-            StealTime<TVendor>.Enable(ref vcpu);
-        else if (index is Msr.KvmSystemTime or Msr.KvmSystemTimeOld)
-            vcpu.Shared.Request(VcpuRequests.Clock);
-        else
-            PvClock<TVendor>.WriteWallClock(ref vcpu.Vm);
+        switch (index)
+        {
+            case Msr.KvmStealTime: StealTime<TVendor>.Enable(ref vcpu); break;
+            case Msr.KvmAsyncFault: AsyncFaults<TVendor>.Enable(ref vcpu, host); break;
+            case Msr.KvmAsyncFaultAck: AsyncFaults<TVendor>.Acknowledge(ref vcpu, value); break;
+            case Msr.KvmSystemTime or Msr.KvmSystemTimeOld: vcpu.Shared.Request(VcpuRequests.Clock); break;
+            default: PvClock<TVendor>.WriteWallClock(ref vcpu.Vm); break;
+        }
         return true;
     }
 
@@ -186,10 +188,12 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.KvmStealTime: return new(ref vcpu.Paravirt.StealTime, ~ParavirtState.StealTimeReserved);
             case Msr.KvmEoi: return new(ref vcpu.Paravirt.Eoi, ~ParavirtState.EoiReserved);
             case Msr.KvmPollControl: return new(ref vcpu.Paravirt.PollControl, 1);
+            case Msr.KvmAsyncFault:
+                return new(ref vcpu.Paravirt.Faults.Control, vcpu.HasApic ? ~AsyncFaultState.Reserved : 0);
+            case Msr.KvmAsyncFaultVector: return new(ref vcpu.Paravirt.Faults.Vector, vcpu.HasApic ? 0xfful : 0);
+            case Msr.KvmAsyncFaultAck: return new(ref msrs.Zero, ignored: vcpu.HasApic ? ~0ul : 0);
             // Features that are absent: VMMs save and restore their MSRs all the same. Zero is all they can be.
-            case Msr.McgCtl or Msr.TscDeadline or Msr.KvmAsyncFault or Msr.KvmAsyncFaultVector or Msr.KvmAsyncFaultAck
-                when host:
-                return new(ref msrs.Zero);
+            case Msr.McgCtl or Msr.TscDeadline when host: return new(ref msrs.Zero);
             default: return default;
         }
     }

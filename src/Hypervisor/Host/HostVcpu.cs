@@ -44,6 +44,12 @@ internal readonly partial struct HostVcpu(nint handle)
     /// </summary>
     public partial void SetTimer(ulong deadline);
 
+    /// <summary>
+    /// Has a page made present by another thread, which then calls the core's PageFetched with the number. False: no
+    /// memory.
+    /// </summary>
+    public partial bool FetchPage(Hva page, bool write, int number);
+
     /// <summary>Leaves and enters the read section of the memory-slot table.</summary>
     public partial void RenewSlots();
 

@@ -9,6 +9,8 @@ internal enum PageLookup : byte
     Absent,
     /// <summary>A signal arrived while waiting.</summary>
     Interrupted,
+    /// <summary>The page must be fetched, and the caller does not wait.</summary>
+    NotYet,
 }
 
 /// <summary>
@@ -48,7 +50,8 @@ internal readonly partial struct HostVm(nint handle)
     public partial bool IsInvalidated(ulong sequence, Hva address);
 
     /// <summary>Makes the page at <paramref name="address"/> present (faulting it in, which may sleep).</summary>
-    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page);
+    /// <param name="wait">False: <see cref="PageLookup.NotYet"/> instead of waiting for a disk.</param>
+    public partial PageLookup LookUpPage(Hva address, bool write, bool wait, out HostPage page);
 
     /// <summary>Makes every vCPU leave the guest and flush its TLB before it enters again; waits for them.</summary>
     public partial void FlushTlbs();

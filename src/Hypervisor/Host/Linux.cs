@@ -31,7 +31,8 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_exchange")]
     public static extern long UserExchange(ulong address, uint size, ulong expected, ulong replacement);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_look_up_page")]
-    public static extern long LookUpPage(nint vm, ulong address, byte write, ulong* frame, byte* writable);
+    public static extern long LookUpPage(
+        nint vm, ulong address, byte write, byte wait, ulong* frame, byte* writable);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_lock")] public static extern void MmuLock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_unlock")] public static extern void MmuUnlock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_lock")] public static extern void IrqLock(nint vm);
@@ -68,6 +69,8 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_yield_to")] public static extern void YieldTo(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_set_timer")]
     public static extern void VcpuSetTimer(nint vcpu, ulong deadline);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_fetch_page")]
+    public static extern int FetchPage(nint vcpu, ulong page, byte write, uint number);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
     public static extern void VcpuRenewSlots(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
@@ -157,11 +160,12 @@ internal readonly unsafe partial struct HostVm
     public partial bool IsInvalidated(ulong sequence, Hva address) =>
         Shim.Invalidated(_handle, sequence, address.Value) != 0;
 
-    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page)
+    public partial PageLookup LookUpPage(Hva address, bool write, bool wait, out HostPage page)
     {
         ulong frame = 0;
         byte writable = 0;
-        long result = Shim.LookUpPage(_handle, address.Value, write ? (byte)1 : (byte)0, &frame, &writable);
+        long result = Shim.LookUpPage(_handle, address.Value, write ? (byte)1 : (byte)0, wait ? (byte)1 : (byte)0,
+            &frame, &writable);
         page = new HostPage { Frame = new Pfn(frame), Writable = writable != 0 };
         return (PageLookup)result;
     }
@@ -193,6 +197,8 @@ internal readonly unsafe partial struct HostVcpu
     public partial HaltEnd Halt(ulong pollNanoseconds) => (HaltEnd)Shim.VcpuHalt(_handle, pollNanoseconds);
     public partial void YieldTo() => Shim.YieldTo(_handle);
     public partial void SetTimer(ulong deadline) => Shim.VcpuSetTimer(_handle, deadline);
+    public partial bool FetchPage(Hva page, bool write, int number) =>
+        Shim.FetchPage(_handle, page.Value, write ? (byte)1 : (byte)0, (uint)number) != 0;
     public partial void RenewSlots() => Shim.VcpuRenewSlots(_handle);
     public partial void SetSignalMask(ulong mask, bool active) =>
         Shim.VcpuSignalMask(_handle, mask, active ? (byte)1 : (byte)0);

@@ -92,6 +92,8 @@ internal enum VcpuRequests : uint
     Steal = 1 << 13,
     /// <summary>Another vCPU ends this one's halt (KVM_HC_KICK_CPU).</summary>
     Unhalt = 1 << 14,
+    /// <summary>A page that the guest was told is missing may be there.</summary>
+    Page = 1 << 15,
 }
 
 /// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>

@@ -23,6 +23,8 @@ internal enum FaultOutcome : byte
     Interrupted,
     /// <summary>No page for a table: ENOMEM.</summary>
     NoMemory,
+    /// <summary>Linux has to fetch the page first.</summary>
+    NotYet,
 }
 
 /// <summary>Makes guest memory present when the guest touches it.</summary>
@@ -31,7 +33,8 @@ internal static class NestedFault
     /// <summary>
     /// Maps the page at <paramref name="address"/>; all mappings are executable. In the context of the VM's process.
     /// </summary>
-    public static FaultOutcome Handle<TFormat>(ref Vm.Vm vm, Gpa address, bool write)
+    /// <param name="wait">Whether to wait for a page that Linux has to fetch.</param>
+    public static FaultOutcome Handle<TFormat>(ref Vm.Vm vm, Gpa address, bool write, bool wait)
         where TFormat : struct, INestedFormat
     {
         KernelRef<SlotTable> table = vm.Memory.CurrentTable;
@@ -45,7 +48,9 @@ internal static class NestedFault
 
         ulong sequence = vm.Host.InvalidationSequence();
         Hva hva = slot.ToHva(address.Frame.Address);
-        PageLookup lookup = vm.Host.LookUpPage(hva, write, out HostPage page);
+        PageLookup lookup = vm.Host.LookUpPage(hva, write, wait, out HostPage page);
+        if (lookup == PageLookup.NotYet)
+            return FaultOutcome.NotYet;
         if (lookup != PageLookup.Found)
             return lookup == PageLookup.Interrupted ? FaultOutcome.Interrupted : FaultOutcome.Error;
 

@@ -20,6 +20,8 @@ internal struct ParavirtState
     /// <summary>Woken by another vCPU before it halted.</summary>
     public bool Unhalted;
 
+    public AsyncFaultState Faults;
+
     public readonly bool HasClock => (SystemTime & Enabled) != 0;
     public readonly bool HasStealTime => (StealTime & Enabled) != 0;
 }

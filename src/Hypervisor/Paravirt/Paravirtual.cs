@@ -21,6 +21,8 @@ internal static class Paravirtual<TVendor> where TVendor : struct, IVendor
             PvClock<TVendor>.Migrated(ref vcpu);
         if ((requests & VcpuRequests.Steal) != 0)
             StealTime<TVendor>.Update(ref vcpu);
+        if ((requests & VcpuRequests.Page) != 0)
+            AsyncFaults<TVendor>.TellReady(ref vcpu);
         if ((requests & VcpuRequests.Unhalt) == 0)
             return;
         // Remembered if it comes before the halt that it is to end.

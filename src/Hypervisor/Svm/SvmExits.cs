@@ -112,7 +112,14 @@ internal static class SvmExits
         const ulong Write = 1 << 1, Final = 1ul << 32;
         var address = new Gpa(vmcb.ExitInfo2);
         bool write = (vmcb.ExitInfo1 & Write) != 0;
-        FaultOutcome outcome = NestedFault.Handle<Npt>(ref vcpu.Vm, address, write);
+        bool tells = AsyncFaults<SvmVendor>.CanTell(ref vcpu);
+        FaultOutcome outcome = NestedFault.Handle<Npt>(ref vcpu.Vm, address, write, wait: !tells);
+        if (outcome == FaultOutcome.NotYet)
+        {
+            if (AsyncFaults<SvmVendor>.TryTell(ref vcpu, address, write))
+                return VcpuAction.Resume;
+            outcome = NestedFault.Handle<Npt>(ref vcpu.Vm, address, write, wait: true);
+        }
         return outcome switch
         {
             FaultOutcome.Mapped => VcpuAction.Resume,

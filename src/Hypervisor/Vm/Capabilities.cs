@@ -47,6 +47,7 @@ internal static class Capabilities
         KVM_CAP_X86_ROBUST_SINGLESTEP = 51,
         KVM_CAP_XSAVE = 55,
         KVM_CAP_XCRS = 56,
+        KVM_CAP_ASYNC_PF = 59,
         KVM_CAP_GET_TSC_KHZ = 61,
         KVM_CAP_MAX_VCPUS = 66,
         KVM_CAP_TSC_DEADLINE_TIMER = 72,
@@ -67,6 +68,7 @@ internal static class Capabilities
         KVM_CAP_GET_MSR_FEATURES = 153,
         KVM_CAP_COALESCED_PIO = 162,
         KVM_CAP_EXCEPTION_PAYLOAD = 164,
+        KVM_CAP_ASYNC_PF_INT = 183,
         KVM_CAP_SET_GUEST_DEBUG2 = 195,
         KVM_CAP_SREGS2 = 200,
         KVM_CAP_XSAVE2 = 208,
@@ -90,7 +92,7 @@ internal static class Capabilities
             or KVM_CAP_EXT_EMUL_CPUID or KVM_CAP_CHECK_EXTENSION_VM or KVM_CAP_ENABLE_CAP_VM
             or KVM_CAP_IMMEDIATE_EXIT or KVM_CAP_GET_MSR_FEATURES or KVM_CAP_EXCEPTION_PAYLOAD or KVM_CAP_SREGS2
             or KVM_CAP_X86_TRIPLE_FAULT_EVENT or KVM_CAP_CLOCKSOURCE or KVM_CAP_NOP_IO_DELAY
-            or KVM_CAP_KVMCLOCK_CTRL => 1,
+            or KVM_CAP_KVMCLOCK_CTRL or KVM_CAP_ASYNC_PF or KVM_CAP_ASYNC_PF_INT => 1,
         KVM_CAP_ADJUST_CLOCK => (int)Abi.kvm_clock_data.Flags,
         KVM_CAP_XSAVE or KVM_CAP_XCRS => HostCpu.SupportedXcr0() != 0 ? 1 : 0,
         KVM_CAP_XSAVE2 => 4096,

@@ -4,6 +4,7 @@ using System.Runtime;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
+using SharpKvm.Paravirt;
 using SharpKvm.Svm;
 
 namespace SharpKvm.Vm;
@@ -114,6 +115,14 @@ internal static class Exports
     [RuntimeExport("sk_core_invalidate")]
     private static long Invalidate(nint core, ulong start, ulong end) =>
         Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
+
+    /// <summary>A page that <see cref="HostVcpu.FetchPage"/> asked for is there, or cannot be.</summary>
+    [RuntimeExport("sk_core_page_fetched")]
+    private static long PageFetched(nint core, int number)
+    {
+        AsyncFaults<SvmVendor>.Arrive(ref new KernelRef<Vcpu>(core).Value, number);
+        return Errno.Ok;
+    }
 
     /// <summary>An irqfd was signalled, in any context; the GSI was checked when it was assigned.</summary>
     [RuntimeExport("sk_core_irqfd")]

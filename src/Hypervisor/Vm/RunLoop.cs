@@ -94,8 +94,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             vcpu.Shared.Host.RenewSlots();
         if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)
             TVendor.FlushTlb(ref vcpu);
-        const VcpuRequests Told =
-            VcpuRequests.Migrated | VcpuRequests.Clock | VcpuRequests.Steal | VcpuRequests.Unhalt;
+        const VcpuRequests Told = VcpuRequests.Migrated | VcpuRequests.Clock | VcpuRequests.Steal
+            | VcpuRequests.Unhalt | VcpuRequests.Page;
         if ((requests & Told) != 0)
             Paravirtual<TVendor>.HandleRequests(ref vcpu, requests);
         const VcpuRequests Messages =

@@ -64,8 +64,8 @@ internal readonly partial struct HostVm
     public partial void UnlockIrq() => Vm.UnlockIrq();
     public partial ulong InvalidationSequence() => Vm.Sequence;
     public partial bool IsInvalidated(ulong sequence, Hva address) => Vm.IsInvalidated(sequence, address);
-    public partial PageLookup LookUpPage(Hva address, bool write, out HostPage page) =>
-        SimulatedHost.Current.Process.LookUp(address, write, out page);
+    public partial PageLookup LookUpPage(Hva address, bool write, bool wait, out HostPage page) =>
+        SimulatedHost.Current.Process.LookUp(address, write, wait, out page);
     public partial void FlushTlbs() => Vm.FlushTlbs();
     public partial void SynchronizeSlots() => Vm.Synchronize();
     public partial void SetChipTimer(ulong deadline) => Vm.ChipTimer = deadline;
@@ -144,6 +144,13 @@ internal readonly partial struct HostVcpu
 
     public partial void YieldTo() => SimulatedHost.Current.Thread.Yields.Add(_handle);
     public partial void SetTimer(ulong deadline) => SimulatedHost.Current.Thread.Timers[_handle] = deadline;
+    public partial bool FetchPage(Hva page, bool write, int number)
+    {
+        if (SimulatedHost.Current.Thread.CanFetch)
+            SimulatedHost.Current.Thread.Fetches.Add((page, write, number));
+        return SimulatedHost.Current.Thread.CanFetch;
+    }
+
     public partial void RenewSlots() => SimulatedHost.Current.Thread.SlotRenewals++;
     public partial void SetSignalMask(ulong mask, bool active) =>
         SimulatedHost.Current.Thread.SignalMask = (mask, active);

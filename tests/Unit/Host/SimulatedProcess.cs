@@ -83,10 +83,22 @@ internal sealed class SimulatedProcess(SimulatedHost host)
 
     public Frame FrameOf(Pfn number) => number.Value == FirstFrame ? _zero : _frames[number.Value];
 
-    public PageLookup LookUp(Hva address, bool write, out HostPage page)
+    /// <summary>Pages that must be read from a disk first.</summary>
+    public HashSet<ulong> Away { get; } = [];
+
+    /// <summary>How often a page was waited for.</summary>
+    public int Waits { get; private set; }
+
+    public PageLookup LookUp(Hva address, bool write, bool wait, out HostPage page)
     {
         host.MightSleep();
         page = default;
+        if (Away.Contains(address.Value))
+        {
+            if (!wait)
+                return PageLookup.NotYet;
+            Waits++;
+        }
         if (SignalPending)
         {
             SignalPending = false;

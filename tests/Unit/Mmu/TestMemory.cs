@@ -51,7 +51,7 @@ internal sealed class TestMemory : IDisposable
     public static ulong UserAddress(uint slot, ulong page) => UserBase + ((ulong)slot << 32) + (page << Page.Shift);
 
     public FaultOutcome Fault(ulong frame, bool write) =>
-        NestedFault.Handle<Npt>(ref Vm, new Gfn(frame).Address, write);
+        NestedFault.Handle<Npt>(ref Vm, new Gfn(frame).Address, write, wait: true);
 
     /// <summary>
     /// A guest's access as the run loop carries it out: hardware, and the fault handler until hardware is content.
