@@ -318,6 +318,19 @@ internal sealed class IrqChipTests
         Assert.That(vm.Machine.ChipTimer, Is.EqualTo(tick - 9_000_000 + StormPause).Within(1000));
     }
 
+    /// <summary>Wherever in a period of the fastest PIT the handler ends.</summary>
+    [Test]
+    public void BetweenTwoExpiriesThereIsTimeForOtherWork([Range(0, 200, 10)] int late)
+    {
+        using ChipVm vm = Ticking();
+        vm.Out(0x43, 0x34);
+        vm.Out(0x40, 2);
+        vm.Out(0x40, 0);
+        vm.Host.Cpu.Nanoseconds = vm.Machine.ChipTimer + (ulong)late * 1000;
+        IrqChip.TimerExpired(ref vm.Vm);
+        Assert.That(vm.Machine.ChipTimer - vm.Host.Cpu.Nanoseconds, Is.InRange(50_000, 210_000));
+    }
+
     [Test]
     public void WhoTakesThePicsInterruptsHearsOfThem()
     {
