@@ -31,7 +31,7 @@ export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT := 1
 export KDIR
 
 .DEFAULT_GOAL := module
-.PHONY: module samples selftests tool tests run test test-full bench install clean help setup
+.PHONY: module samples selftests tool tests run test test-full conformance bench install clean help setup
 
 ##@ Build
 module: setup ## build kmod/sharpkvm.ko for KDIR (default: the running kernel, else the newest with headers)
@@ -62,6 +62,10 @@ test-full: ## the long ones, too
 	@$(BUILD_FOR_TESTS)
 	@tools/run-tests --full $(TEST_PROJECTS)
 
+conformance: module tool ## run Linux's own KVM selftests on the module and on stock KVM, and compare
+	@tools/setup --conformance
+	@$(TOOL) conformance
+
 bench: module ## compare with stock KVM: instructions per exit
 	@dotnet publish --nologo -v quiet -clp:NoSummary bench/Program
 	@$(DOTNET_BUILD) bench/Driver
@@ -81,5 +85,5 @@ setup: ## install what is missing (Debian 12 packages)
 	@tools/setup
 
 help: ## this list
-	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)

@@ -8,6 +8,7 @@ var root = new RootCommand("SharpKVM for developers: the throw-away machine that
     RunCommand.Create(),
     LabCommand.Create(),
     BootCostCommand.Create(),
+    ConformanceCommand.Create(),
 };
 
 // The terminal wraps long lines itself; nothing else may.
