@@ -28,6 +28,9 @@ internal struct kvm_run
     public const byte KVM_EXIT_IO_OUT = 1;
     public const uint KVM_INTERNAL_ERROR_EMULATION = 1;
     public const uint KVM_INTERNAL_ERROR_DELIVERY_EV = 3;
+    /// <summary>Which of <see cref="kvm_sync_regs"/>: regs, sregs, events.</summary>
+    public const ulong KVM_SYNC_X86_REGS = 1 << 0, KVM_SYNC_X86_SREGS = 1 << 1, KVM_SYNC_X86_EVENTS = 1 << 2;
+    public const ulong KVM_SYNC_X86_VALID_FIELDS = 7;
     public const uint KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4;
     public const ulong KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES = 1;
     /// <summary>Page of the vCPU's mapping that carries port data.</summary>
@@ -56,6 +59,7 @@ internal struct kvm_run
 
     internal struct FailEntry
     {
+    [FieldOffset(304)] public kvm_sync_regs regs;
         public ulong hardware_entry_failure_reason;
         public uint cpu;
     }

@@ -193,6 +193,14 @@ internal struct kvm_vcpu_events
     public ulong exception_payload;
 }
 
+/// <summary>Registers in the run page (KVM_CAP_SYNC_REGS).</summary>
+internal struct kvm_sync_regs
+{
+    public kvm_regs regs;
+    public kvm_sregs sregs;
+    public kvm_vcpu_events events;
+}
+
 /// <summary>KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS.</summary>
 internal struct kvm_debugregs
 {

@@ -52,6 +52,7 @@ internal static class Capabilities
         KVM_CAP_MAX_VCPUS = 66,
         KVM_CAP_TSC_DEADLINE_TIMER = 72,
         KVM_CAP_KVMCLOCK_CTRL = 76,
+        KVM_CAP_SYNC_REGS = 74,
         KVM_CAP_SIGNAL_MSI = 77,
         KVM_CAP_READONLY_MEM = 81,
         KVM_CAP_IRQFD_RESAMPLE = 82,

@@ -13,9 +13,16 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
     public static int Run(ref Vcpu vcpu)
     {
         ref kvm_run run = ref vcpu.Run;
-        // Registers in the run page (KVM_CAP_SYNC_REGS) are not offered.
-        if (run.kvm_valid_regs != 0 || run.kvm_dirty_regs != 0)
+        ulong wanted = run.kvm_valid_regs, dirty = run.kvm_dirty_regs;
+        if (((wanted | dirty) & ~kvm_run.KVM_SYNC_X86_VALID_FIELDS) != 0)
             return Errno.EINVAL;
+        if (dirty != 0)
+        {
+            if (StateIoctls<TVendor>.LoadFromRun(ref vcpu, dirty) is int error and not 0)
+                return error;
+            // A call that a signal ends is repeated: what it has brought about stays.
+            run.kvm_dirty_regs = 0;
+        }
         if (!vcpu.HasApic && !ControlRegisters<TVendor>.TrySetCr8(ref vcpu, run.cr8))
             return Errno.EINVAL;
         vcpu.Cpuid.Locked = true;
@@ -33,6 +40,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         // With the PIC in the kernel the question does not arise, and KVM's answer is yes.
         bool ready = vcpu.Vm.Irqchip.Mode == IrqchipMode.Kernel || CanTakeFromUser(ref vcpu);
         run.ready_for_interrupt_injection = ready ? (byte)1 : (byte)0;
+        if (wanted != 0)
+            StateIoctls<TVendor>.StoreToRun(ref vcpu, wanted);
         return action switch
         {
             VcpuAction.UserSpace => 0,
