@@ -45,6 +45,7 @@ internal static class Ioctl
     public const uint KVM_SET_TSC_KHZ = Kvm | 0xa2;
     public const uint KVM_GET_TSC_KHZ = Kvm | 0xa3;
     public const uint KVM_ENABLE_CAP = Write | 104 << 16 | Kvm | 0xa3;
+    public const uint KVM_X86_SET_MSR_FILTER = Write | 392 << 16 | Kvm | 0xc6;
     public const uint KVM_SIGNAL_MSI = Write | 32 << 16 | Kvm | 0xa5;
 
     public const uint KVM_GET_REGS = Read | 144 << 16 | Kvm | 0x81;

@@ -15,6 +15,8 @@ internal enum Exit : uint
     KVM_EXIT_SET_TPR = 11,
     KVM_EXIT_INTERNAL_ERROR = 17,
     KVM_EXIT_IOAPIC_EOI = 26,
+    KVM_EXIT_X86_RDMSR = 29,
+    KVM_EXIT_X86_WRMSR = 30,
 }
 
 /// <summary>
@@ -26,11 +28,11 @@ internal struct kvm_run
 {
     public const byte KVM_EXIT_IO_IN = 0;
     public const byte KVM_EXIT_IO_OUT = 1;
-    public const uint KVM_INTERNAL_ERROR_EMULATION = 1;
-    public const uint KVM_INTERNAL_ERROR_DELIVERY_EV = 3;
     /// <summary>Which of <see cref="kvm_sync_regs"/>: regs, sregs, events.</summary>
     public const ulong KVM_SYNC_X86_REGS = 1 << 0, KVM_SYNC_X86_SREGS = 1 << 1, KVM_SYNC_X86_EVENTS = 1 << 2;
     public const ulong KVM_SYNC_X86_VALID_FIELDS = 7;
+    public const uint KVM_INTERNAL_ERROR_EMULATION = 1;
+    public const uint KVM_INTERNAL_ERROR_DELIVERY_EV = 3;
     public const uint KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4;
     public const ulong KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES = 1;
     /// <summary>Page of the vCPU's mapping that carries port data.</summary>
@@ -53,13 +55,14 @@ internal struct kvm_run
     [FieldOffset(32)] public Internal @internal;
     [FieldOffset(32)] public Eoi eoi;
     [FieldOffset(32)] public EmulationFailure emulation_failure;
+    [FieldOffset(32)] public Msr msr;
 
     [FieldOffset(288)] public ulong kvm_valid_regs;
     [FieldOffset(296)] public ulong kvm_dirty_regs;
+    [FieldOffset(304)] public kvm_sync_regs regs;
 
     internal struct FailEntry
     {
-    [FieldOffset(304)] public kvm_sync_regs regs;
         public ulong hardware_entry_failure_reason;
         public uint cpu;
     }
@@ -91,6 +94,20 @@ internal struct kvm_run
     internal struct Eoi
     {
         public byte vector;
+    }
+
+    [StructLayout(LayoutKind.Explicit)]
+    internal struct Msr
+    {
+        public const uint KVM_MSR_EXIT_REASON_INVAL = 1 << 0;
+        public const uint KVM_MSR_EXIT_REASON_UNKNOWN = 1 << 1;
+        public const uint KVM_MSR_EXIT_REASON_FILTER = 1 << 2;
+
+        /// <summary>User space's answer: other than 0 is #GP.</summary>
+        [FieldOffset(0)] public byte error;
+        [FieldOffset(8)] public uint reason;
+        [FieldOffset(12)] public uint index;
+        [FieldOffset(16)] public ulong data;
     }
 
     internal struct EmulationFailure

@@ -26,7 +26,7 @@ internal struct MsrState
     }
 
     public ulong ApicBase, MiscEnable, TscAdjust, Hwcr, DeCfg, MicrocodeRevision, MtrrCap, MtrrDefType;
-    public ulong McgCap, McgStatus, McgCtl;
+    public ulong McgCap, McgStatus, McgCtl, PlatformInfo;
     /// <summary>Base and mask of each variable MTRR.</summary>
     public InlineArray16<ulong> VariableMtrrs;
     /// <summary>Eleven of them: one of 64 KiB ranges, two of 16 KiB, eight of 4 KiB.</summary>
@@ -52,7 +52,10 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     private const ulong DeCfgLfence = 1 << 1;
     /// <summary>No PEBS, no branch trace, no performance monitoring: read-only.</summary>
     private const ulong MiscEnableReadOnly = 1 << 7 | 1 << 11 | 1 << 12;
+    private const ulong MiscEnableMwait = 1 << 18;
     private const ulong DebugCtlIgnored = 0x3f;
+    /// <summary>PLATFORM_INFO: CPUID can be made to fault. It cannot here.</summary>
+    private const ulong CpuidFaulting = 1ul << 31;
     private const ulong McCtlOptional = 1 << 10 | 1;
 
     /// <summary>A register without side effects, and what a write may do to it.</summary>
@@ -142,6 +145,8 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         register.Value ^= changed & register.Writable;
         if (index == Msr.ApicBase)
             ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        else if (index == Msr.MiscEnable && !vcpu.Vm.Cpu.Has(Quirks.MiscEnableNoMwait))
+            vcpu.Cpuid.HasMonitor = (value & MiscEnableMwait) != 0;
         return true;
     }
 
@@ -156,6 +161,12 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         {
             case Msr.TscAdjust: return new(ref msrs.TscAdjust, ~0ul);
             case Msr.ApicBase: return new(ref msrs.ApicBase, ~0ul, takes: IsValidApicBase(ref vcpu, value));
+            case Msr.PlatformInfo when host || !vcpu.Vm.Cpu.HidesPlatformInfo:
+                return new(ref msrs.PlatformInfo, host ? ~CpuidFaulting : 0);
+            case (Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld
+                or Msr.KvmStealTime or Msr.KvmEoi or Msr.KvmPollControl)
+                when !host && !Paravirtual<TVendor>.MayUse(ref vcpu, ParavirtState.FeatureOf(index)):
+                return default;
             case Msr.MicrocodeRevision: return new(ref msrs.MicrocodeRevision, host ? ~0ul : 0, ignored: ~0ul);
             case Msr.MiscEnable: return new(ref msrs.MiscEnable, ~MiscEnableReadOnly, ignored: host ? ~0ul : 0);
             case Msr.Hwcr: return new(ref msrs.Hwcr, HwcrStatusWritable, HwcrIgnored);
@@ -179,7 +190,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
                 or Msr.TsegAddress or Msr.TsegAddress + 1 or Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase:
                 return new(ref msrs.Zero);
             case Msr.DebugCtl: return new(ref msrs.Zero, ignored: DebugCtlIgnored);
-            case (>= Msr.K7EventSelect and <= Msr.K7CounterLast) or Msr.Syscfg
+            case Msr.PowerCtl or (>= Msr.K7EventSelect and <= Msr.K7CounterLast) or Msr.Syscfg
                 or (>= Msr.IorrBase and <= Msr.TopMem2) or Msr.NbCfg or Msr.PatchLoader or Msr.IntPendingMessage
                 or (>= Msr.PstateCurrentLimit and <= Msr.PstateLast) or Msr.LsCfg or Msr.DcCfg or Msr.BuCfg2:
                 return new(ref msrs.Zero, ignored: ~0ul);

@@ -94,6 +94,8 @@ internal enum VcpuRequests : uint
     Unhalt = 1 << 14,
     /// <summary>A page that the guest was told is missing may be there.</summary>
     Page = 1 << 15,
+    /// <summary>Other MSRs are filtered.</summary>
+    MsrFilter = 1 << 16,
 }
 
 /// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>

@@ -60,6 +60,7 @@ internal static class Exports
     {
         ref Vm vm = ref new KernelRef<Vm>(core).Value;
         VmMemory.Destroy(ref vm);
+        vm.MsrFilter.Destroy();
         vm.IoEventFds.Destroy();
         vm.Irqchip.Destroy();
         return Errno.Ok;

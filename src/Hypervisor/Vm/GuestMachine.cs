@@ -192,10 +192,12 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         DebugOutcome(Debugging<TVendor>.TrySet(ref _vcpu, index, value), ref fault);
 
     public Access ReadMsr(uint index, out ulong value, ref Fault fault) =>
-        Msrs<TVendor>.TryRead(ref _vcpu, index, out value) ? Access.Done : RaiseProtection(ref fault);
+        Msrs<TVendor>.TryRead(ref _vcpu, index, out value) && _vcpu.Vm.MsrFilter.Allows(index, write: false)
+            ? Access.Done : RaiseProtection(ref fault);
 
     public Access WriteMsr(uint index, ulong value, ref Fault fault) =>
-        Msrs<TVendor>.TryWrite(ref _vcpu, index, value) ? Access.Done : RaiseProtection(ref fault);
+        _vcpu.Vm.MsrFilter.Allows(index, write: true) && Msrs<TVendor>.TryWrite(ref _vcpu, index, value)
+            ? Access.Done : RaiseProtection(ref fault);
 
     public Access Cpuid(ref Fault fault)
     {

@@ -11,6 +11,8 @@ internal enum PendingKind : byte
     None,
     /// <summary>IN or OUT of one item, decoded by hardware.</summary>
     Port,
+    /// <summary>RDMSR or WRMSR.</summary>
+    Msr,
     /// <summary>An emulated instruction: it runs again, with the log's answers.</summary>
     Instruction,
     /// <summary>Writes of an emulated instruction that is complete itself: they leave one after the other.</summary>
@@ -25,7 +27,9 @@ internal struct PendingIo
 {
     public PendingKind Kind;
     public ulong Rip;
-    /// <summary>For <see cref="PendingKind.Port"/>: where execution goes on, and what was asked.</summary>
+    /// <summary>
+    /// For <see cref="PendingKind.Port"/> and <see cref="PendingKind.Msr"/>: where execution goes on, what was asked.
+    /// </summary>
     public ulong NextRip;
     public bool IsInput;
     public byte Size;

@@ -103,6 +103,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             vcpu.Shared.Host.RenewSlots();
         if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)
             TVendor.FlushTlb(ref vcpu);
+        if ((requests & VcpuRequests.MsrFilter) != 0)
+            TVendor.UpdateMsrFilter(ref vcpu);
         const VcpuRequests Told = VcpuRequests.Migrated | VcpuRequests.Clock | VcpuRequests.Steal
             | VcpuRequests.Unhalt | VcpuRequests.Page;
         if ((requests & Told) != 0)
@@ -134,10 +136,11 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             pending.Forget();
             return VcpuAction.Resume;
         }
-        if (pending.Kind == PendingKind.Port)
+        if (pending.Kind is PendingKind.Port or PendingKind.Msr)
         {
+            bool isPort = pending.Kind == PendingKind.Port;
             pending.Kind = PendingKind.None;
-            return PortAccess<TVendor>.Finish(ref vcpu);
+            return isPort ? PortAccess<TVendor>.Finish(ref vcpu) : MsrAccess<TVendor>.Finish(ref vcpu);
         }
         pending.Log.Answer(vcpu.Run.mmio.data);
         return InstructionEmulation<TVendor>.Run(ref vcpu);
