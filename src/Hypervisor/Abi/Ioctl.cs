@@ -85,5 +85,8 @@ internal static class Ioctl
     public const uint KVM_SMI = Kvm | 0xb7;
     public const uint KVM_GET_SREGS2 = Read | 320 << 16 | Kvm | 0xcc;
     public const uint KVM_SET_SREGS2 = Write | 320 << 16 | Kvm | 0xcd;
+    public const uint KVM_SET_DEVICE_ATTR = Write | 24 << 16 | Kvm | 0xe1;
+    public const uint KVM_GET_DEVICE_ATTR = Write | 24 << 16 | Kvm | 0xe2;
+    public const uint KVM_HAS_DEVICE_ATTR = Write | 24 << 16 | Kvm | 0xe3;
     public const uint KVM_GET_XSAVE2 = Read | 4096 << 16 | Kvm | 0xcf;
 }

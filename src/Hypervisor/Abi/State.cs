@@ -256,6 +256,16 @@ internal struct kvm_interrupt
     public uint irq;
 }
 
+/// <summary>KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR.</summary>
+internal struct kvm_device_attr
+{
+    public uint flags;
+    public uint group;
+    public ulong attr;
+    /// <summary>User address of the value.</summary>
+    public ulong addr;
+}
+
 /// <summary>KVM_TPR_ACCESS_REPORTING.</summary>
 internal struct kvm_tpr_access_ctl
 {

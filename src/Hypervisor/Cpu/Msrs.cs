@@ -164,7 +164,8 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.PlatformInfo when host || !vcpu.Vm.Cpu.HidesPlatformInfo:
                 return new(ref msrs.PlatformInfo, host ? ~CpuidFaulting : 0);
             case (Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld
-                or Msr.KvmStealTime or Msr.KvmEoi or Msr.KvmPollControl)
+                or Msr.KvmStealTime or Msr.KvmEoi or Msr.KvmPollControl or Msr.KvmAsyncFault
+                or Msr.KvmAsyncFaultVector or Msr.KvmAsyncFaultAck)
                 when !host && !Paravirtual<TVendor>.MayUse(ref vcpu, ParavirtState.FeatureOf(index)):
                 return default;
             case Msr.MicrocodeRevision: return new(ref msrs.MicrocodeRevision, host ? ~0ul : 0, ignored: ~0ul);
@@ -271,7 +272,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         return true;
     }
 
-    private static void SetTscOffset(ref Vcpu vcpu, ulong offset)
+    public static void SetTscOffset(ref Vcpu vcpu, ulong offset)
     {
         TVendor.SetTscOffset(ref vcpu, offset);
         PvClock<TVendor>.TscChanged(ref vcpu);

@@ -287,6 +287,28 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return error != 0 ? error : MsrLists.WriteEntries(argument, entries, done, write: !write);
     }
 
+    /// <summary>
+    /// The one attribute that a vCPU has, KVM_VCPU_TSC_OFFSET of KVM_VCPU_TSC_CTRL, both of which are 0: the distance
+    /// from the host's time-stamp counter to the guest's. ENXIO for others.
+    /// </summary>
+    public static int TscOffset(ref Vcpu vcpu, uint command, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_device_attr attribute))
+            return Errno.EFAULT;
+        if (attribute.flags != 0 || attribute.group != 0 || attribute.attr != 0)
+            return Errno.ENXIO;
+        var address = new Hva(attribute.addr);
+        if (command == Ioctl.KVM_GET_DEVICE_ATTR)
+            return Result(UserMemory.TryWrite(address, TVendor.GetTscOffset(ref vcpu)));
+        if (command == Ioctl.KVM_HAS_DEVICE_ATTR)
+            return 0;
+        if (!UserMemory.TryRead(address, out ulong offset))
+            return Errno.EFAULT;
+        vcpu.Vm.Cpu.TscOffset = offset;
+        Msrs<TVendor>.SetTscOffset(ref vcpu, offset);
+        return 0;
+    }
+
     public static int GetDebugRegs(ref Vcpu vcpu, Hva argument)
     {
         kvm_debugregs debug = new() { db = vcpu.Debug.Guest };

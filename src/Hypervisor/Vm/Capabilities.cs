@@ -63,6 +63,7 @@ internal static class Capabilities
         KVM_CAP_IOEVENTFD_NO_LENGTH = 100,
         KVM_CAP_SPLIT_IRQCHIP = 121,
         KVM_CAP_IOEVENTFD_ANY_LENGTH = 122,
+        KVM_CAP_VCPU_ATTRIBUTES = 127,
         KVM_CAP_MAX_VCPU_ID = 128,
         KVM_CAP_X2APIC_API = 129,
         KVM_CAP_IMMEDIATE_EXIT = 136,
@@ -103,7 +104,7 @@ internal static class Capabilities
             or KVM_CAP_X86_TRIPLE_FAULT_EVENT or KVM_CAP_CLOCKSOURCE or KVM_CAP_NOP_IO_DELAY
             or KVM_CAP_KVMCLOCK_CTRL or KVM_CAP_X86_USER_SPACE_MSR or KVM_CAP_X86_MSR_FILTER
             or KVM_CAP_MSR_PLATFORM_INFO or KVM_CAP_ENFORCE_PV_FEATURE_CPUID or KVM_CAP_ASYNC_PF
-            or KVM_CAP_ASYNC_PF_INT => 1,
+            or KVM_CAP_ASYNC_PF_INT or KVM_CAP_VCPU_ATTRIBUTES => 1,
         KVM_CAP_DISABLE_QUIRKS2 => (int)Quirks.All,
         KVM_CAP_SYNC_REGS => (int)Abi.kvm_run.KVM_SYNC_X86_VALID_FIELDS,
         KVM_CAP_ADJUST_CLOCK => (int)Abi.kvm_clock_data.Flags,

@@ -221,6 +221,8 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_ENABLE_CAP => UserMemory.TryRead(pointer, out kvm_enable_cap capability)
                 ? Capabilities.Enable(ref vcpu, capability.cap, capability.flags, capability.args[0])
                 : Errno.EFAULT,
+            KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR =>
+                StateIoctls<TVendor>.TscOffset(ref vcpu, command, pointer),
             KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, pointer),
             _ => Errno.EINVAL,
         };
