@@ -29,6 +29,9 @@ public sealed record KvmSelftestResult(
     /// <summary>A program says so itself that it is skipped (tools/testing/selftests/kselftest.h).</summary>
     private const int SkipStatus = 4;
 
+    /// <summary>The end of the line that a program prints when it skips a part, or all without saying so.</summary>
+    private const string SkippedPart = ", skipping test";
+
     /// <summary>timeout(1) says so that the time was up: by SIGTERM, or by SIGKILL later.</summary>
     private const int TimeoutStatus = 124, KilledStatus = 137;
 
@@ -46,9 +49,10 @@ public sealed record KvmSelftestResult(
         {
             null => (KvmSelftestEnd.Failed, machine.Describe().Split('\n')[0]),
             TimeoutStatus or KilledStatus => (KvmSelftestEnd.TimedOut, $"not done after {test.Seconds} s"),
-            SkipStatus => (KvmSelftestEnd.Skipped, Complaint("SKIP")),
+            SkipStatus => (KvmSelftestEnd.Skipped, Complaint("SKIP") is { Length: > 0 } why ? why : Complaint("")),
             _ when reports.Count > 0 => (KvmSelftestEnd.Failed, $"kernel log: {reports[0].Title}"),
             0 when Number("unload") != 0 => (KvmSelftestEnd.Failed, "the hypervisor does not unload"),
+            0 when Complaint(SkippedPart) is { Length: > 0 } skipped => (KvmSelftestEnd.Skipped, skipped),
             0 => (KvmSelftestEnd.Passed, ""),
             long status => (KvmSelftestEnd.Failed, $"ended with {status}: {Complaint("")}"),
         };
