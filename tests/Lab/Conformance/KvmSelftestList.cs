@@ -56,7 +56,7 @@ public static class KvmSelftestList
         new("dirty_log_test -i 3 -M dirty-ring", 400),
         new("memslot_perf_test -l 1 -s 64", 300),
         new("set_memory_region_test 2", 300),
-        new("rseq_test", 240),
+        new("rseq_test", 100),
         // It goes last: what it leaves behind slows all that follow.
         new("hardware_disable_test", 240),
     ];
