@@ -7,7 +7,7 @@ namespace SharpKvm.Lab;
 public sealed record Hypervisor(string Name, string? Module)
 {
     /// <summary>The project's module.</summary>
-    public static Hypervisor SharpKvm { get; } = new("sharpkvm", Repository.PathOf("kmod", "sharpkvm.ko"));
+    public static Hypervisor SharpKvm { get; } = new("sharpkvm", L1Kernel.Default.ModuleBuilt("sharpkvm"));
 
     /// <summary>Linux's own: the reference.</summary>
     public static Hypervisor Stock { get; } = new("stock", Module: null);

@@ -12,7 +12,7 @@ public sealed record SelftestLane(string Name, string? Module, string Device)
 {
     /// <summary>The project's module.</summary>
     public static SelftestLane SharpKvm { get; } =
-        new("selftests", Repository.PathOf("kmod", "sharpkvm.ko"), "/dev/sharpkvm");
+        new("selftests", L1Kernel.Default.ModuleBuilt("sharpkvm"), "/dev/sharpkvm");
 
     /// <summary>Linux's own: the reference that the selftests must pass on, too.</summary>
     public static SelftestLane Stock { get; } = new("selftests-stock", Module: null, "/dev/kvm");
@@ -29,10 +29,10 @@ public sealed class SelftestRun
 {
     private const int MaximumBoots = 4;
 
-    /// <summary>A group that takes longer hangs.</summary>
+    /// <summary>A group that takes longer hangs, on Debian's kernel.</summary>
     private const int GroupSeconds = 150;
 
-    /// <summary>A case that takes longer hangs: the program ends it and goes on.</summary>
+    /// <summary>A case that takes longer hangs, on Debian's kernel: the program ends it and goes on.</summary>
     private const int CaseSeconds = 60;
 
     private const string KernelGroupMark = "lab: group ";
@@ -128,12 +128,13 @@ public sealed class SelftestRun
         {
             script.Append($"echo ::{group}\n");
             script.Append($"echo '{KernelGroupMark}{group}' >/dev/kmsg\n");
-            script.Append($"timeout -k 5 {GroupSeconds} '{Program}' --device {lane.Device} ");
-            script.Append($"--timeout {CaseSeconds} --filter '{group}/*' 2>&1\n");
+            script.Append($"timeout -k 5 $(({GroupSeconds} * LAB_TIME_FACTOR)) '{Program}' --device {lane.Device} ");
+            script.Append($"--timeout $(({CaseSeconds} * LAB_TIME_FACTOR)) --filter '{group}/*' 2>&1\n");
             script.Append("status=$?; [ $status -le 1 ] || echo \"# the program ended with $status\"\n");
         }
 
-        script.Append($"echo ::unload\nrmmod {unload} && echo ::{UnloadedSection}\n");
+        script.Append($"echo '{KernelGroupMark}none: all have run' >/dev/kmsg\n");
+        script.Append($"echo ::unload\ncheck_leaks; rmmod {unload} && echo ::{UnloadedSection}\n");
         return script.ToString();
     }
 

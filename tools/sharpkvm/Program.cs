@@ -9,6 +9,7 @@ var root = new RootCommand("SharpKVM for developers: the throw-away machine that
     LabCommand.Create(),
     BootCostCommand.Create(),
     ConformanceCommand.Create(),
+    DebugKernelCommand.Create(),
 };
 
 // The terminal wraps long lines itself; nothing else may.
