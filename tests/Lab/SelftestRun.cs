@@ -38,6 +38,13 @@ public sealed class SelftestRun
     private const string KernelGroupMark = "lab: group ";
     private const string TrappingGroup = "containment";
     private const string ContainedTrap = "^sharpkvm: trap: ";
+
+    /// <summary>Has allocations of the kernel fail.</summary>
+    private const string FailingGroup = "faults";
+
+    /// <summary>What Linux itself says when one of its allocations fails.</summary>
+    private static readonly string[] FailedAllocations = ["vmalloc error: ", "alloc_cpumask_var: failed"];
+
     private const string UnloadedSection = "unloaded";
 
     private static readonly ConcurrentDictionary<SelftestLane, Lazy<SelftestRun>> Runs = new();
@@ -108,7 +115,12 @@ public sealed class SelftestRun
 
         void Scan()
         {
-            string[] expected = group == TrappingGroup ? [ContainedTrap] : [];
+            string[] expected = group switch
+            {
+                TrappingGroup => [ContainedTrap],
+                FailingGroup => FailedAllocations,
+                _ => [],
+            };
             found.AddRange(KernelLog.Scan(section, expected).Select(report => (group, report)));
             section.Clear();
         }
