@@ -7,9 +7,7 @@
 #include <linux/kvm.h>
 #include <linux/swap.h>
 #include <linux/vmalloc.h>
-#include <asm/fpu/xcr.h>
 #include <asm/msr.h>
-#include <asm/nospec-branch.h>
 #include <asm/tsc.h>
 
 extern bool sk_ignore_msrs;
@@ -26,11 +24,6 @@ u64 sk_pages_allocate(unsigned int order, u8 fill)
 	return page_to_phys(page);
 }
 
-void sk_pages_free(u64 address, unsigned int order)
-{
-	__free_pages(pfn_to_page(address >> PAGE_SHIFT), order);
-}
-
 void *sk_page_address(u64 address)
 {
 	return __va(address);
@@ -44,16 +37,6 @@ void *sk_heap_allocate(unsigned long bytes)
 /*
  * Answers are u32, not bool: the core's compiler tests the whole of %eax, of which C's bool defines only the low byte.
  */
-u32 sk_user_read(void *destination, unsigned long source, unsigned long bytes)
-{
-	return !copy_from_user(destination, (void __user *)source, bytes);
-}
-
-u32 sk_user_write(unsigned long destination, const void *source, unsigned long bytes)
-{
-	return !copy_to_user((void __user *)destination, source, bytes);
-}
-
 u32 sk_user_read_u64(unsigned long source, u64 *value)
 {
 	return !get_user(*value, (u64 __user *)source);
@@ -146,46 +129,8 @@ u32 sk_tsc_khz(void)
 	return tsc_khz;
 }
 
-/* Extended state components that the kernel saves for guests without asking permission. */
-u64 sk_supported_xcr0(void)
-{
-	if (!boot_cpu_has(X86_FEATURE_OSXSAVE))
-		return 0;
-	return xgetbv(XCR_XFEATURE_ENABLED_MASK) & ~(u64)(XFEATURE_MASK_XTILE);
-}
-
-void sk_flush_predictors(void)
-{
-	indirect_branch_prediction_barrier();
-}
-
 /* The module's parameters, which root may change at any time: halt_poll_ns, and in bit 63 ignore_msrs. */
 u64 sk_parameters(void)
 {
 	return READ_ONCE(sk_halt_poll_ns) | (u64)READ_ONCE(sk_ignore_msrs) << 63;
-}
-
-void *sk_fpu_legacy(struct sk_vcpu *vcpu)
-{
-	return &vcpu->fpu.fpstate->regs.xsave;
-}
-
-u32 sk_fpu_size(struct sk_vcpu *vcpu)
-{
-	return max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
-}
-
-void sk_fpu_export(struct sk_vcpu *vcpu, void *buffer, u32 size)
-{
-	fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, buffer, size, sk_supported_xcr0(), vcpu->shared->pkru);
-}
-
-long sk_fpu_import(struct sk_vcpu *vcpu, const void *buffer)
-{
-	return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, buffer, sk_supported_xcr0(), &vcpu->shared->pkru);
-}
-
-void sk_log_error(const char *text, u64 value)
-{
-	pr_err("%s (%#llx)\n", text, value);
 }

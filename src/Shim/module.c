@@ -133,29 +133,21 @@ void sk_hardware_put(void)
 	cpus_read_unlock();
 }
 
+/* On the CPU's own thread; no guest runs there, and a handler that comes between does not care. */
 static int online_cpu(unsigned int cpu)
 {
-	unsigned long flags;
-	int result = 0;
+	int result;
 
 	mutex_lock(&sk_module_lock);
-	if (vm_count) {
-		local_irq_save(flags);
-		result = cpu_enable();
-		local_irq_restore(flags);
-	}
+	result = vm_count ? cpu_enable() : 0;
 	mutex_unlock(&sk_module_lock);
 	return result;
 }
 
 static int offline_cpu(unsigned int cpu)
 {
-	unsigned long flags;
-
 	mutex_lock(&sk_module_lock);
-	local_irq_save(flags);
 	cpu_disable(NULL);
-	local_irq_restore(flags);
 	mutex_unlock(&sk_module_lock);
 	return 0;
 }
@@ -187,8 +179,9 @@ static int reboot(struct notifier_block *block, unsigned long event, void *data)
 	rebooting = true;
 	list_for_each_entry(vm, &sk_all_vms, all_vms) {
 		WRITE_ONCE(vm->dead, true);
-		sk_request_each(vm, SK_REQUEST_DEAD);
-		sk_request_all(vm, SK_REQUEST_DEAD);
+		/* Those that sleep, and those that run. */
+		sk_request_all(vm, SK_REQUEST_DEAD, false);
+		sk_request_all(vm, SK_REQUEST_DEAD, true);
 	}
 	mutex_unlock(&sk_module_lock);
 	on_each_cpu(cpu_disable, NULL, 1);

@@ -47,6 +47,8 @@ struct sk_vcpu_shared {
 	u64 tsc_aux;
 	u64 dr[4];
 	struct sk_vcpu *host;
+	struct fpu_guest *fpu;
+	void *xsave;
 	struct kvm_run *run;
 	struct sk_exit_trace *trace;
 	void *pio;
@@ -56,6 +58,7 @@ struct sk_vcpu_shared {
 	u32 on_load;
 	u32 trace_next;
 	u32 pkru;
+	u32 xsave_size;
 };
 
 #define SK_ENTER_LOAD_DR	0x1u
@@ -112,6 +115,7 @@ struct sk_vm {
 };
 
 struct sk_vcpu {
+	struct sk_vcpu_shared *shared;	/* first: SharpKvm.Host.HostVcpu reads it */
 	struct sk_vm *vm;
 	struct list_head node;
 	u32 id;
@@ -132,7 +136,6 @@ struct sk_vcpu {
 	u64 tsc_aux;		/* what the CPU has while loaded */
 	struct fpu_guest fpu;
 	struct kvm_run *run;
-	struct sk_vcpu_shared *shared;
 	void *core;
 };
 
@@ -155,8 +158,7 @@ void sk_vm_debugfs(struct sk_vm *vm);
 
 void sk_vcpu_destroy(struct sk_vcpu *vcpu);
 void sk_vcpu_kick(struct sk_vcpu *vcpu);
-void sk_request_all(struct sk_vm *vm, u32 request);
-void sk_request_each(struct sk_vm *vm, u32 request);
+void sk_request_all(struct sk_vm *vm, u32 request, bool wait);
 
 enum hrtimer_restart sk_chip_timer_expired(struct hrtimer *timer);
 void sk_irqfds_free(struct sk_vm *vm);

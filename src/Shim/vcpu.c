@@ -15,6 +15,7 @@
 #include <asm/spec-ctrl.h>
 
 static DEFINE_PER_CPU(struct sk_vcpu *, last_vcpu);
+static_assert(offsetof(struct sk_vcpu, shared) == 0);
 
 static u64 host_tsc_aux(int cpu)
 {
@@ -469,6 +470,9 @@ static struct sk_vcpu *allocate_vcpu(struct sk_vm *vm, u32 id)
 	if (!vcpu->run || !vcpu->core || !fpu_alloc_guest_fpstate(&vcpu->fpu))
 		goto free;
 	vcpu->shared->host = vcpu;
+	vcpu->shared->fpu = &vcpu->fpu;
+	vcpu->shared->xsave = &vcpu->fpu.fpstate->regs.xsave;
+	vcpu->shared->xsave_size = max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
 	vcpu->shared->run = vcpu->run;
 	vcpu->shared->pio = (void *)vcpu->run + KVM_PIO_PAGE_OFFSET * PAGE_SIZE;
 	vcpu->shared->trace = kvcalloc(SK_TRACE_ENTRIES, sizeof(struct sk_exit_trace), GFP_KERNEL_ACCOUNT);

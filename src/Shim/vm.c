@@ -41,15 +41,16 @@ static void acknowledge(void *unused)
 }
 
 /*
- * Sets the request bits of every vCPU and waits until none runs guest code with the bits unseen. The order: bits, then
- * in_guest here; in_guest, then bits in sk_vcpu_enter(). Whatever the interleaving, either the vCPU sees the bits
- * before it enters or we see in_guest and interrupt it.
+ * Sets the request bits of every vCPU and sees to it that each looks at them soon, from any context; or, with wait,
+ * comes back when none runs guest code with the bits unseen. The order: bits, then in_guest here; in_guest, then bits
+ * in sk_vcpu_enter(). Whatever the interleaving, either the vCPU sees the bits before it enters or we see in_guest and
+ * interrupt it.
  */
-void sk_request_all(struct sk_vm *vm, u32 request)
+void sk_request_all(struct sk_vm *vm, u32 request, bool wait)
 {
 	struct sk_vcpu *vcpu;
 	cpumask_var_t mask;
-	bool have_mask = zalloc_cpumask_var(&mask, GFP_ATOMIC);
+	bool have_mask = wait && zalloc_cpumask_var(&mask, GFP_ATOMIC);
 	int cpu;
 
 	preempt_disable();
@@ -58,31 +59,18 @@ void sk_request_all(struct sk_vm *vm, u32 request)
 		atomic_or(request, (atomic_t *)&vcpu->shared->requests);
 		smp_mb__after_atomic();
 		cpu = READ_ONCE(vcpu->cpu);
-		if (!READ_ONCE(vcpu->in_guest) || cpu < 0 || cpu == smp_processor_id())
-			continue;
-		if (have_mask)
+		if (!wait)
+			sk_vcpu_kick(vcpu);
+		else if (have_mask && READ_ONCE(vcpu->in_guest) && cpu >= 0 && cpu != smp_processor_id())
 			cpumask_set_cpu(cpu, mask);
 	}
 	if (have_mask)
 		smp_call_function_many(mask, acknowledge, NULL, true);
-	else
+	else if (wait)
 		smp_call_function(acknowledge, NULL, true);
 	preempt_enable();
 	if (have_mask)
 		free_cpumask_var(mask);
-}
-
-/* Sets the request bits of every vCPU and sees to it that each looks at them soon. From any context. */
-void sk_request_each(struct sk_vm *vm, u32 request)
-{
-	struct sk_vcpu *vcpu;
-
-	rcu_read_lock();
-	list_for_each_entry_rcu(vcpu, &vm->vcpus, node) {
-		atomic_or(request, (atomic_t *)&vcpu->shared->requests);
-		sk_vcpu_kick(vcpu);
-	}
-	rcu_read_unlock();
 }
 
 long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
@@ -98,7 +86,7 @@ long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 	if (!in_interrupt() && READ_ONCE(vm->mmu_lock_owner) == current)
 		sk_mmu_unlock(vm);
 	WRITE_ONCE(vm->dead, true);
-	sk_request_each(vm, SK_REQUEST_DEAD);
+	sk_request_all(vm, SK_REQUEST_DEAD, false);
 	return result.value;
 }
 
@@ -106,7 +94,7 @@ static void invalidate(struct sk_vm *vm, unsigned long start, unsigned long end)
 {
 	/* The lock is Linux's call, not the core's: the owner field stays empty. */
 	if (sk_vm_call(vm, sk_core_invalidate, vm->core, start, end))
-		sk_request_all(vm, SK_REQUEST_FLUSH_TLB);
+		sk_request_all(vm, SK_REQUEST_FLUSH_TLB, true);
 }
 
 static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
@@ -287,6 +275,6 @@ u32 sk_invalidated(struct sk_vm *vm, u64 sequence, unsigned long address)
 void sk_synchronize_slots(struct sk_vm *vm)
 {
 	/* A vCPU stays in its read section while it runs the guest: make each renew it. */
-	sk_request_all(vm, SK_REQUEST_SLOTS);
+	sk_request_all(vm, SK_REQUEST_SLOTS, true);
 	synchronize_srcu_expedited(&vm->slots_srcu);
 }

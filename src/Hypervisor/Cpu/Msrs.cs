@@ -240,7 +240,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
 
     private static bool TryFlushPredictors(ulong value)
     {
-        if (value == 1)
+        if (value == 1 && FeatureWords.IsSupported(Feature.Ibpb))
             HostCpu.FlushPredictors();
         return value <= 1;
     }

@@ -14,14 +14,14 @@ internal static unsafe class Shim
 {
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_pages_allocate")]
     public static extern ulong PagesAllocate(uint order, byte fill);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_pages_free")]
-    public static extern void PagesFree(ulong address, uint order);
+    [MethodImpl(InternalCall), RuntimeImport("*", "free_pages")]
+    public static extern void PagesFree(void* address, uint order);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_address")]
     public static extern void* PageAddress(ulong address);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read")]
-    public static extern int UserRead(void* destination, ulong source, nuint bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_write")]
-    public static extern int UserWrite(ulong destination, void* source, nuint bytes);
+    [MethodImpl(InternalCall), RuntimeImport("*", "_copy_from_user")]
+    public static extern nuint UserRead(void* destination, ulong source, nuint bytes);
+    [MethodImpl(InternalCall), RuntimeImport("*", "_copy_to_user")]
+    public static extern nuint UserWrite(ulong destination, void* source, nuint bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_u64")]
     public static extern int UserReadUInt64(ulong source, ulong* value);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_words")]
@@ -42,7 +42,7 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidated")]
     public static extern int Invalidated(nint vm, ulong sequence, ulong address);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_request_all")]
-    public static extern void RequestAll(nint vm, VcpuRequests requests);
+    public static extern void RequestAll(nint vm, VcpuRequests requests, byte wait);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
     public static extern void SynchronizeSlots(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_chip_set_timer")]
@@ -75,20 +75,18 @@ internal static unsafe class Shim
     public static extern void VcpuRenewSlots(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
     public static extern void VcpuSignalMask(nint vcpu, ulong mask, byte active);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_legacy")] public static extern void* FpuLegacy(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_size")] public static extern uint FpuSize(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_export")]
-    public static extern void FpuExport(nint vcpu, void* buffer, uint size);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_import")]
-    public static extern long FpuImport(nint vcpu, void* buffer);
+    [MethodImpl(InternalCall), RuntimeImport("*", "fpu_copy_guest_fpstate_to_uabi")]
+    public static extern void FpuExport(nint fpu, void* buffer, uint size, ulong components, uint pkru);
+    [MethodImpl(InternalCall), RuntimeImport("*", "fpu_copy_uabi_to_guest_fpstate")]
+    public static extern int FpuImport(nint fpu, void* buffer, ulong components, uint* pkru);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_read_msr")]
     public static extern int ReadMsr(uint index, ulong* value);
     [MethodImpl(InternalCall), RuntimeImport("*", "ktime_get_with_offset")]
     public static extern ulong KtimeWithOffset(int clock);
     [MethodImpl(InternalCall), RuntimeImport("*", "check_tsc_unstable")] public static extern int TscIsUnstable();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameters")] public static extern ulong Parameters();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_log_error")]
-    public static extern void LogError(byte* text, ulong value);
+    [MethodImpl(InternalCall), RuntimeImport("*", "_printk")]
+    public static extern int Print(byte* format, byte* text, ulong value);
 }
 
 // SAFETY of this file: pointers handed to the shim are to locals or spans that live through the call; addresses that
@@ -97,12 +95,13 @@ internal static unsafe class Shim
 internal static unsafe partial class KernelPages
 {
     public static partial Hpa Allocate() => new(Shim.PagesAllocate(0, 0));
-    public static partial void Free(Hpa page) => Shim.PagesFree(page.Value, 0);
+    public static partial void Free(Hpa page) => Shim.PagesFree(Shim.PageAddress(page.Value), 0);
     public static partial Span<byte> Bytes(Hpa page) => new(Shim.PageAddress(page.Value), Page.Size);
     public static partial Span<ulong> Entries(Hpa page) => new(Shim.PageAddress(page.Value), EntriesPerTable);
     private static partial nint Address(Hpa page) => (nint)Shim.PageAddress(page.Value);
     public static partial Hpa AllocateBitmap(int order) => new(Shim.PagesAllocate((uint)order, 0xff));
-    public static partial void FreeBitmap(Hpa bitmap, int order) => Shim.PagesFree(bitmap.Value, (uint)order);
+    public static partial void FreeBitmap(Hpa bitmap, int order) =>
+        Shim.PagesFree(Shim.PageAddress(bitmap.Value), (uint)order);
 }
 
 internal static partial class KernelHeap
@@ -117,13 +116,13 @@ internal static unsafe partial class UserMemory
     public static partial bool Read(Hva source, Span<byte> destination)
     {
         fixed (byte* target = destination)
-            return Shim.UserRead(target, source.Value, (nuint)destination.Length) != 0;
+            return Shim.UserRead(target, source.Value, (nuint)destination.Length) == 0;
     }
 
     public static partial bool Write(Hva destination, ReadOnlySpan<byte> source)
     {
         fixed (byte* from = source)
-            return Shim.UserWrite(destination.Value, from, (nuint)source.Length) != 0;
+            return Shim.UserWrite(destination.Value, from, (nuint)source.Length) == 0;
     }
 
     public static partial bool ReadWords(Hva source, Span<byte> destination)
@@ -170,7 +169,7 @@ internal readonly unsafe partial struct HostVm
         return (PageLookup)result;
     }
 
-    public partial void FlushTlbs() => Shim.RequestAll(_handle, VcpuRequests.FlushTlb);
+    public partial void FlushTlbs() => Shim.RequestAll(_handle, VcpuRequests.FlushTlb, wait: 1);
     public partial void SynchronizeSlots() => Shim.SynchronizeSlots(_handle);
     public partial void SetChipTimer(ulong deadline) => Shim.SetChipTimer(_handle, deadline);
     public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
@@ -203,15 +202,18 @@ internal readonly unsafe partial struct HostVcpu
     public partial void SetSignalMask(ulong mask, bool active) =>
         Shim.VcpuSignalMask(_handle, mask, active ? (byte)1 : (byte)0);
 
-    public partial Span<byte> LegacyFpu() => new(Shim.FpuLegacy(_handle), FxsaveSize + XsaveHeaderSize);
-    public partial uint XsaveSize() => Shim.FpuSize(_handle);
+    /// <summary>What struct sk_vcpu begins with.</summary>
+    private ref VcpuShared Shared => ref **(VcpuShared**)_handle;
+
+    public partial Span<byte> LegacyFpu() => new((void*)Shared.Xsave, FxsaveSize + XsaveHeaderSize);
+    public partial uint XsaveSize() => Shared.XsaveSize;
 
     public partial bool FpuToUser(Hva destination, uint size)
     {
         if (!KernelArray<byte>.TryAllocate((int)size, out KernelArray<byte> image))
             return false;
         fixed (byte* buffer = image.Span)
-            Shim.FpuExport(_handle, buffer, size);
+            Shim.FpuExport(Shared.Fpu, buffer, size, HostCpu.SupportedXcr0(), Shared.Pkru);
         bool done = UserMemory.Write(destination, image.Span);
         image.Free();
         return done;
@@ -225,7 +227,8 @@ internal readonly unsafe partial struct HostVcpu
         if (UserMemory.Read(source, image.Span))
         {
             fixed (byte* buffer = image.Span)
-                result = (int)Shim.FpuImport(_handle, buffer);
+            fixed (uint* pkru = &Shared.Pkru)
+                result = Shim.FpuImport(Shared.Fpu, buffer, HostCpu.SupportedXcr0(), pkru);
         }
         image.Free();
         return result;
@@ -248,6 +251,8 @@ internal readonly partial struct HostEvent
 
 internal static unsafe partial class HostCpu
 {
+    private const ulong AmxComponents = 3 << 17;
+
     public static partial void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result)
     {
         fixed (CpuidLeaf* target = &result)
@@ -269,10 +274,10 @@ internal static unsafe partial class HostCpu
     public static partial ulong RealNanoseconds() => Shim.KtimeWithOffset(0);
     public static partial bool TscIsStable() => Shim.TscIsUnstable() == 0;
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_tsc_khz")] public static extern partial uint TscKhz();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
-    public static extern partial ulong SupportedXcr0();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_flush_predictors")]
-    public static extern partial void FlushPredictors();
+    // Linux asks for permission before it saves the state of AMX.
+    public static partial ulong SupportedXcr0() =>
+        (Kernel.X86.ReadCr4() & Cr4.Osxsave) != 0 ? Kernel.X86.Xgetbv(0) & ~AmxComponents : 0;
+    public static partial void FlushPredictors() => Kernel.X86.Wrmsr(Msr.PredCmd, 1);
 }
 
 internal static partial class Parameters
@@ -285,8 +290,9 @@ internal static unsafe partial class Log
 {
     public static partial void Error(ReadOnlySpan<byte> text, ulong value)
     {
-        fixed (byte* start = text)
-            Shim.LogError(start, value);
+        // KERN_ERR. That the function is variadic makes no difference to one that gets no floating point.
+        fixed (byte* start = text, format = "\u00013sharpkvm: %s (%#llx)\n\0"u8)
+            Shim.Print(format, start, value);
     }
 }
 #endif

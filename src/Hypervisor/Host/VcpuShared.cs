@@ -21,6 +21,8 @@ internal struct VcpuShared
     public ulong Dr0, Dr1, Dr2, Dr3;
     /// <summary>The shim's own part of this vCPU.</summary>
     public HostVcpu Host;
+    /// <summary>The guest's FPU state (struct fpu_guest), and in it the XSAVE image.</summary>
+    public nint Fpu, Xsave;
     /// <summary>The page shared with user space.</summary>
     public KernelRef<kvm_run> Run;
     public KernelRef<ExitTrace> Trace;
@@ -38,6 +40,8 @@ internal struct VcpuShared
     /// <summary>The next entry of <see cref="Trace"/> to be written.</summary>
     public uint TraceNext;
     public uint Pkru;
+    /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2.</summary>
+    public uint XsaveSize;
 
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
 
