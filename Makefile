@@ -19,8 +19,8 @@ TOOL = $(call PROGRAM,sharpkvm,sharpkvm)
 MODULE_BUILD = $(MAKE) --no-print-directory $(if $(V),,-s) KDIR=$(KDIR)
 
 # A build that fails is a test that fails.
-BUILD_FOR_TESTS = $(MAKE) --no-print-directory module samples selftests tests || \
-	{ echo "The build failed: nothing was tested."; echo "0 passed, 1 failed"; exit 1; }
+BUILD_FAILED = { echo "The build failed: nothing was tested."; echo "0 passed, 1 failed"; exit 1; }
+BUILD_FOR_TESTS = $(MAKE) --no-print-directory module samples selftests tests || $(BUILD_FAILED)
 
 # No server of the build may outlive make, and none may be found by it.
 export MSBUILDDISABLENODEREUSE := 1
@@ -31,7 +31,8 @@ export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT := 1
 export KDIR
 
 .DEFAULT_GOAL := module
-.PHONY: module samples selftests tool tests run test test-full bench install clean help setup
+.PHONY: module samples modules-only selftests tool tests run test test-full test-debug conformance bench install clean \
+	help setup
 
 ##@ Build
 module: setup ## build kmod/sharpkvm.ko for KDIR (default: the running kernel, else the newest with headers)
@@ -40,6 +41,10 @@ module: setup ## build kmod/sharpkvm.ko for KDIR (default: the running kernel, e
 
 samples: setup ## build the other modules: samples/hello, and the toolchain's test batch
 	@for folder in $(SAMPLES); do $(MODULE_BUILD) -C $$folder || exit 1; done
+
+# All modules for KDIR, without the copies beside their sources.
+modules-only:
+	@for folder in kmod $(SAMPLES); do $(MODULE_BUILD) -C $$folder module || exit 1; done
 
 selftests: setup ## build the programs that test the module from user space
 	@dotnet publish --nologo -v quiet -clp:NoSummary tests/Selftests
@@ -62,6 +67,17 @@ test-full: ## the long ones, too
 	@$(BUILD_FOR_TESTS)
 	@tools/run-tests --full $(TEST_PROJECTS)
 
+conformance: module tool ## run Linux's own KVM selftests on the module and on stock KVM, and compare
+	@tools/setup --conformance
+	@$(TOOL) conformance
+
+# The first time it builds the kernel: minutes to an hour.
+test-debug: ## the in-VM tests on a kernel that checks itself: memory, locks, objects, leaks
+	@tools/setup --debug-kernel || $(BUILD_FAILED)
+	@{ $(MAKE) --no-print-directory tool selftests tests && KDIR=$$($(TOOL) debug-kernel) && \
+		$(MAKE) --no-print-directory modules-only KDIR=$$KDIR; } || $(BUILD_FAILED)
+	@LAB_KERNEL=debug tools/run-tests tests/InVm
+
 bench: module ## compare with stock KVM: instructions per exit
 	@dotnet publish --nologo -v quiet -clp:NoSummary bench/Program
 	@$(DOTNET_BUILD) bench/Driver
@@ -81,5 +97,5 @@ setup: ## install what is missing (Debian 12 packages)
 	@tools/setup
 
 help: ## this list
-	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)

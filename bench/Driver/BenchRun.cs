@@ -5,6 +5,7 @@ using SharpKvm.Lab;
 namespace SharpKvm.Bench;
 
 /// <summary>One row as <c>kvmbench --json</c> prints it.</summary>
+/// <param name="Minimum">Of the samples, in the row's unit.</param>
 /// <param name="Missing">What the device lacks that this row measures.</param>
 internal sealed record BenchRow(string Name, double? Minimum, double? Median, string? Missing, string? Error,
     IReadOnlyDictionary<string, double>? Counters);
@@ -29,7 +30,7 @@ internal static class BenchRun
             CountInstructions = true,
             // An idle CPU would let the counted time jump to the next timer.
             KernelParameters = "idle=poll norandmaps",
-            Timeout = TimeSpan.FromMinutes(10),
+            Timeout = TimeSpan.FromMinutes(20),
         });
         result.Require();
         string rows = File.ReadAllText(Path.Combine(result.JobFolder, "rows.json"));

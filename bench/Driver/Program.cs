@@ -5,13 +5,14 @@ using SharpKvm.Lab;
 
 const string Usage =
     """
-    usage: bench [--stock-only | --ours-only]
-    Boots a throw-away machine twice and measures the same program on stock kvm-amd and on kmod/sharpkvm.ko.
+    usage: bench [--stock-only | --ours-only] [--no-boots]
+    Measures the same program, and boots of Linux, on stock kvm-amd and on kmod/sharpkvm.ko in throw-away machines.
     Writes build/bench/svm.json and build/bench/svm.md. Exit code: 0 measured, 1 failed, 2 bad command line.
     """;
 
-bool stockOnly = args is ["--stock-only"], oursOnly = args is ["--ours-only"];
-if (args.Length > 0 && !stockOnly && !oursOnly)
+bool stockOnly = args.Contains("--stock-only"), oursOnly = args.Contains("--ours-only");
+bool boots = !args.Contains("--no-boots");
+if (args.Except(["--stock-only", "--ours-only", "--no-boots"]).Any() || stockOnly && oursOnly)
 {
     Console.Error.WriteLine(Usage);
     return 2;
@@ -22,14 +23,14 @@ try
     IReadOnlyList<BenchRow> stock = [], ours = [];
     if (!oursOnly)
     {
-        AnsiConsole.MarkupLine("Measuring stock kvm-amd (about a minute) …");
-        stock = BenchRun.Measure("bench-stock", "modprobe kvm-amd", "/dev/kvm");
+        AnsiConsole.MarkupLine("Measuring stock kvm-amd …");
+        stock = [.. BenchRun.Measure("bench-stock", "modprobe kvm-amd", "/dev/kvm"), .. Boots(Hypervisor.Stock)];
     }
     if (!stockOnly)
     {
-        AnsiConsole.MarkupLine("Measuring SharpKVM (about a minute) …");
-        string module = Repository.PathOf("kmod", "sharpkvm.ko");
-        ours = BenchRun.Measure("bench-sharpkvm", $"insmod '{module}'", "/dev/sharpkvm");
+        AnsiConsole.MarkupLine("Measuring SharpKVM …");
+        string load = $"insmod '{Hypervisor.SharpKvm.Module}'";
+        ours = [.. BenchRun.Measure("bench-sharpkvm", load, "/dev/sharpkvm"), .. Boots(Hypervisor.SharpKvm)];
     }
 
     IReadOnlyList<Comparison> rows = Report.Join(ours, stock);
@@ -47,3 +48,5 @@ catch (LabException error)
     AnsiConsole.MarkupLineInterpolated($"[red]{error.Message}[/]");
     return 1;
 }
+
+IReadOnlyList<BenchRow> Boots(Hypervisor hypervisor) => boots ? BootRows.Measure(hypervisor) : [];

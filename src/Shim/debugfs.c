@@ -50,7 +50,7 @@ DEFINE_SHOW_ATTRIBUTE(exits);
 /* A number written makes the core of this VM fail a bounds check: the door is tested by using it. */
 static int trap_set(void *vm, u64 unused)
 {
-	sk_request_each(vm, SK_REQUEST_TRAP);
+	sk_request_all(vm, SK_REQUEST_TRAP, false);
 	return 0;
 }
 DEFINE_DEBUGFS_ATTRIBUTE(trap_fops, NULL, trap_set, "%llu\n");

@@ -5,11 +5,8 @@
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/kvm.h>
-#include <linux/pgtable.h>
 #include <linux/vmalloc.h>
-#include <asm/fpu/xcr.h>
 #include <asm/msr.h>
-#include <asm/nospec-branch.h>
 #include <asm/tsc.h>
 
 extern bool sk_ignore_msrs;
@@ -26,11 +23,6 @@ u64 sk_pages_allocate(unsigned int order, u8 fill)
 	return page_to_phys(page);
 }
 
-void sk_pages_free(u64 address, unsigned int order)
-{
-	__free_pages(pfn_to_page(address >> PAGE_SHIFT), order);
-}
-
 void *sk_page_address(u64 address)
 {
 	return __va(address);
@@ -44,19 +36,28 @@ void *sk_heap_allocate(unsigned long bytes)
 /*
  * Answers are u32, not bool: the core's compiler tests the whole of %eax, of which C's bool defines only the low byte.
  */
-u32 sk_user_read(void *destination, unsigned long source, unsigned long bytes)
-{
-	return !copy_from_user(destination, (void __user *)source, bytes);
-}
-
-u32 sk_user_write(unsigned long destination, const void *source, unsigned long bytes)
-{
-	return !copy_to_user((void __user *)destination, source, bytes);
-}
-
 u32 sk_user_read_u64(unsigned long source, u64 *value)
 {
 	return !get_user(*value, (u64 __user *)source);
+}
+
+/* 8 to 16 bytes by two loads, which may overlap. */
+u32 sk_user_read_words(void *destination, unsigned long source, unsigned long bytes)
+{
+	unsigned long tail = bytes - sizeof(u64);
+	u64 first, last;
+
+	if (!user_access_begin((void __user *)source, bytes))
+		return false;
+	unsafe_get_user(first, (u64 __user *)source, fault);
+	unsafe_get_user(last, (u64 __user *)(source + tail), fault);
+	user_access_end();
+	memcpy(destination, &first, sizeof(first));
+	memcpy(destination + tail, &last, sizeof(last));
+	return true;
+fault:
+	user_access_end();
+	return false;
 }
 
 u32 sk_user_range(unsigned long start, unsigned long bytes)
@@ -87,50 +88,25 @@ long sk_user_exchange(unsigned long address, unsigned int size, u64 expected, u6
 	return result < 0 ? 2 : result;
 }
 
-/*
- * The page that the process has at an address: its physical address, the level of the entry that maps it (1: 4 KiB, 2:
- * 2 MiB, 3: 1 GiB) in bits 0 and 1, in bit 2 whether it may be written to. 0 when there is none, or not with the right
- * asked for. With interrupts off no table is freed; the notifier's sequence guards what was found. No reference is
- * taken, so it does not matter whether a struct page stands behind it. A page that Linux takes for clean is not
- * writable: this is how it learns of writes, because it calls the notifier before it marks a page clean.
- */
-u64 sk_find_page(struct sk_vm *vm, unsigned long address, bool write)
-{
-	u64 *table = (u64 *)vm->mm->pgd, entry, offset, found = 0;
-	unsigned int level = pgtable_l5_enabled() ? 5 : 4, shift;
-	unsigned long flags;
-
-	local_irq_save(flags);
-	for (;; level--) {
-		shift = PAGE_SHIFT + (level - 1) * 9;
-		entry = READ_ONCE(table[address >> shift & (PTRS_PER_PTE - 1)]);
-		if (!__pte_access_permitted(entry, write))
-			break;
-		if (level == 1 || entry & _PAGE_PSE) {
-			offset = (1UL << shift) - 1;
-			if (!write || entry & _PAGE_DIRTY)
-				found = (entry & PTE_PFN_MASK & ~offset) | (address & offset & PAGE_MASK) | level;
-			break;
-		}
-		table = __va(entry & PTE_PFN_MASK);
-	}
-	local_irq_restore(flags);
-	if (found && (entry & (_PAGE_RW | _PAGE_DIRTY)) == (_PAGE_RW | _PAGE_DIRTY))
-		found |= 4;
-	return found;
-}
-
 /* Makes a page present as an access by the process would. SharpKvm.Host.PageLookup says what it returns. */
-long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write)
+long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write, bool wait)
 {
 	bool unlocked = false;
-	int error;
+	struct page *page;
+	long result;
 
+	if (!wait) {
+		result = get_user_pages_unlocked(address, 1, &page, FOLL_NOWAIT | (write ? FOLL_WRITE : 0));
+		if (result == 1)
+			put_page(page);
+		if (result >= 0)
+			return result ? 0 : 3;
+	}
 	if (mmap_read_lock_killable(vm->mm))
 		return 2;
-	error = fixup_user_fault(vm->mm, address, write ? FAULT_FLAG_WRITE : 0, &unlocked);
+	result = fixup_user_fault(vm->mm, address, write ? FAULT_FLAG_WRITE : 0, &unlocked);
 	mmap_read_unlock(vm->mm);
-	return error == -EINTR ? 2 : error ? 1 : 0;
+	return result == -EINTR ? 2 : result ? 1 : 0;
 }
 
 u32 sk_read_msr(u32 index, u64 *value)
@@ -143,46 +119,8 @@ u32 sk_tsc_khz(void)
 	return tsc_khz;
 }
 
-/* Extended state components that the kernel saves for guests without asking permission. */
-u64 sk_supported_xcr0(void)
-{
-	if (!boot_cpu_has(X86_FEATURE_OSXSAVE))
-		return 0;
-	return xgetbv(XCR_XFEATURE_ENABLED_MASK) & ~(u64)(XFEATURE_MASK_XTILE);
-}
-
-void sk_flush_predictors(void)
-{
-	indirect_branch_prediction_barrier();
-}
-
 /* The module's parameters, which root may change at any time: halt_poll_ns, and in bit 63 ignore_msrs. */
 u64 sk_parameters(void)
 {
 	return READ_ONCE(sk_halt_poll_ns) | (u64)READ_ONCE(sk_ignore_msrs) << 63;
-}
-
-void *sk_fpu_legacy(struct sk_vcpu *vcpu)
-{
-	return &vcpu->fpu.fpstate->regs.xsave;
-}
-
-u32 sk_fpu_size(struct sk_vcpu *vcpu)
-{
-	return max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
-}
-
-void sk_fpu_export(struct sk_vcpu *vcpu, void *buffer, u32 size)
-{
-	fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, buffer, size, sk_supported_xcr0(), vcpu->shared->pkru);
-}
-
-long sk_fpu_import(struct sk_vcpu *vcpu, const void *buffer)
-{
-	return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, buffer, sk_supported_xcr0(), &vcpu->shared->pkru);
-}
-
-void sk_log_error(const char *text, u64 value)
-{
-	pr_err("%s (%#llx)\n", text, value);
 }

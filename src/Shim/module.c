@@ -133,29 +133,21 @@ void sk_hardware_put(void)
 	cpus_read_unlock();
 }
 
+/* On the CPU's own thread; no guest runs there, and a handler that comes between does not care. */
 static int online_cpu(unsigned int cpu)
 {
-	unsigned long flags;
-	int result = 0;
+	int result;
 
 	mutex_lock(&sk_module_lock);
-	if (vm_count) {
-		local_irq_save(flags);
-		result = cpu_enable();
-		local_irq_restore(flags);
-	}
+	result = vm_count ? cpu_enable() : 0;
 	mutex_unlock(&sk_module_lock);
 	return result;
 }
 
 static int offline_cpu(unsigned int cpu)
 {
-	unsigned long flags;
-
 	mutex_lock(&sk_module_lock);
-	local_irq_save(flags);
 	cpu_disable(NULL);
-	local_irq_restore(flags);
 	mutex_unlock(&sk_module_lock);
 	return 0;
 }
@@ -187,8 +179,9 @@ static int reboot(struct notifier_block *block, unsigned long event, void *data)
 	rebooting = true;
 	list_for_each_entry(vm, &sk_all_vms, all_vms) {
 		WRITE_ONCE(vm->dead, true);
-		sk_request_each(vm, SK_REQUEST_DEAD);
-		sk_request_all(vm, SK_REQUEST_DEAD);
+		/* Those that sleep, and those that run. */
+		sk_request_all(vm, SK_REQUEST_DEAD, false);
+		sk_request_all(vm, SK_REQUEST_DEAD, true);
 	}
 	mutex_unlock(&sk_module_lock);
 	on_each_cpu(cpu_disable, NULL, 1);
@@ -229,18 +222,16 @@ static void free_cpu_pages(void)
 
 static int allocate_cpu_pages(void)
 {
-	struct page *pages;
+	bool failed = false;
 	int cpu;
 
 	for_each_possible_cpu(cpu) {
-		pages = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 1);
-		if (!pages) {
-			free_cpu_pages();
-			return -ENOMEM;
-		}
-		per_cpu(sk_cpus, cpu).pages = pages;
+		per_cpu(sk_cpus, cpu).pages = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 1);
+		failed |= !per_cpu(sk_cpus, cpu).pages;
 	}
-	return 0;
+	if (failed)
+		free_cpu_pages();
+	return failed ? -ENOMEM : 0;
 }
 
 static int hotplug_state;
@@ -269,7 +260,7 @@ static int __init sk_init(void)
 		pr_err("the core's VcpuShared has %ld bytes, the shim's %zu\n", size, sizeof(struct sk_vcpu_shared));
 		return -EINVAL;
 	}
-	result = sk_call(sk_core_probe, 0, 0, 0);
+	result = sk_call(sk_core_probe, PTE_PFN_MASK, pgtable_l5_enabled() ? 5 : 4, 0);
 	if (result)
 		return result;
 	result = claim_kvm();
@@ -278,10 +269,14 @@ static int __init sk_init(void)
 	result = allocate_cpu_pages();
 	if (result)
 		goto release_claim;
+	result = -ENOMEM;
+	sk_fetches = alloc_workqueue("sharpkvm", WQ_UNBOUND, 0);
+	if (!sk_fetches)
+		goto free_pages;
 	sk_debugfs_init();
 	result = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);
 	if (result < 0)
-		goto free_pages;
+		goto remove_files;
 	hotplug_state = result;
 	register_syscore_ops(&syscore);
 	register_reboot_notifier(&reboot_notifier);
@@ -301,8 +296,10 @@ unregister:
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_syscore_ops(&syscore);
 	cpuhp_remove_state(hotplug_state);
-free_pages:
+remove_files:
 	debugfs_remove_recursive(sk_debugfs_root);
+	destroy_workqueue(sk_fetches);
+free_pages:
 	free_cpu_pages();
 release_claim:
 	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
@@ -319,6 +316,7 @@ static void __exit sk_exit(void)
 	unregister_syscore_ops(&syscore);
 	cpuhp_remove_state(hotplug_state);
 	debugfs_remove_recursive(sk_debugfs_root);
+	destroy_workqueue(sk_fetches);
 	free_cpu_pages();
 	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
 	sk_call(sk_core_release, 0, 0, 0);

@@ -26,6 +26,7 @@
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
 
@@ -46,6 +47,8 @@ struct sk_vcpu_shared {
 	u64 tsc_aux;
 	u64 dr[4];
 	struct sk_vcpu *host;
+	struct fpu_guest *fpu;
+	void *xsave;
 	struct kvm_run *run;
 	struct sk_exit_trace *trace;
 	void *pio;
@@ -55,6 +58,7 @@ struct sk_vcpu_shared {
 	u32 on_load;
 	u32 trace_next;
 	u32 pkru;
+	u32 xsave_size;
 };
 
 #define SK_ENTER_LOAD_DR	0x1u
@@ -80,6 +84,7 @@ struct sk_exit_trace {
 #define SK_TRACE_ENTRIES	256
 
 struct sk_vm {
+	pgd_t *tables;	/* the process's; first: SharpKvm.Host.HostVm reads it */
 	struct kref refs;
 	struct mm_struct *mm;
 	struct mmu_notifier notifier;
@@ -111,6 +116,7 @@ struct sk_vm {
 };
 
 struct sk_vcpu {
+	struct sk_vcpu_shared *shared;	/* first: SharpKvm.Host.HostVcpu reads it */
 	struct sk_vm *vm;
 	struct list_head node;
 	u32 id;
@@ -133,12 +139,12 @@ struct sk_vcpu {
 	void *ring;		/* of written pages, with its length in pages */
 	unsigned long ring_pages;
 	struct kvm_run *run;
-	struct sk_vcpu_shared *shared;
 	void *core;
 };
 
 extern const struct file_operations sk_vcpu_fops;
 extern struct list_head sk_all_vms;
+extern struct workqueue_struct *sk_fetches;
 extern struct mutex sk_module_lock;
 
 int sk_hardware_get(void);
@@ -156,8 +162,7 @@ void sk_vm_debugfs(struct sk_vm *vm);
 
 void sk_vcpu_destroy(struct sk_vcpu *vcpu);
 void sk_vcpu_kick(struct sk_vcpu *vcpu);
-void sk_request_all(struct sk_vm *vm, u32 request);
-void sk_request_each(struct sk_vm *vm, u32 request);
+void sk_request_all(struct sk_vm *vm, u32 request, bool wait);
 
 enum hrtimer_restart sk_chip_timer_expired(struct hrtimer *timer);
 void sk_irqfds_free(struct sk_vm *vm);
@@ -175,7 +180,7 @@ extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
 
 /* Exports of the core, called through the door (cs_enter) only. */
-long sk_core_probe(void), sk_core_release(void), sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
+long sk_core_probe(u64 frame_mask, unsigned int levels), sk_core_release(void), sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
 long sk_core_vm_size(void), sk_core_vcpu_size(void), sk_core_shared_size(void);
 long sk_core_vm_init(void *core, struct sk_vm *vm, void *ring), sk_core_vm_destroy(void *core);
 long sk_core_vcpu_init(void *core, void *vm, u64 id), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);
@@ -186,6 +191,7 @@ long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
 long sk_core_age(void *core, unsigned long start, unsigned long end);
 long sk_core_tables(void *core), sk_core_give_back(void *core);
 long sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
+long sk_core_page_fetched(void *core, u32 number);
 
 /* Through the door, with up to three arguments. A trap is reported; then the answer is -EIO. */
 long sk_call_core(void *fn, long a, long b, long c);

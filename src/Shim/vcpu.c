@@ -6,13 +6,17 @@
 #include <linux/cpumask.h>
 #include <linux/entry-kvm.h>
 #include <linux/file.h>
+#include <linux/kthread.h>
 #include <linux/kvm_host.h>
+#include <linux/pagemap.h>
+#include <linux/sched/mm.h>
 #include <linux/vmalloc.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/xcr.h>
 #include <asm/spec-ctrl.h>
 
 static DEFINE_PER_CPU(struct sk_vcpu *, last_vcpu);
+static_assert(offsetof(struct sk_vcpu, shared) == 0);
 
 static u64 host_tsc_aux(int cpu)
 {
@@ -251,6 +255,51 @@ void sk_vcpu_set_timer(struct sk_vcpu *vcpu, u64 deadline)
 		hrtimer_cancel(&vcpu->timer);
 }
 
+/* A page that is fetched while its vCPU runs on. Holds the VM, its memory and the module. */
+struct sk_fetch {
+	struct work_struct work;
+	struct sk_vcpu *vcpu;
+	unsigned long page;
+	u32 number;
+	bool write;
+};
+
+struct workqueue_struct *sk_fetches;
+
+static void fetch_page(struct work_struct *work)
+{
+	struct sk_fetch *fetch = container_of(work, struct sk_fetch, work);
+	struct sk_vm *vm = fetch->vcpu->vm;
+
+	kthread_use_mm(vm->mm);
+	if (fetch->write)
+		fault_in_safe_writeable((char __user *)fetch->page, 1);
+	else
+		fault_in_readable((char __user *)fetch->page, 1);
+	kthread_unuse_mm(vm->mm);
+	sk_vm_call(vm, sk_core_page_fetched, fetch->vcpu->core, fetch->number, 0);
+	mmput(vm->mm);
+	sk_vm_put(vm);
+	kfree(fetch);
+	/* The end of the work queue is awaited before the module goes. */
+	module_put(THIS_MODULE);
+}
+
+/* Import of the core. */
+u32 sk_vcpu_fetch_page(struct sk_vcpu *vcpu, unsigned long page, bool write, u32 number)
+{
+	struct sk_fetch *fetch = kmalloc(sizeof(*fetch), GFP_KERNEL_ACCOUNT);
+
+	if (!fetch)
+		return false;
+	*fetch = (struct sk_fetch){ .vcpu = vcpu, .page = page, .number = number, .write = write };
+	INIT_WORK(&fetch->work, fetch_page);
+	__module_get(THIS_MODULE);
+	kref_get(&vcpu->vm->refs);
+	mmget(vcpu->vm->mm);
+	return queue_work(sk_fetches, &fetch->work);
+}
+
 /* Import of the core: KVM_SET_SIGNAL_MASK. */
 void sk_vcpu_signal_mask(struct sk_vcpu *vcpu, u64 mask, bool active)
 {
@@ -292,12 +341,10 @@ static long run(struct sk_vcpu *vcpu)
 	load(vcpu, smp_processor_id());
 	preempt_enable();
 	WRITE_ONCE(vcpu->task, current);
-	vcpu->srcu_index = srcu_read_lock(&vm->slots_srcu);
 
 	result = sk_vm_call(vm, sk_core_run, vcpu->core, 0, 0);
 
 	WRITE_ONCE(vcpu->task, NULL);
-	srcu_read_unlock(&vm->slots_srcu, vcpu->srcu_index);
 	if (vcpu->fpu_loaded) {
 		fpu_swap_kvm_fpstate(&vcpu->fpu, false);
 		vcpu->fpu_loaded = false;
@@ -318,16 +365,6 @@ static long run(struct sk_vcpu *vcpu)
 	return result;
 }
 
-static long other_ioctl(struct sk_vcpu *vcpu, unsigned int command, unsigned long argument)
-{
-	struct sk_vm *vm = vcpu->vm;
-	int index = srcu_read_lock(&vm->slots_srcu);
-	long result = sk_vm_call(vm, sk_core_vcpu_ioctl, vcpu->core, command, argument);
-
-	srcu_read_unlock(&vm->slots_srcu, index);
-	return result;
-}
-
 static long vcpu_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {
 	struct sk_vcpu *vcpu = file->private_data;
@@ -339,10 +376,12 @@ static long vcpu_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return -EINVAL;
 	if (mutex_lock_killable(&vcpu->mutex))
 		return -EINTR;
-	if (command == KVM_RUN)
-		result = argument ? -EINVAL : run(vcpu);
+	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
+	if (command != KVM_RUN)
+		result = sk_vm_call(vcpu->vm, sk_core_vcpu_ioctl, vcpu->core, command, argument);
 	else
-		result = other_ioctl(vcpu, command, argument);
+		result = argument ? -EINVAL : run(vcpu);
+	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
 	mutex_unlock(&vcpu->mutex);
 	return result;
 }
@@ -352,10 +391,8 @@ static vm_fault_t vcpu_fault(struct vm_fault *fault)
 	struct sk_vcpu *vcpu = fault->vma->vm_file->private_data;
 	void *address;
 
-	if (fault->pgoff == 0)
-		address = vcpu->run;
-	else if (fault->pgoff == KVM_PIO_PAGE_OFFSET)
-		address = vcpu->shared->pio;
+	if (fault->pgoff <= KVM_PIO_PAGE_OFFSET)
+		address = (void *)vcpu->run + fault->pgoff * PAGE_SIZE;
 	else if (fault->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
 		address = vcpu->vm->ring;
 	else if (fault->pgoff >= KVM_DIRTY_LOG_PAGE_OFFSET &&
@@ -406,11 +443,10 @@ static void free_vcpu(struct sk_vcpu *vcpu)
 {
 	fpu_free_guest_fpstate(&vcpu->fpu);
 	vfree(vcpu->ring);
-	free_page((unsigned long)vcpu->run);
-	if (vcpu->shared) {
-		free_page((unsigned long)vcpu->shared->pio);
+	if (vcpu->run)
+		free_pages_exact(vcpu->run, 2 * PAGE_SIZE);
+	if (vcpu->shared)
 		kvfree(vcpu->shared->trace);
-	}
 	kvfree(vcpu->core);
 	kfree(vcpu);
 }
@@ -447,16 +483,20 @@ static struct sk_vcpu *allocate_vcpu(struct sk_vm *vm, u32 id)
 	hrtimer_init(&vcpu->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_PINNED_HARD);
 	vcpu->timer.function = timer_expired;
 	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
-	vcpu->run = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	/* The run page, and behind it the one for port data. */
+	vcpu->run = alloc_pages_exact(2 * PAGE_SIZE, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
 	vcpu->core = kvzalloc(sk_call(sk_core_vcpu_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
 	vcpu->shared = vcpu->core;
 	if (!vcpu->run || !vcpu->core || !fpu_alloc_guest_fpstate(&vcpu->fpu))
 		goto free;
 	vcpu->shared->host = vcpu;
+	vcpu->shared->fpu = &vcpu->fpu;
+	vcpu->shared->xsave = &vcpu->fpu.fpstate->regs.xsave;
+	vcpu->shared->xsave_size = max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
 	vcpu->shared->run = vcpu->run;
-	vcpu->shared->pio = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	vcpu->shared->pio = (void *)vcpu->run + KVM_PIO_PAGE_OFFSET * PAGE_SIZE;
 	vcpu->shared->trace = kvcalloc(SK_TRACE_ENTRIES, sizeof(struct sk_exit_trace), GFP_KERNEL_ACCOUNT);
-	if (vcpu->shared->pio && vcpu->shared->trace)
+	if (vcpu->shared->trace)
 		return vcpu;
 free:
 	free_vcpu(vcpu);

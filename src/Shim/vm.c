@@ -51,20 +51,23 @@ void sk_irq_unlock(struct sk_vm *vm)
 	raw_spin_unlock_irqrestore(&vm->irq_lock, vm->irq_flags);
 }
 
+static_assert(offsetof(struct sk_vm, tables) == 0);
+
 static void acknowledge(void *unused)
 {
 }
 
 /*
- * Sets the request bits of every vCPU and waits until none runs guest code with the bits unseen. The order: bits, then
- * in_guest here; in_guest, then bits in sk_vcpu_enter(). Whatever the interleaving, either the vCPU sees the bits
- * before it enters or we see in_guest and interrupt it.
+ * Sets the request bits of every vCPU and sees to it that each looks at them soon, from any context; or, with wait,
+ * comes back when none runs guest code with the bits unseen. The order: bits, then in_guest here; in_guest, then bits
+ * in sk_vcpu_enter(). Whatever the interleaving, either the vCPU sees the bits before it enters or we see in_guest and
+ * interrupt it.
  */
-void sk_request_all(struct sk_vm *vm, u32 request)
+void sk_request_all(struct sk_vm *vm, u32 request, bool wait)
 {
 	struct sk_vcpu *vcpu;
 	cpumask_var_t mask;
-	bool have_mask = zalloc_cpumask_var(&mask, GFP_ATOMIC);
+	bool have_mask = wait && zalloc_cpumask_var(&mask, GFP_ATOMIC);
 	int cpu;
 
 	preempt_disable();
@@ -73,31 +76,18 @@ void sk_request_all(struct sk_vm *vm, u32 request)
 		atomic_or(request, (atomic_t *)&vcpu->shared->requests);
 		smp_mb__after_atomic();
 		cpu = READ_ONCE(vcpu->cpu);
-		if (!READ_ONCE(vcpu->in_guest) || cpu < 0 || cpu == smp_processor_id())
-			continue;
-		if (have_mask)
+		if (!wait)
+			sk_vcpu_kick(vcpu);
+		else if (have_mask && READ_ONCE(vcpu->in_guest) && cpu >= 0 && cpu != smp_processor_id())
 			cpumask_set_cpu(cpu, mask);
 	}
 	if (have_mask)
 		smp_call_function_many(mask, acknowledge, NULL, true);
-	else
+	else if (wait)
 		smp_call_function(acknowledge, NULL, true);
 	preempt_enable();
 	if (have_mask)
 		free_cpumask_var(mask);
-}
-
-/* Sets the request bits of every vCPU and sees to it that each looks at them soon. From any context. */
-void sk_request_each(struct sk_vm *vm, u32 request)
-{
-	struct sk_vcpu *vcpu;
-
-	rcu_read_lock();
-	list_for_each_entry_rcu(vcpu, &vm->vcpus, node) {
-		atomic_or(request, (atomic_t *)&vcpu->shared->requests);
-		sk_vcpu_kick(vcpu);
-	}
-	rcu_read_unlock();
 }
 
 long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
@@ -115,7 +105,7 @@ long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 	if (!in_interrupt() && this_cpu_read(mmu_reader) == vm)
 		sk_mmu_read_unlock(vm);
 	WRITE_ONCE(vm->dead, true);
-	sk_request_each(vm, SK_REQUEST_DEAD);
+	sk_request_all(vm, SK_REQUEST_DEAD, false);
 	return result.value;
 }
 
@@ -123,7 +113,7 @@ static void invalidate(struct sk_vm *vm, unsigned long start, unsigned long end)
 {
 	/* The lock is Linux's call, not the core's: the owner field stays empty. */
 	if (sk_vm_call(vm, sk_core_invalidate, vm->core, start, end))
-		sk_request_all(vm, SK_REQUEST_FLUSH_TLB);
+		sk_request_all(vm, SK_REQUEST_FLUSH_TLB, true);
 }
 
 static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
@@ -162,8 +152,11 @@ static void notifier_release(struct mmu_notifier *notifier, struct mm_struct *mm
 	write_unlock(&vm->mmu_lock);
 }
 
-/* Whether the guest has used pages since this was asked last; with no end, only looks. */
-static int age(struct mmu_notifier *notifier, unsigned long start, unsigned long end)
+/*
+ * Whether the guest has used pages since this was asked last; with no end, only looks. Like Linux for its own TLBs on
+ * x86, nobody flushes for it: an entry that is in a TLB looks old for a while.
+ */
+static int age(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start, unsigned long end)
 {
 	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 	int young;
@@ -174,29 +167,14 @@ static int age(struct mmu_notifier *notifier, unsigned long start, unsigned long
 	return young;
 }
 
-static int notifier_age(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start, unsigned long end)
-{
-	return age(notifier, start, end);
-}
-
-static int notifier_age_flush(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start,
-			      unsigned long end)
-{
-	int young = age(notifier, start, end);
-
-	if (young)
-		sk_request_all(container_of(notifier, struct sk_vm, notifier), SK_REQUEST_FLUSH_TLB);
-	return young;
-}
-
 static int notifier_test_young(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long address)
 {
-	return age(notifier, address, 0);
+	return age(notifier, mm, address, 0);
 }
 
 static const struct mmu_notifier_ops notifier_ops = {
-	.clear_flush_young = notifier_age_flush,
-	.clear_young = notifier_age,
+	.clear_flush_young = age,
+	.clear_young = age,
 	.test_young = notifier_test_young,
 	.invalidate_range_start = notifier_start,
 	.invalidate_range_end = notifier_end,
@@ -290,6 +268,7 @@ int sk_create_vm(void)
 	if (error)
 		goto free_srcu;
 	vm->mm = current->mm;
+	vm->tables = vm->mm->pgd;
 	mmgrab(vm->mm);
 	vm->notifier.ops = &notifier_ops;
 	error = mmu_notifier_register(&vm->notifier, vm->mm);
@@ -338,7 +317,7 @@ u32 sk_invalidated(struct sk_vm *vm, u64 sequence, unsigned long start, unsigned
 void sk_synchronize_slots(struct sk_vm *vm)
 {
 	/* A vCPU stays in its read section while it runs the guest: make each renew it. */
-	sk_request_all(vm, SK_REQUEST_SLOTS);
+	sk_request_all(vm, SK_REQUEST_SLOTS, true);
 	synchronize_srcu_expedited(&vm->slots_srcu);
 }
 

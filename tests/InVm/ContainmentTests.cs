@@ -15,7 +15,7 @@ public sealed class ContainmentTests
     [OneTimeSetUp]
     public void Boot()
     {
-        string module = Repository.PathOf("kmod", "sharpkvm.ko");
+        string module = L1Kernel.Default.ModuleBuilt("sharpkvm");
         Assert.That(module, Does.Exist, "the module is not built: make");
         var other = new GuestBoot { IrqChip = IrqChip.Off, Cpus = 1 };
         run = L1Machine.Run(new L1Options
@@ -31,14 +31,15 @@ public sealed class ContainmentTests
                 qemu-system-x86_64 -accel kvm,kernel-irqchip=off -machine q35 -m 64 -nodefaults -no-user-config \
                     -display none -monitor none </dev/null >/job/victim.txt 2>&1 &
                 victim=$!
-                sleep 6
+                sleep $((6 * LAB_TIME_FACTOR))
                 echo ::traps; ls /sys/kernel/debug/sharpkvm/$victim-*/trap
                 echo 1 >/sys/kernel/debug/sharpkvm/$victim-*/trap
-                sleep 2
+                sleep $((2 * LAB_TIME_FACTOR))
                 echo ::victim; cat /job/victim.txt
                 echo ::other; wait $other; echo "status $?"; cat /job/other.txt
                 # QEMU may have given up by itself: it asks the dead machine for its clock.
-                echo ::unload; kill -9 $victim 2>/dev/null; wait $victim 2>/dev/null; rmmod sharpkvm && echo gone
+                echo ::unload; kill -9 $victim 2>/dev/null; wait $victim 2>/dev/null
+                check_leaks; rmmod sharpkvm && echo gone
                 """,
         });
     }

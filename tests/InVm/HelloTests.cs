@@ -14,7 +14,7 @@ public sealed partial class HelloTests
     private const string Greeting = "Hello from C# in the kernel";
     private const string WarningText = "hello: asked to warn";
 
-    private static readonly string Module = Repository.PathOf("samples", "hello", "hello.ko");
+    private static readonly string Module = L1Kernel.Default.ModuleBuilt("hello");
     private static readonly string Source = Repository.PathOf("samples", "hello", "Greeter.cs");
 
     private L1Result run = null!;
@@ -37,7 +37,7 @@ public sealed partial class HelloTests
                     echo "status $?"
                 done
                 echo ::again; cat /dev/hello
-                echo ::unload; rmmod hello && ! grep -q ^hello /proc/modules && echo gone
+                echo ::unload; check_leaks; rmmod hello && ! grep -q ^hello /proc/modules && echo gone
                 """,
         });
     }

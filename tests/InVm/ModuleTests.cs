@@ -10,7 +10,7 @@ public sealed class ModuleTests
 {
     private const string Busy = "Device or resource busy";
 
-    private static readonly string Module = Repository.PathOf("kmod", "sharpkvm.ko");
+    private static readonly string Module = L1Kernel.Default.ModuleBuilt("sharpkvm");
 
     private L1Result run = null!;
 
@@ -29,7 +29,7 @@ public sealed class ModuleTests
                     qemu-system-x86_64 -accel kvm,kernel-irqchip=off -machine q35 -m 64 -nodefaults -no-user-config \
                         -display none -monitor none </dev/null >/dev/null 2>&1 &
                     guest=$!
-                    sleep 4
+                    sleep $((4 * LAB_TIME_FACTOR))
                 }
                 alive() { kill -0 $guest 2>/dev/null && echo alive || echo dead; }
 
@@ -44,7 +44,7 @@ public sealed class ModuleTests
                 cpu=/sys/devices/system/cpu/cpu1/online
                 echo ::hotplug; [ -e $cpu ] || echo 'one CPU'
                 [ ! -e $cpu ] || for i in 1 2 3; do echo 0 >$cpu && sleep 1 && echo 1 >$cpu && sleep 1; done; alive
-                echo ::killed; kill -9 $guest; wait $guest 2>/dev/null; rmmod sharpkvm 2>&1; alive
+                echo ::killed; kill -9 $guest; wait $guest 2>/dev/null; check_leaks; rmmod sharpkvm 2>&1; alive
                 echo ::off; load devname=kvm; guest; alive
                 """,
         });

@@ -7,14 +7,16 @@ internal static class CacheLock
     /// <summary>Makes something once.</summary>
     /// <param name="result">A file, which <paramref name="make"/> must leave complete or not at all.</param>
     /// <param name="make">Runs only when the file is missing.</param>
-    public static void MakeOnce(string result, Action make)
+    /// <param name="name">The lock: things that share a folder share it.</param>
+    /// <param name="patience">How long another process may hold the lock; five minutes when null.</param>
+    public static void MakeOnce(string result, Action make, string name = "lock", TimeSpan? patience = null)
     {
         if (File.Exists(result))
         {
             return;
         }
 
-        using FileStream held = Take(Path.Combine(Repository.Cache, "lock"));
+        using FileStream held = Take(Path.Combine(Repository.Cache, name), patience ?? TimeSpan.FromMinutes(5));
         if (!File.Exists(result))
         {
             make();
@@ -30,9 +32,9 @@ internal static class CacheLock
         File.Move(partial, path, overwrite: true);
     }
 
-    private static FileStream Take(string path)
+    private static FileStream Take(string path, TimeSpan patience)
     {
-        DateTime limit = DateTime.UtcNow.AddMinutes(5);
+        DateTime limit = DateTime.UtcNow + patience;
         while (true)
         {
             try

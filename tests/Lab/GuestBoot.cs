@@ -90,15 +90,15 @@ public sealed record GuestBoot
                 -accel {hypervisor.AcceleratorFor(Emulator)},kernel-irqchip={irqchip} \
                 -machine {Board.ToString().ToLowerInvariant()} -cpu {cpu} -smp {Cpus} -m {MemoryMib} \
                 -nodefaults -no-user-config -display none -no-reboot -serial stdio \
-                -kernel '{L1Kernel.Default.Image}' -initrd '{InitialFiles.Value}' \
+                -kernel '{L1Kernel.Debian.Image}' -initrd '{InitialFiles.Value}' \
                 -append 'console=ttyS0 panic=-1 loglevel={LogLevel}' {devices}
             """;
     }
 
     private static string WriteInitialFiles()
     {
-        string path = Path.Combine(Repository.Folder("lab"), $"l2-{L1Kernel.Default.Version}.cpio");
-        CacheLock.WriteWhole(path, Initramfs.ForL2(L1Kernel.Default));
+        string path = Path.Combine(Repository.Folder("lab"), $"l2-{L1Kernel.Debian.Version}.cpio");
+        CacheLock.WriteWhole(path, Initramfs.ForL2(L1Kernel.Debian));
         return path;
     }
 }

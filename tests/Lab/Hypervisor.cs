@@ -7,15 +7,17 @@ namespace SharpKvm.Lab;
 public sealed record Hypervisor(string Name, string? Module)
 {
     /// <summary>The project's module.</summary>
-    public static Hypervisor SharpKvm { get; } = new("sharpkvm", Repository.PathOf("kmod", "sharpkvm.ko"));
+    public static Hypervisor SharpKvm { get; } = new("sharpkvm", L1Kernel.Default.ModuleBuilt("sharpkvm"));
 
     /// <summary>Linux's own: the reference.</summary>
     public static Hypervisor Stock { get; } = new("stock", Module: null);
 
     /// <summary>Shell command that loads it for a QEMU: as <c>/dev/kvm</c> for one that knows no other.</summary>
-    public string LoadFor(Emulator qemu) => Module is null
-        ? "modprobe kvm-amd"
-        : $"insmod '{Module}'{(qemu.CanNameDevice ? "" : " devname=kvm")}";
+    public string LoadFor(Emulator qemu) =>
+        Module is not null && qemu.CanNameDevice ? $"insmod '{Module}'" : LoadAsKvm;
+
+    /// <summary>Shell command that loads it as <c>/dev/kvm</c>.</summary>
+    public string LoadAsKvm => Module is null ? "modprobe kvm-amd" : $"insmod '{Module}' devname=kvm";
 
     /// <summary>The shell command that takes it out again.</summary>
     public string Unload => $"rmmod '{(Module is null ? "kvm-amd" : Path.GetFileNameWithoutExtension(Module))}'";

@@ -71,6 +71,7 @@ public static partial class KernelLog
 
     /// <summary>What is over when its call trace is.</summary>
     [GeneratedRegex("^BUG: (sleeping|scheduling|using|Bad|MAX_)|^INFO: trying to register|"
+        + "vmalloc error: |alloc_cpumask_var: failed|"
         + "^WARNING: (possible|suspicious|inconsistent|bad|held|lock|nested|HARDIRQ|SOFTIRQ|.* still has locks)")]
     private static partial Regex Traced();
 
@@ -98,6 +99,7 @@ public static partial class KernelLog
         + @"INFO: rcu|rcu: INFO|rcu_\w+ (self-)?detected|detected stall|soft lockup|hard LOCKUP|hung_task|"
         + @"blocked for more than|KASAN|KCSAN|KMSAN|UBSAN|kmemleak: (\d+ new|unreferenced)|ODEBUG|"
         + @"refcount_t: |Bad page (state|map)|Bad rss-counter|list_(add|del) corruption|stack-protector|"
+        + @"vmalloc error: |alloc_cpumask_var: failed|"
         + @"NMI watchdog: Watchdog detected|irq \d+: nobody cared|unchecked MSR access|page allocation failure|"
         + @"Out of memory|Kernel panic|corrupted|Tainted: [A-Z ]*[BDLW]|slab .*(error|Objects remaining)|"
         + @"Objects remaining|sharpkvm: trap:|: trap: ",

@@ -13,13 +13,30 @@ public sealed partial record L1Kernel(string Version, string Image, string Modul
     private static readonly Lazy<L1Kernel> Chosen = new(Choose);
 
     /// <summary>
+    /// L1's kernel unless a run asks for another: Debian's, or with <c>LAB_KERNEL=debug</c> in the environment the one
+    /// that checks itself.
+    /// </summary>
+    public static L1Kernel Default =>
+        Environment.GetEnvironmentVariable("LAB_KERNEL") == "debug" ? DebugKernel.Built : Debian;
+
+    /// <summary>
     /// The kernel whose headers the build uses (<c>KDIR</c>) where it is installed, else the newest installed one that
     /// has headers, else Debian's, unpacked into the cache.
     /// </summary>
-    public static L1Kernel Default => Chosen.Value;
+    public static L1Kernel Debian => Chosen.Value;
+
+    /// <summary>It checks itself: slowly, and what it finds is in its log.</summary>
+    public bool IsDebug { get; init; }
+
+    /// <summary>How much longer things take than on Debian's kernel, at worst.</summary>
+    public int TimeFactor => IsDebug ? 6 : 1;
 
     /// <summary>The modules' folder.</summary>
     public string Modules => Path.Combine(ModulesRoot, "lib/modules", Version);
+
+    /// <summary>Where the build leaves a module for this kernel, whether or not it was built.</summary>
+    /// <param name="name">The name without an ending: <c>sharpkvm</c>.</param>
+    public string ModuleBuilt(string name) => Repository.PathOf("build", "modules", name, Version, $"{name}.ko");
 
     /// <summary>
     /// An image that boots without unpacking itself, which takes seconds in an emulated machine: the ELF file inside

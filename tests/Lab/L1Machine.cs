@@ -26,10 +26,12 @@ public sealed class L1Machine : IDisposable
         exit $status
         """;
 
-    /// <summary>How long L1 may take from the job's end to its own.</summary>
+    /// <summary>How long L1 may take from the job's end to its own, on Debian's kernel.</summary>
     private static readonly TimeSpan PowerOffTime = TimeSpan.FromSeconds(30);
 
     private readonly L1Options options;
+    private readonly L1Kernel kernel;
+    private readonly TimeSpan timeout;
     private readonly string jobFolder;
     private readonly string logPath;
     private readonly StreamWriter log;
@@ -43,6 +45,8 @@ public sealed class L1Machine : IDisposable
     private L1Machine(L1Options options)
     {
         this.options = options;
+        kernel = options.Kernel ?? L1Kernel.Default;
+        timeout = options.Timeout * kernel.TimeFactor;
         jobFolder = Repository.Folder("lab", $"{options.Name}-{Environment.ProcessId}");
         Directory.Delete(jobFolder, recursive: true);
         Directory.CreateDirectory(jobFolder);
@@ -68,25 +72,25 @@ public sealed class L1Machine : IDisposable
     private L1Result Run()
     {
         Emulator emulator = Emulator.Best;
-        L1Kernel kernel = options.Kernel ?? L1Kernel.Default;
         string initramfs = Path.Combine(jobFolder, "initramfs");
         File.WriteAllBytes(initramfs, Initramfs.ForL1(kernel));
         File.WriteAllText(Path.Combine(jobFolder, "script.sh"),
             $"""
             cd '{Repository.Root}' || exit 125
-            export LAB_ROOT='{Repository.Root}' LAB_JOB=/job
+            export LAB_ROOT='{Repository.Root}' LAB_JOB=/job LAB_TIME_FACTOR={kernel.TimeFactor}
+            {Initramfs.Script("check-leaks.sh")}
             {options.Script}
 
             """);
         if (kernel.ModulesRoot != "/")
         {
             // L1 binds this over /lib/modules, so that modprobe finds the modules of a kernel that is not installed.
-            CopyModules(kernel);
+            CopyModules();
         }
 
         Line(L1Source.Lab, $"{emulator.Name}, Linux {kernel.Version}");
         var clock = Stopwatch.StartNew();
-        using Process process = Start(emulator, kernel.BootImage(), initramfs);
+        using Process process = Start(emulator, initramfs);
         Task reading = Task.WhenAll(
             ReadLines(process.StandardOutput, L1Source.Kernel),
             ReadLines(process.StandardError, L1Source.Lab),
@@ -115,7 +119,7 @@ public sealed class L1Machine : IDisposable
         return result;
     }
 
-    private Process Start(Emulator emulator, string image, string initramfs)
+    private Process Start(Emulator emulator, string initramfs)
     {
         int cpus = options.CountInstructions ? 1 : Math.Min(options.Cpus, emulator.MaximumCpus);
         string[] timing = options.CountInstructions
@@ -123,7 +127,8 @@ public sealed class L1Machine : IDisposable
                 "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]
             : ["-accel", "tcg,thread=multi"];
         string parameters = "console=ttyS0 loglevel=5 log_buf_len=2M tsc=reliable no_timer_check panic=-1 "
-            + "sysrq_always_enabled " + (options.CountInstructions ? "norandmaps " : "") + options.KernelParameters;
+            + "sysrq_always_enabled printk.devkmsg=on "
+            + (options.CountInstructions ? "norandmaps " : "") + options.KernelParameters;
         string[] arguments =
         [
             "-c", Leash, emulator.Program, emulator.Program,
@@ -137,7 +142,7 @@ public sealed class L1Machine : IDisposable
             "-chardev", $"socket,id=monitor,path={monitorPort.Path}", "-mon", "chardev=monitor,mode=readline",
             "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
             "-virtfs", $"local,path={jobFolder},mount_tag=job,security_model=none",
-            "-kernel", image, "-initrd", initramfs, "-append", parameters,
+            "-kernel", kernel.BootImage(), "-initrd", initramfs, "-append", parameters,
         ];
         var start = new ProcessStartInfo("/bin/bash", arguments)
         {
@@ -156,13 +161,13 @@ public sealed class L1Machine : IDisposable
     private bool WaitFor(Process process)
     {
         Task exited = process.WaitForExitAsync();
-        if (Task.WhenAny(exited, jobEnded.Task).Wait(options.Timeout) && exited.Wait(PowerOffTime))
+        if (Task.WhenAny(exited, jobEnded.Task).Wait(timeout) && exited.Wait(PowerOffTime * kernel.TimeFactor))
         {
             return true;
         }
 
         Line(L1Source.Lab, exitStatus is null
-            ? $"killed after {options.Timeout.TotalSeconds:0} s; what its CPUs were doing:"
+            ? $"killed after {timeout.TotalSeconds:0} s; what its CPUs were doing:"
             : "did not power off after the job; what its CPUs were doing:");
         AskForBacktraces();
         process.Kill(entireProcessTree: true);
@@ -257,7 +262,7 @@ public sealed class L1Machine : IDisposable
         return [.. lines, .. console.SkipWhile(line => line != last).Skip(1)];
     }
 
-    private void CopyModules(L1Kernel kernel)
+    private void CopyModules()
     {
         string target = Directory.CreateDirectory(Path.Combine(jobFolder, "modules")).FullName;
         Tool.Require("cp", ["-al", kernel.Modules, target]);

@@ -26,7 +26,7 @@ public sealed record L1Options
     /// </summary>
     public required string Script { get; init; }
 
-    /// <summary>The whole run must end within this time.</summary>
+    /// <summary>The whole run must end within this time, times <see cref="L1Kernel.TimeFactor"/>.</summary>
     public TimeSpan Timeout { get; init; } = TimeSpan.FromMinutes(2);
 
     /// <summary>L1's memory in MiB.</summary>
@@ -44,7 +44,7 @@ public sealed record L1Options
     /// <summary>More for L1's kernel command line.</summary>
     public string KernelParameters { get; init; } = "";
 
-    /// <summary>L1's kernel; the machine's newest when null.</summary>
+    /// <summary>L1's kernel; <see cref="L1Kernel.Default"/> when null.</summary>
     public L1Kernel? Kernel { get; init; }
 
     /// <summary>Regular expressions of kernel-log reports that this job means to cause.</summary>

@@ -12,7 +12,7 @@ public sealed record SelftestLane(string Name, string? Module, string Device)
 {
     /// <summary>The project's module.</summary>
     public static SelftestLane SharpKvm { get; } =
-        new("selftests", Repository.PathOf("kmod", "sharpkvm.ko"), "/dev/sharpkvm");
+        new("selftests", L1Kernel.Default.ModuleBuilt("sharpkvm"), "/dev/sharpkvm");
 
     /// <summary>Linux's own: the reference that the selftests must pass on, too.</summary>
     public static SelftestLane Stock { get; } = new("selftests-stock", Module: null, "/dev/kvm");
@@ -29,15 +29,22 @@ public sealed class SelftestRun
 {
     private const int MaximumBoots = 4;
 
-    /// <summary>A group that takes longer hangs.</summary>
+    /// <summary>A group that takes longer hangs, on Debian's kernel.</summary>
     private const int GroupSeconds = 150;
 
-    /// <summary>A case that takes longer hangs: the program ends it and goes on.</summary>
+    /// <summary>A case that takes longer hangs, on Debian's kernel: the program ends it and goes on.</summary>
     private const int CaseSeconds = 60;
 
     private const string KernelGroupMark = "lab: group ";
     private const string TrappingGroup = "containment";
     private const string ContainedTrap = "^sharpkvm: trap: ";
+
+    /// <summary>Has allocations of the kernel fail, which only a debug kernel lets it do.</summary>
+    private const string FailingGroup = "faults";
+
+    /// <summary>What Linux itself says when one of its allocations fails.</summary>
+    private static readonly string[] FailedAllocations = ["vmalloc error: ", "alloc_cpumask_var: failed"];
+
     private const string UnloadedSection = "unloaded";
 
     private static readonly ConcurrentDictionary<SelftestLane, Lazy<SelftestRun>> Runs = new();
@@ -78,10 +85,10 @@ public sealed class SelftestRun
     public static SelftestRun On(SelftestLane lane) =>
         Runs.GetOrAdd(lane, key => new Lazy<SelftestRun>(() => new SelftestRun(key))).Value;
 
-    /// <summary>The names of all cases, as the program lists them; empty when it is not built.</summary>
-    public static IReadOnlyList<string> List() => File.Exists(Program)
-        ? Tool.Require(Program, ["--list"]).Split('\n', StringSplitOptions.RemoveEmptyEntries)
-        : [];
+    /// <summary>The names of all cases that L1's kernel allows, as the program lists them; empty without it.</summary>
+    public static IReadOnlyList<string> List() => !File.Exists(Program) ? []
+        : [.. Tool.Require(Program, ["--list"]).Split('\n', StringSplitOptions.RemoveEmptyEntries)
+            .Where(name => GroupOf(name) != FailingGroup || L1Kernel.Default.IsDebug)];
 
     /// <summary>
     /// What is wrong in the kernel log, each report behind the name of the group that was running. Groups that trap on
@@ -108,7 +115,12 @@ public sealed class SelftestRun
 
         void Scan()
         {
-            string[] expected = group == TrappingGroup ? [ContainedTrap] : [];
+            string[] expected = group switch
+            {
+                TrappingGroup => [ContainedTrap],
+                FailingGroup => FailedAllocations,
+                _ => [],
+            };
             found.AddRange(KernelLog.Scan(section, expected).Select(report => (group, report)));
             section.Clear();
         }
@@ -128,12 +140,13 @@ public sealed class SelftestRun
         {
             script.Append($"echo ::{group}\n");
             script.Append($"echo '{KernelGroupMark}{group}' >/dev/kmsg\n");
-            script.Append($"timeout -k 5 {GroupSeconds} '{Program}' --device {lane.Device} ");
-            script.Append($"--timeout {CaseSeconds} --filter '{group}/*' 2>&1\n");
+            script.Append($"timeout -k 5 $(({GroupSeconds} * LAB_TIME_FACTOR)) '{Program}' --device {lane.Device} ");
+            script.Append($"--timeout $(({CaseSeconds} * LAB_TIME_FACTOR)) --filter '{group}/*' 2>&1\n");
             script.Append("status=$?; [ $status -le 1 ] || echo \"# the program ended with $status\"\n");
         }
 
-        script.Append($"echo ::unload\nrmmod {unload} && echo ::{UnloadedSection}\n");
+        script.Append($"echo '{KernelGroupMark}none: all have run' >/dev/kmsg\n");
+        script.Append($"echo ::unload\ncheck_leaks; rmmod {unload} && echo ::{UnloadedSection}\n");
         return script.ToString();
     }
 

@@ -54,6 +54,11 @@ internal static class LabCommand
 
     private static readonly Option<bool> NoNpt = new("--no-npt") { Description = "an L1 CPU without nested paging" };
 
+    private static readonly Option<bool> OnDebugKernel = new("--debug-kernel")
+    {
+        Description = "an L1 whose kernel checks itself (built the first time)",
+    };
+
     private static readonly Option<string> Append = new("--append")
     {
         Description = "more for L1's kernel command line",
@@ -70,7 +75,8 @@ internal static class LabCommand
     {
         var command = new Command("lab", "Boot L1, run a command or script in it, and show what it says.")
         {
-            Words, Script, Module, ModuleParameters, Stock, Timeout, Cpus, Memory, Count, NoNpt, Append, Name,
+            Words, Script, Module, ModuleParameters, Stock, Timeout, Cpus, Memory, Count, NoNpt, OnDebugKernel,
+            Append, Name,
         };
         command.SetAction(Run);
         return command;
@@ -87,6 +93,7 @@ internal static class LabCommand
             MemoryMib = arguments.GetRequiredValue(Memory),
             CountInstructions = arguments.GetRequiredValue(Count),
             CpuFeatures = arguments.GetRequiredValue(NoNpt) ? ["-npt"] : [],
+            Kernel = arguments.GetRequiredValue(OnDebugKernel) ? DebugKernel.Built : null,
             KernelParameters = arguments.GetRequiredValue(Append),
             Live = (source, text) => Console.WriteLine(source switch
             {

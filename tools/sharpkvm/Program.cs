@@ -8,6 +8,8 @@ var root = new RootCommand("SharpKVM for developers: the throw-away machine that
     RunCommand.Create(),
     LabCommand.Create(),
     BootCostCommand.Create(),
+    ConformanceCommand.Create(),
+    DebugKernelCommand.Create(),
 };
 
 // The terminal wraps long lines itself; nothing else may.

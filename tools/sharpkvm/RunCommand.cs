@@ -108,7 +108,7 @@ internal sealed class RunCommand
 
         Hypervisor hypervisor = stock ? Hypervisor.Stock : Hypervisor.SharpKvm with { Module = module.FullName };
         string name = stock ? "stock kvm-amd" : module.Name;
-        Step($"Guest: Linux {L1Kernel.Default.Version} on {name}; machine, kernel-irqchip, CPUs, QEMU: {guest.Name}");
+        Step($"Guest: Linux {L1Kernel.Debian.Version} on {name}; machine, kernel-irqchip, CPUs, QEMU: {guest.Name}");
         Step($"By unmodified {guest.Emulator.Name}");
         Step($"Machine for it: emulated AMD processor with SVM ({Emulator.Best.Name})");
         GuestResult result = GuestRun.Boot(stock ? "run-stock" : "run", hypervisor, [guest], Show)[guest];

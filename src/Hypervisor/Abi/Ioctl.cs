@@ -47,6 +47,7 @@ internal static class Ioctl
     public const uint KVM_SET_TSC_KHZ = Kvm | 0xa2;
     public const uint KVM_GET_TSC_KHZ = Kvm | 0xa3;
     public const uint KVM_ENABLE_CAP = Write | 104 << 16 | Kvm | 0xa3;
+    public const uint KVM_X86_SET_MSR_FILTER = Write | 392 << 16 | Kvm | 0xc6;
     public const uint KVM_SIGNAL_MSI = Write | 32 << 16 | Kvm | 0xa5;
 
     public const uint KVM_GET_REGS = Read | 144 << 16 | Kvm | 0x81;
@@ -86,5 +87,8 @@ internal static class Ioctl
     public const uint KVM_SMI = Kvm | 0xb7;
     public const uint KVM_GET_SREGS2 = Read | 320 << 16 | Kvm | 0xcc;
     public const uint KVM_SET_SREGS2 = Write | 320 << 16 | Kvm | 0xcd;
+    public const uint KVM_SET_DEVICE_ATTR = Write | 24 << 16 | Kvm | 0xe1;
+    public const uint KVM_GET_DEVICE_ATTR = Write | 24 << 16 | Kvm | 0xe2;
+    public const uint KVM_HAS_DEVICE_ATTR = Write | 24 << 16 | Kvm | 0xe3;
     public const uint KVM_GET_XSAVE2 = Read | 4096 << 16 | Kvm | 0xcf;
 }

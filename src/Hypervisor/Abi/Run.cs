@@ -15,6 +15,8 @@ internal enum Exit : uint
     KVM_EXIT_SET_TPR = 11,
     KVM_EXIT_INTERNAL_ERROR = 17,
     KVM_EXIT_IOAPIC_EOI = 26,
+    KVM_EXIT_X86_RDMSR = 29,
+    KVM_EXIT_X86_WRMSR = 30,
     KVM_EXIT_DIRTY_RING_FULL = 31,
 }
 
@@ -27,6 +29,9 @@ internal struct kvm_run
 {
     public const byte KVM_EXIT_IO_IN = 0;
     public const byte KVM_EXIT_IO_OUT = 1;
+    /// <summary>Which of <see cref="kvm_sync_regs"/>: regs, sregs, events.</summary>
+    public const ulong KVM_SYNC_X86_REGS = 1 << 0, KVM_SYNC_X86_SREGS = 1 << 1, KVM_SYNC_X86_EVENTS = 1 << 2;
+    public const ulong KVM_SYNC_X86_VALID_FIELDS = 7;
     public const uint KVM_INTERNAL_ERROR_EMULATION = 1;
     public const uint KVM_INTERNAL_ERROR_DELIVERY_EV = 3;
     public const uint KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4;
@@ -51,9 +56,11 @@ internal struct kvm_run
     [FieldOffset(32)] public Internal @internal;
     [FieldOffset(32)] public Eoi eoi;
     [FieldOffset(32)] public EmulationFailure emulation_failure;
+    [FieldOffset(32)] public Msr msr;
 
     [FieldOffset(288)] public ulong kvm_valid_regs;
     [FieldOffset(296)] public ulong kvm_dirty_regs;
+    [FieldOffset(304)] public kvm_sync_regs regs;
 
     internal struct FailEntry
     {
@@ -88,6 +95,20 @@ internal struct kvm_run
     internal struct Eoi
     {
         public byte vector;
+    }
+
+    [StructLayout(LayoutKind.Explicit)]
+    internal struct Msr
+    {
+        public const uint KVM_MSR_EXIT_REASON_INVAL = 1 << 0;
+        public const uint KVM_MSR_EXIT_REASON_UNKNOWN = 1 << 1;
+        public const uint KVM_MSR_EXIT_REASON_FILTER = 1 << 2;
+
+        /// <summary>User space's answer: other than 0 is #GP.</summary>
+        [FieldOffset(0)] public byte error;
+        [FieldOffset(8)] public uint reason;
+        [FieldOffset(12)] public uint index;
+        [FieldOffset(16)] public ulong data;
     }
 
     internal struct EmulationFailure

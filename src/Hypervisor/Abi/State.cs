@@ -193,6 +193,14 @@ internal struct kvm_vcpu_events
     public ulong exception_payload;
 }
 
+/// <summary>Registers in the run page (KVM_CAP_SYNC_REGS).</summary>
+internal struct kvm_sync_regs
+{
+    public kvm_regs regs;
+    public kvm_sregs sregs;
+    public kvm_vcpu_events events;
+}
+
 /// <summary>KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS.</summary>
 internal struct kvm_debugregs
 {
@@ -246,6 +254,16 @@ internal struct kvm_interrupt
     public const uint KVM_NR_INTERRUPTS = 256;
 
     public uint irq;
+}
+
+/// <summary>KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR.</summary>
+internal struct kvm_device_attr
+{
+    public uint flags;
+    public uint group;
+    public ulong attr;
+    /// <summary>User address of the value.</summary>
+    public ulong addr;
 }
 
 /// <summary>KVM_TPR_ACCESS_REPORTING.</summary>

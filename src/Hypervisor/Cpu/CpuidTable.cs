@@ -10,7 +10,7 @@ internal struct CpuidTable
 {
     /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
     public const int MaxEntries = 256;
-    private const uint Osxsave = 1 << 27, Apic = 1 << 9, Ospke = 1 << 4;
+    private const uint Monitor = 1 << 3, Osxsave = 1 << 27, Apic = 1 << 9, Ospke = 1 << 4;
     /// <summary>Physical address width where leaf 0x80000008 is missing (SDM vol. 3, 4.1.4).</summary>
     private const int DefaultPhysicalBits = 36;
     /// <summary>The first four letters of the vendors whose CPUID is AMD's.</summary>
@@ -39,6 +39,17 @@ internal struct CpuidTable
     public bool Locked;
 
     public readonly bool Has(Feature feature) => (_words[(int)feature / 32] >> ((int)feature % 32) & 1) != 0;
+
+    /// <summary>MONITOR and MWAIT, which no host's support matters for.</summary>
+    public readonly bool HasMonitor
+    {
+        get => Find(1, 0) is >= 0 and int basic && (_entries.Span[basic].ecx & Monitor) != 0;
+        set
+        {
+            if (Find(1, 0) is >= 0 and int basic)
+                Assign(ref _entries.Span[basic].ecx, Monitor, value);
+        }
+    }
 
     public readonly bool IsValidGpa(ulong address) => (address & ReservedGpa) == 0;
 

@@ -55,7 +55,11 @@ internal struct EventState
     public readonly bool HasException => Exception.Pending || Exception.Injected;
 
     /// <summary>Something must be injected again before anything new.</summary>
-    public readonly bool AnyInjected => Exception.Injected || Interrupt.Injected || Nmi.Injected;
+    public readonly bool AnyInjected
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => Exception.Injected || Interrupt.Injected || Nmi.Injected;
+    }
 
     /// <summary>The entry delivered what was injected.</summary>
     public void ClearInjected() => Exception.Injected = Interrupt.Injected = Nmi.Injected = false;

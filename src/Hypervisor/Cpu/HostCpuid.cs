@@ -9,13 +9,13 @@ internal static class HostCpuid
 {
     private const uint LastBasic = 0xd, Hypervisor = 0x40000000, Extended = 0x80000000, LastExtended = 0x80000021;
     /// <summary>
-    /// KVM_FEATURE_*: CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, STEAL_TIME, PV_EOI, PV_UNHALT, PV_TLB_FLUSH,
-    /// PV_SEND_IPI, POLL_CONTROL, PV_SCHED_YIELD, CLOCKSOURCE_STABLE.
+    /// KVM_FEATURE_*: CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, ASYNC_PF, STEAL_TIME, PV_EOI, PV_UNHALT, PV_TLB_FLUSH,
+    /// PV_SEND_IPI, POLL_CONTROL, PV_SCHED_YIELD, ASYNC_PF_INT, CLOCKSOURCE_STABLE.
     /// </summary>
-    private const uint ParavirtFeatures = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 11
-        | 1 << 12 | 1 << 13 | 1 << 24;
-    /// <summary>PV_EOI, PV_UNHALT and PV_SEND_IPI are about local APICs that the kernel has.</summary>
-    public const uint Paravirtual = 0x40000001, ParavirtOfApic = 1 << 6 | 1 << 7 | 1 << 11;
+    private const uint ParavirtFeatures = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9
+        | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 24;
+    /// <summary>ASYNC_PF(_INT), PV_EOI, PV_UNHALT and PV_SEND_IPI need local APICs that the kernel has.</summary>
+    public const uint Paravirtual = 0x40000001, ParavirtOfApic = 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11 | 1 << 14;
     private const uint AlwaysRunningApicTimer = 1 << 2;
     /// <summary>Of leaf 1, ECX.</summary>
     private const uint TscDeadline = 1 << 24;

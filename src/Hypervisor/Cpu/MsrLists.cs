@@ -15,7 +15,7 @@ internal static class MsrLists
         Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip, Msr.Star, Msr.Cstar, Msr.KernelGsBase, Msr.Sfmask, Msr.Lstar,
         Msr.Tsc, Msr.Pat, Msr.TscAdjust, Msr.MiscEnable, Msr.McgStatus, Msr.McgCtl, Msr.MicrocodeRevision, Msr.Hwcr,
         Msr.DeCfg, Msr.KvmWallClockOld, Msr.KvmSystemTimeOld, Msr.KvmWallClock, Msr.KvmSystemTime, Msr.KvmStealTime,
-        Msr.KvmEoi, Msr.KvmPollControl, Msr.TscAux,
+        Msr.KvmEoi, Msr.KvmPollControl, Msr.KvmAsyncFault, Msr.KvmAsyncFaultVector, Msr.KvmAsyncFaultAck, Msr.TscAux,
     ];
 
     private static ReadOnlySpan<uint> Features => [Msr.MicrocodeRevision, Msr.DeCfg];

@@ -26,7 +26,7 @@ internal struct MsrState
     }
 
     public ulong ApicBase, MiscEnable, TscAdjust, Hwcr, DeCfg, MicrocodeRevision, MtrrCap, MtrrDefType;
-    public ulong McgCap, McgStatus, McgCtl;
+    public ulong McgCap, McgStatus, McgCtl, PlatformInfo;
     /// <summary>Base and mask of each variable MTRR.</summary>
     public InlineArray16<ulong> VariableMtrrs;
     /// <summary>Eleven of them: one of 64 KiB ranges, two of 16 KiB, eight of 4 KiB.</summary>
@@ -52,7 +52,10 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     private const ulong DeCfgLfence = 1 << 1;
     /// <summary>No PEBS, no branch trace, no performance monitoring: read-only.</summary>
     private const ulong MiscEnableReadOnly = 1 << 7 | 1 << 11 | 1 << 12;
+    private const ulong MiscEnableMwait = 1 << 18;
     private const ulong DebugCtlIgnored = 0x3f;
+    /// <summary>PLATFORM_INFO: CPUID can be made to fault. It cannot here.</summary>
+    private const ulong CpuidFaulting = 1ul << 31;
     private const ulong McCtlOptional = 1 << 10 | 1;
 
     /// <summary>A register without side effects, and what a write may do to it.</summary>
@@ -107,22 +110,24 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         Msr.SpecCtrl => (host || vcpu.Cpuid.Has(Feature.Ibrs))
             && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost()),
         Msr.PredCmd => (host || vcpu.Cpuid.Has(Feature.Ibpb)) && TryFlushPredictors(value),
-        Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld or Msr.KvmStealTime =>
-            TrySetShared(ref vcpu, index, value, host),
+        Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld or Msr.KvmStealTime
+            or Msr.KvmAsyncFault or Msr.KvmAsyncFaultAck => TrySetShared(ref vcpu, index, value, host),
         _ => TrySetPlain(ref vcpu, index, value, host),
     };
 
-    /// <summary>The MSRs that say where the guest has memory to tell it something.</summary>
+    /// <summary>The MSRs by which the guest is told something, most of them in memory of its own.</summary>
     private static bool TrySetShared(ref Vcpu vcpu, uint index, ulong value, bool host)
     {
         if (!TrySetPlain(ref vcpu, index, value, host))
             return false;
-        if (index == Msr.KvmStealTime)
-            StealTime<TVendor>.Enable(ref vcpu);
-        else if (index is Msr.KvmSystemTime or Msr.KvmSystemTimeOld)
-            vcpu.Shared.Request(VcpuRequests.Clock);
-        else
-            PvClock<TVendor>.WriteWallClock(ref vcpu.Vm);
+        switch (index)
+        {
+            case Msr.KvmStealTime: StealTime<TVendor>.Enable(ref vcpu); break;
+            case Msr.KvmAsyncFault: AsyncFaults<TVendor>.Enable(ref vcpu, host); break;
+            case Msr.KvmAsyncFaultAck: AsyncFaults<TVendor>.Acknowledge(ref vcpu, value); break;
+            case Msr.KvmSystemTime or Msr.KvmSystemTimeOld: vcpu.Shared.Request(VcpuRequests.Clock); break;
+            default: PvClock<TVendor>.WriteWallClock(ref vcpu.Vm); break;
+        }
         return true;
     }
 
@@ -140,6 +145,8 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         register.Value ^= changed & register.Writable;
         if (index == Msr.ApicBase)
             ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        else if (index == Msr.MiscEnable && !vcpu.Vm.Cpu.Has(Quirks.MiscEnableNoMwait))
+            vcpu.Cpuid.HasMonitor = (value & MiscEnableMwait) != 0;
         return true;
     }
 
@@ -154,6 +161,13 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         {
             case Msr.TscAdjust: return new(ref msrs.TscAdjust, ~0ul);
             case Msr.ApicBase: return new(ref msrs.ApicBase, ~0ul, takes: IsValidApicBase(ref vcpu, value));
+            case Msr.PlatformInfo when host || !vcpu.Vm.Cpu.HidesPlatformInfo:
+                return new(ref msrs.PlatformInfo, host ? ~CpuidFaulting : 0);
+            case (Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld
+                or Msr.KvmStealTime or Msr.KvmEoi or Msr.KvmPollControl or Msr.KvmAsyncFault
+                or Msr.KvmAsyncFaultVector or Msr.KvmAsyncFaultAck)
+                when !host && !Paravirtual<TVendor>.MayUse(ref vcpu, ParavirtState.FeatureOf(index)):
+                return default;
             case Msr.MicrocodeRevision: return new(ref msrs.MicrocodeRevision, host ? ~0ul : 0, ignored: ~0ul);
             case Msr.MiscEnable: return new(ref msrs.MiscEnable, ~MiscEnableReadOnly, ignored: host ? ~0ul : 0);
             case Msr.Hwcr: return new(ref msrs.Hwcr, HwcrStatusWritable, HwcrIgnored);
@@ -177,7 +191,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
                 or Msr.TsegAddress or Msr.TsegAddress + 1 or Msr.VmCr or Msr.VmHsavePa or Msr.MmioConfigBase:
                 return new(ref msrs.Zero);
             case Msr.DebugCtl: return new(ref msrs.Zero, ignored: DebugCtlIgnored);
-            case (>= Msr.K7EventSelect and <= Msr.K7CounterLast) or Msr.Syscfg
+            case Msr.PowerCtl or (>= Msr.K7EventSelect and <= Msr.K7CounterLast) or Msr.Syscfg
                 or (>= Msr.IorrBase and <= Msr.TopMem2) or Msr.NbCfg or Msr.PatchLoader or Msr.IntPendingMessage
                 or (>= Msr.PstateCurrentLimit and <= Msr.PstateLast) or Msr.LsCfg or Msr.DcCfg or Msr.BuCfg2:
                 return new(ref msrs.Zero, ignored: ~0ul);
@@ -186,10 +200,12 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.KvmStealTime: return new(ref vcpu.Paravirt.StealTime, ~ParavirtState.StealTimeReserved);
             case Msr.KvmEoi: return new(ref vcpu.Paravirt.Eoi, ~ParavirtState.EoiReserved);
             case Msr.KvmPollControl: return new(ref vcpu.Paravirt.PollControl, 1);
+            case Msr.KvmAsyncFault:
+                return new(ref vcpu.Paravirt.Faults.Control, vcpu.HasApic ? ~AsyncFaultState.Reserved : 0);
+            case Msr.KvmAsyncFaultVector: return new(ref vcpu.Paravirt.Faults.Vector, vcpu.HasApic ? 0xfful : 0);
+            case Msr.KvmAsyncFaultAck: return new(ref msrs.Zero, ignored: vcpu.HasApic ? ~0ul : 0);
             // Features that are absent: VMMs save and restore their MSRs all the same. Zero is all they can be.
-            case Msr.McgCtl or Msr.TscDeadline or Msr.KvmAsyncFault or Msr.KvmAsyncFaultVector or Msr.KvmAsyncFaultAck
-                when host:
-                return new(ref msrs.Zero);
+            case Msr.McgCtl or Msr.TscDeadline when host: return new(ref msrs.Zero);
             default: return default;
         }
     }
@@ -224,7 +240,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
 
     private static bool TryFlushPredictors(ulong value)
     {
-        if (value == 1)
+        if (value == 1 && FeatureWords.IsSupported(Feature.Ibpb))
             HostCpu.FlushPredictors();
         return value <= 1;
     }
@@ -256,10 +272,14 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         return true;
     }
 
-    private static void SetTscOffset(ref Vcpu vcpu, ulong offset)
+    public static void SetTscOffset(ref Vcpu vcpu, ulong offset)
     {
         TVendor.SetTscOffset(ref vcpu, offset);
         PvClock<TVendor>.TscChanged(ref vcpu);
+        // The deadline is a value of the counter that has just jumped.
+        ulong deadline = ApicTimer<TVendor>.GetDeadline(ref vcpu);
+        if (deadline != 0)
+            ApicTimer<TVendor>.SetDeadline(ref vcpu, deadline);
     }
 
     private static bool Assign(ref ulong register, ulong value, ulong allowed)

@@ -48,6 +48,7 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         vcpu.Registers = default;
         SetRegisters(ref vcpu);
         TVendor.SetCr0(ref vcpu, Cr0.Et | cacheBits);
+        Msrs<TVendor>.TrySet(ref vcpu, Msr.KvmAsyncFault, 0, host: true);
         vcpu.Debug.Guest = default;
         Debugging<TVendor>.Apply(ref vcpu);
         EventState events = default;

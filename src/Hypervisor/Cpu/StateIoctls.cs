@@ -31,44 +31,80 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         SegmentName.Gs, SegmentName.Ss, SegmentName.Tr, SegmentName.Ldtr,
     ];
 
-    public static int GetRegs(ref Vcpu vcpu, Hva argument)
+    /// <summary>
+    /// KVM_CAP_SYNC_REGS: takes sets of registers from the run page, one after the other as by their ioctls, whose
+    /// errors are the result.
+    /// </summary>
+    public static int LoadFromRun(ref Vcpu vcpu, ulong sets)
+    {
+        kvm_sync_regs given = vcpu.Run.regs;
+        if ((sets & kvm_run.KVM_SYNC_X86_REGS) != 0)
+            Load(ref vcpu, ref given.regs);
+        int error = (sets & kvm_run.KVM_SYNC_X86_SREGS) != 0 ? Load(ref vcpu, ref given.sregs) : 0;
+        return error != 0 || (sets & kvm_run.KVM_SYNC_X86_EVENTS) == 0
+            ? error : Exceptions<TVendor>.Set(ref vcpu, in given.events);
+    }
+
+    /// <summary>KVM_CAP_SYNC_REGS: leaves sets of registers in the run page.</summary>
+    public static void StoreToRun(ref Vcpu vcpu, ulong sets)
+    {
+        ref kvm_sync_regs target = ref vcpu.Run.regs;
+        if ((sets & kvm_run.KVM_SYNC_X86_REGS) != 0)
+            target.regs = Regs(ref vcpu);
+        if ((sets & kvm_run.KVM_SYNC_X86_SREGS) != 0)
+            target.sregs = Sregs(ref vcpu);
+        if ((sets & kvm_run.KVM_SYNC_X86_EVENTS) != 0)
+            target.events = Exceptions<TVendor>.Get(ref vcpu);
+    }
+
+    public static int GetRegs(ref Vcpu vcpu, Hva argument) => Result(UserMemory.TryWrite(argument, Regs(ref vcpu)));
+
+    private static kvm_regs Regs(ref Vcpu vcpu)
     {
         kvm_regs regs = new() { rip = vcpu.Registers.Rip, rflags = vcpu.Registers.Rflags };
         Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
         for (int i = 0; i < GprOrder.Length; i++)
             values[i] = vcpu.Registers[GprOrder[i]];
-        return Result(UserMemory.TryWrite(argument, regs));
+        return regs;
     }
 
-    /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
     public static int SetRegs(ref Vcpu vcpu, Hva argument)
     {
         if (!UserMemory.TryRead(argument, out kvm_regs regs))
             return Errno.EFAULT;
+        Load(ref vcpu, ref regs);
+        return 0;
+    }
+
+    /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
+    private static void Load(ref Vcpu vcpu, ref kvm_regs regs)
+    {
         Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
         for (int i = 0; i < GprOrder.Length; i++)
             vcpu.Registers[GprOrder[i]] = values[i];
         vcpu.Registers.Rip = regs.rip;
         vcpu.Registers.Rflags = regs.rflags | Rflags.Fixed;
         vcpu.Events.Exception.Pending = false;
-        return 0;
     }
 
-    public static int GetSregs(ref Vcpu vcpu, Hva argument)
+    public static int GetSregs(ref Vcpu vcpu, Hva argument) => Result(UserMemory.TryWrite(argument, Sregs(ref vcpu)));
+
+    private static kvm_sregs Sregs(ref Vcpu vcpu)
     {
         kvm_sregs sregs = default;
         LoadCommon(ref vcpu, ref sregs.common);
         QueuedInterrupt interrupt = vcpu.Events.Interrupt;
         if (interrupt.Injected && !interrupt.Soft)
             sregs.interrupt_bitmap[interrupt.Vector.Value >> 6] = 1ul << (interrupt.Vector.Value & 63);
-        return Result(UserMemory.TryWrite(argument, sregs));
+        return sregs;
     }
 
+    public static int SetSregs(ref Vcpu vcpu, Hva argument) =>
+        UserMemory.TryRead(argument, out kvm_sregs sregs) ? Load(ref vcpu, ref sregs) : Errno.EFAULT;
+
     /// <summary>EINVAL for a state that no CPU can be in. The lowest interrupt in the bitmap is queued.</summary>
-    public static int SetSregs(ref Vcpu vcpu, Hva argument)
+    private static int Load(ref Vcpu vcpu, ref kvm_sregs sregs)
     {
-        if (!UserMemory.TryRead(argument, out kvm_sregs sregs))
-            return Errno.EFAULT;
         if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
             return Errno.EINVAL;
         StoreCommon(ref vcpu, ref sregs.common);
@@ -249,6 +285,28 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
                 break;
         }
         return error != 0 ? error : MsrLists.WriteEntries(argument, entries, done, write: !write);
+    }
+
+    /// <summary>
+    /// The one attribute that a vCPU has, KVM_VCPU_TSC_OFFSET of KVM_VCPU_TSC_CTRL, both of which are 0: the distance
+    /// from the host's time-stamp counter to the guest's. ENXIO for others.
+    /// </summary>
+    public static int TscOffset(ref Vcpu vcpu, uint command, Hva argument)
+    {
+        if (!UserMemory.TryRead(argument, out kvm_device_attr attribute))
+            return Errno.EFAULT;
+        if (attribute.flags != 0 || attribute.group != 0 || attribute.attr != 0)
+            return Errno.ENXIO;
+        var address = new Hva(attribute.addr);
+        if (command == Ioctl.KVM_GET_DEVICE_ATTR)
+            return Result(UserMemory.TryWrite(address, TVendor.GetTscOffset(ref vcpu)));
+        if (command == Ioctl.KVM_HAS_DEVICE_ATTR)
+            return 0;
+        if (!UserMemory.TryRead(address, out ulong offset))
+            return Errno.EFAULT;
+        vcpu.Vm.Cpu.TscOffset = offset;
+        Msrs<TVendor>.SetTscOffset(ref vcpu, offset);
+        return 0;
     }
 
     public static int GetDebugRegs(ref Vcpu vcpu, Hva argument)

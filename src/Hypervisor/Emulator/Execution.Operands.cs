@@ -119,8 +119,16 @@ internal ref partial struct Execution<TMachine>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool Locate(int size, bool write) => _fetched.IsLocated || FirstLocate(size, write);
 
-    private bool FirstLocate(int size, bool write) => _fetched.IsLocated =
-        Linear(_i.Segment, EffectiveAddress(), size, write, out _fetched.Linear);
+    private bool FirstLocate(int size, bool write)
+    {
+        ulong offset = EffectiveAddress();
+        SegmentName name = _i.Segment;
+        ulong start = Long64 && name < SegmentName.Fs ? 0 : _machine.GetSegment(name).Base;
+        ulong linear = Long64 ? start + offset : (uint)(start + offset);
+        _fetched.Linear = linear;
+        return _fetched.IsLocated = _i.Operation < Op.Lea && _machine.IsChecked(new Gva(linear), size, write)
+            || Linear(name, offset, size, write, out _fetched.Linear);
+    }
 
     private bool Load(Op operand, int size, out ulong value, Rights rights = Rights.None)
     {

@@ -39,19 +39,20 @@ internal ref partial struct Execution<TMachine>
 
     public void Run()
     {
-        ulong flags = Registers.Rflags;
+        ref GuestRegisters registers = ref Registers;
+        ulong flags = registers.Rflags;
         _protected = (_machine.Cr0 & Cr0.Pe) != 0;
         _virtual8086 = _protected && (flags & Rflags.Vm) != 0;
         if (!_machine.Resumes && !Fetch())
             return;
-        _code = _fetched.Code;
-        _next = Registers.Rip + _i.Length;
-        _next = Long64 ? _next : (uint)_next;
-        _machine.Decoded(_i.IsMemory && _i.Operation < Op.Lea);
+        CodeSize code = _fetched.Code;
+        ulong next = registers.Rip + _i.Length;
+        _code = code;
+        _next = code == CodeSize.Bits64 ? next : (uint)next;
         if (!Legal() || !Execute())
             return;
-        Registers.Rip = _next;
-        Registers.Rflags &= ~Rflags.Rf;
+        registers.Rip = _next;
+        registers.Rflags &= ~Rflags.Rf;
         // A debug trap after a load of SS waits for the end of the next instruction.
         Result.SingleStep = (flags & Rflags.Tf) != 0 && Result.Shadow != Shadow.MovSs;
         _machine.Retire();
@@ -62,32 +63,30 @@ internal ref partial struct Execution<TMachine>
     private bool Fetch()
     {
         Segment cs = _machine.GetSegment(SegmentName.Cs);
-        _code = cs.Long && (_machine.Efer & Efer.Lma) != 0 ? CodeSize.Bits64
-            : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
-        _fetched.Code = _code;
+        bool long64 = cs.Long && (_machine.Efer & Efer.Lma) != 0;
+        CodeSize code = long64 ? CodeSize.Bits64 : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
+        ref FetchedInstruction fetched = ref _fetched;
+        fetched.ByteCount = 0;
+        fetched.IsLocated = false;
         ulong rip = Registers.Rip;
-        ulong limit = Long64 ? ulong.MaxValue : cs.Limit;
-        rip = Long64 ? rip : (uint)rip;
-        _fetched.ByteCount = 0;
-        _fetched.IsLocated = false;
-        if (rip > limit || Long64 && !Canonical(rip))
+        ulong limit = long64 ? ulong.MaxValue : cs.Limit;
+        rip = long64 ? rip : (uint)rip;
+        if (rip > limit || long64 && !Canonical(rip))
             return Raise(Fault.GeneralProtection);
-        ulong within = limit - rip;
-        int allowed = within < InstructionBytes.Limit - 1 ? (int)within + 1 : InstructionBytes.Limit;
-        ulong linear = Long64 ? rip : (uint)(cs.Base + rip);
-        int inPage = Math.Min(allowed, Page.Size - (int)new Gva(linear).Offset);
+        int allowed = (int)Math.Min(limit - rip, InstructionBytes.Limit - 1) + 1;
+        ulong linear = long64 ? rip : (uint)(cs.Base + rip);
 
         Decoding decoding = Decoding.Incomplete;
-        int start = 0;
-        for (int end = inPage; decoding == Decoding.Incomplete && start < allowed; end = allowed)
+        int start = 0, end = Math.Min(allowed, Page.Size - (int)new Gva(linear).Offset);
+        for (; decoding == Decoding.Incomplete && start < allowed; end = allowed)
         {
             ulong from = linear + (uint)start;
-            Span<byte> bytes = _fetched.Bytes;
-            if (!Check(_machine.Fetch(new Gva(Long64 ? from : (uint)from), bytes[start..end], ref Result.Fault)))
+            Span<byte> bytes = fetched.Bytes;
+            if (!Check(_machine.Fetch(new Gva(long64 ? from : (uint)from), bytes[start..end], ref Result.Fault)))
                 return false;
             start = end;
-            _fetched.ByteCount = (byte)end;
-            decoding = Decoder.Decode(bytes[..end], _code, out _i);
+            fetched.ByteCount = (byte)end;
+            decoding = fetched.Decode(code);
         }
         return decoding switch
         {
@@ -101,11 +100,19 @@ internal ref partial struct Execution<TMachine>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool Legal()
     {
-        bool lockable = (_i.Row & Op.Locks) != 0 && _i.IsMemory && _i.Destination == Op.RmOperand;
-        bool controlEight = _i.Operation is Op.MovFromControl or Op.MovToControl;
-        if (_i.Locked && !lockable && !controlEight || (_i.Row & Op.Mem) != 0 && !_i.IsMemory)
+        ref readonly Instruction i = ref _i;
+        if (i.Locked)
+        {
+            bool lockable = (i.Row & Op.Locks) != 0 && i.IsMemory && i.Destination == Op.RmOperand;
+            // LOCK MOV CR0 is MOV CR8.
+            if (!lockable && i.Operation is not (Op.MovFromControl or Op.MovToControl))
+                return Raise(Fault.InvalidOpcode);
+        }
+        if ((i.Row & (Op.Mem | Op.Cpl0)) == 0)
+            return true;
+        if ((i.Row & Op.Mem) != 0 && !i.IsMemory)
             return Raise(Fault.InvalidOpcode);
-        return (_i.Row & Op.Cpl0) == 0 || _machine.Cpl == 0 || Raise(Fault.GeneralProtection);
+        return (i.Row & Op.Cpl0) == 0 || _machine.Cpl == 0 || Raise(Fault.GeneralProtection);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -79,8 +79,10 @@ internal interface IMachine
     /// <summary>User space has answered for the instruction in <see cref="Fetched"/>: go on with it.</summary>
     bool Resumes { get; }
 
-    /// <summary>After decoding: whether the instruction accesses memory through its ModRM operand only.</summary>
-    void Decoded(bool oneMemoryOperand);
+    /// <summary>
+    /// Whether hardware has done this access of an instruction that makes no other: segmentation and paging allow it.
+    /// </summary>
+    bool IsChecked(Gva address, int size, bool write);
 
     /// <summary>Instruction bytes, checked for execution; at most 15, never across a page.</summary>
     Access Fetch(Gva address, scoped Span<byte> bytes, ref Fault fault);

@@ -13,13 +13,48 @@ internal enum CodeSize : byte
 internal struct FetchedInstruction
 {
     public Instruction Decoded;
+    /// <summary>What <see cref="Decoded"/> was decoded for; 0 while it is nothing.</summary>
     public CodeSize Code;
+    private InstructionBytes _decodedBytes;
     /// <summary>The bytes that were read, <see cref="ByteCount"/> of them.</summary>
     public InstructionBytes Bytes;
     public byte ByteCount;
     /// <summary>The linear address of the memory operand is known and checked.</summary>
     public bool IsLocated;
     public ulong Linear;
+
+    /// <summary>
+    /// Decodes the bytes, unless they begin with the instruction that was decoded last: a guest speaks to a device by
+    /// the same few instructions again and again.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Decoding Decode(CodeSize code) =>
+        code == Code && ByteCount >= Decoded.Length && IsSame(Decoded.Length) ? Decoding.Done : DecodeAnew(code);
+
+    private readonly bool IsSame(int length)
+    {
+        ReadOnlySpan<byte> now = Bytes, then = _decodedBytes;
+        if (length > sizeof(ulong))
+        {
+            if (BinaryPrimitives.ReadUInt64LittleEndian(now) != BinaryPrimitives.ReadUInt64LittleEndian(then))
+                return false;
+            now = now[sizeof(ulong)..];
+            then = then[sizeof(ulong)..];
+            length -= sizeof(ulong);
+        }
+        ulong difference =
+            BinaryPrimitives.ReadUInt64LittleEndian(now) ^ BinaryPrimitives.ReadUInt64LittleEndian(then);
+        return difference << (64 - length * 8) == 0;
+    }
+
+    private Decoding DecodeAnew(CodeSize code)
+    {
+        ReadOnlySpan<byte> bytes = Bytes;
+        Decoding result = Decoder.Decode(bytes[..ByteCount], code, out Decoded);
+        Code = result == Decoding.Done ? code : default;
+        _decodedBytes = Bytes;
+        return result;
+    }
 }
 
 /// <summary>A decoded instruction. Register numbers include the REX extension; sizes are in bytes.</summary>

@@ -46,6 +46,11 @@ internal readonly partial struct HostVcpu(nint handle)
 
     /// <summary>Zeroed memory for the vCPU's dirty ring; null when there is none. It lives as long as the vCPU.</summary>
     public partial KernelArray<Abi.kvm_dirty_gfn> AllocateRing(int entries);
+    /// <summary>
+    /// Has a page made present by another thread, which then calls the core's PageFetched with the number. False: no
+    /// memory.
+    /// </summary>
+    public partial bool FetchPage(Hva page, bool write, int number);
 
     /// <summary>Leaves and enters the read section of the memory-slot table.</summary>
     public partial void RenewSlots();

@@ -9,6 +9,8 @@ internal enum PageLookup : byte
     Absent,
     /// <summary>A signal arrived while waiting.</summary>
     Interrupted,
+    /// <summary>The page must be fetched, and the caller does not wait.</summary>
+    NotYet,
 }
 
 /// <summary>
@@ -57,7 +59,8 @@ internal readonly partial struct HostVm(nint handle)
     public partial bool FindPage(Hva address, bool write, out HostPage page);
 
     /// <summary>Makes the page present, which may sleep: it is found then, unless Linux takes it away again.</summary>
-    public partial PageLookup FaultPage(Hva address, bool write);
+    /// <param name="wait">False: <see cref="PageLookup.NotYet"/> instead of waiting for a disk.</param>
+    public partial PageLookup FaultPage(Hva address, bool write, bool wait);
 
     /// <summary>
     /// Makes every vCPU leave the guest and flush its TLB before it enters again; waits for them. Also under the MMU

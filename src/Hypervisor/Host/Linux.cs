@@ -14,24 +14,24 @@ internal static unsafe class Shim
 {
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_pages_allocate")]
     public static extern ulong PagesAllocate(uint order, byte fill);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_pages_free")]
-    public static extern void PagesFree(ulong address, uint order);
+    [MethodImpl(InternalCall), RuntimeImport("*", "free_pages")]
+    public static extern void PagesFree(void* address, uint order);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_address")]
     public static extern void* PageAddress(ulong address);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read")]
-    public static extern int UserRead(void* destination, ulong source, nuint bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_write")]
-    public static extern int UserWrite(ulong destination, void* source, nuint bytes);
+    [MethodImpl(InternalCall), RuntimeImport("*", "_copy_from_user")]
+    public static extern nuint UserRead(void* destination, ulong source, nuint bytes);
+    [MethodImpl(InternalCall), RuntimeImport("*", "_copy_to_user")]
+    public static extern nuint UserWrite(ulong destination, void* source, nuint bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_u64")]
     public static extern int UserReadUInt64(ulong source, ulong* value);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_words")]
+    public static extern int UserReadWords(void* destination, ulong source, nuint bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_range")]
     public static extern int UserRange(ulong start, ulong bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_exchange")]
     public static extern long UserExchange(ulong address, uint size, ulong expected, ulong replacement);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_find_page")]
-    public static extern ulong FindPage(nint vm, ulong address, byte write);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_fault_page")]
-    public static extern long FaultPage(nint vm, ulong address, byte write);
+    public static extern long FaultPage(nint vm, ulong address, byte write, byte wait);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_lock")] public static extern void MmuLock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_unlock")] public static extern void MmuUnlock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_read_lock")]
@@ -45,7 +45,7 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidated")]
     public static extern int Invalidated(nint vm, ulong sequence, ulong start, ulong end);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_request_all")]
-    public static extern void RequestAll(nint vm, VcpuRequests requests);
+    public static extern void RequestAll(nint vm, VcpuRequests requests, byte wait);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
     public static extern void SynchronizeSlots(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_chip_set_timer")]
@@ -74,24 +74,24 @@ internal static unsafe class Shim
     public static extern void VcpuSetTimer(nint vcpu, ulong deadline);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_allocate_ring")]
     public static extern nint AllocateRing(nint vcpu, nuint bytes);
+    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_fetch_page")]
+    public static extern int FetchPage(nint vcpu, ulong page, byte write, uint number);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
     public static extern void VcpuRenewSlots(nint vcpu);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
     public static extern void VcpuSignalMask(nint vcpu, ulong mask, byte active);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_legacy")] public static extern void* FpuLegacy(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_size")] public static extern uint FpuSize(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_export")]
-    public static extern void FpuExport(nint vcpu, void* buffer, uint size);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fpu_import")]
-    public static extern long FpuImport(nint vcpu, void* buffer);
+    [MethodImpl(InternalCall), RuntimeImport("*", "fpu_copy_guest_fpstate_to_uabi")]
+    public static extern void FpuExport(nint fpu, void* buffer, uint size, ulong components, uint pkru);
+    [MethodImpl(InternalCall), RuntimeImport("*", "fpu_copy_uabi_to_guest_fpstate")]
+    public static extern int FpuImport(nint fpu, void* buffer, ulong components, uint* pkru);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_read_msr")]
     public static extern int ReadMsr(uint index, ulong* value);
     [MethodImpl(InternalCall), RuntimeImport("*", "ktime_get_with_offset")]
     public static extern ulong KtimeWithOffset(int clock);
     [MethodImpl(InternalCall), RuntimeImport("*", "check_tsc_unstable")] public static extern int TscIsUnstable();
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameters")] public static extern ulong Parameters();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_log_error")]
-    public static extern void LogError(byte* text, ulong value);
+    [MethodImpl(InternalCall), RuntimeImport("*", "_printk")]
+    public static extern int Print(byte* format, byte* text, ulong value);
 }
 
 // SAFETY of this file: pointers handed to the shim are to locals or spans that live through the call; addresses that
@@ -100,12 +100,13 @@ internal static unsafe class Shim
 internal static unsafe partial class KernelPages
 {
     public static partial Hpa Allocate() => new(Shim.PagesAllocate(0, 0));
-    public static partial void Free(Hpa page) => Shim.PagesFree(page.Value, 0);
+    public static partial void Free(Hpa page) => Shim.PagesFree(Shim.PageAddress(page.Value), 0);
     public static partial Span<byte> Bytes(Hpa page) => new(Shim.PageAddress(page.Value), Page.Size);
     public static partial Span<ulong> Entries(Hpa page) => new(Shim.PageAddress(page.Value), EntriesPerTable);
     private static partial nint Address(Hpa page) => (nint)Shim.PageAddress(page.Value);
     public static partial Hpa AllocateBitmap(int order) => new(Shim.PagesAllocate((uint)order, 0xff));
-    public static partial void FreeBitmap(Hpa bitmap, int order) => Shim.PagesFree(bitmap.Value, (uint)order);
+    public static partial void FreeBitmap(Hpa bitmap, int order) =>
+        Shim.PagesFree(Shim.PageAddress(bitmap.Value), (uint)order);
 }
 
 internal static partial class KernelHeap
@@ -120,13 +121,19 @@ internal static unsafe partial class UserMemory
     public static partial bool Read(Hva source, Span<byte> destination)
     {
         fixed (byte* target = destination)
-            return Shim.UserRead(target, source.Value, (nuint)destination.Length) != 0;
+            return Shim.UserRead(target, source.Value, (nuint)destination.Length) == 0;
     }
 
     public static partial bool Write(Hva destination, ReadOnlySpan<byte> source)
     {
         fixed (byte* from = source)
-            return Shim.UserWrite(destination.Value, from, (nuint)source.Length) != 0;
+            return Shim.UserWrite(destination.Value, from, (nuint)source.Length) == 0;
+    }
+
+    public static partial bool ReadWords(Hva source, Span<byte> destination)
+    {
+        fixed (byte* target = destination)
+            return Shim.UserReadWords(target, source.Value, (nuint)destination.Length) != 0;
     }
 
     public static partial bool TryReadUInt64(Hva source, out ulong value)
@@ -159,20 +166,48 @@ internal readonly unsafe partial struct HostVm
     public partial bool IsInvalidated(ulong sequence, Hva start, ulong bytes) =>
         Shim.Invalidated(_handle, sequence, start.Value, start.Value + bytes) != 0;
 
-    public partial bool FindPage(Hva address, bool write, out HostPage page)
+    // Bits of the process's page tables (SDM vol. 3, 4.5); where the frame's number is, Linux knows (memory encryption).
+    private const ulong Present = 1 << 0, Writable = 1 << 1, User = 1 << 2, Dirty = 1 << 6, Large = 1 << 7;
+    private static ulong s_frameMask;
+    private static int s_levels;
+
+    /// <summary>Called when the module is loaded.</summary>
+    public static void DescribeTables(ulong frameMask, int levels)
     {
-        ulong found = Shim.FindPage(_handle, address.Value, write ? (byte)1 : (byte)0);
-        page = new HostPage
-        {
-            Frame = new Pfn(found >> Page.Shift), Level = (int)(found & 3), Writable = (found & 4) != 0,
-        };
-        return found != 0;
+        s_frameMask = frameMask;
+        s_levels = levels;
     }
 
-    public partial PageLookup FaultPage(Hva address, bool write) =>
-        (PageLookup)Shim.FaultPage(_handle, address.Value, write ? (byte)1 : (byte)0);
+    // With interrupts off no table is freed; the notifier's sequence guards what is found. No reference is taken, so it
+    // does not matter whether a struct page stands behind it. A page that Linux takes for clean is not writable: this is
+    // how it learns of writes, because it calls the notifier before it marks a page clean.
+    public partial bool FindPage(Hva address, bool write, out HostPage page)
+    {
+        ulong needed = Present | User | (write ? Writable : 0), entry;
+        int level = s_levels, shift;
+        Kernel.X86.Cli();
+        for (ulong* table = *(ulong**)_handle;; level--)
+        {
+            shift = Page.Shift + (level - 1) * 9;
+            entry = Volatile.Read(ref table[(address.Value >> shift) % KernelPages.EntriesPerTable]);
+            if ((entry & needed) != needed || level == 1 || (entry & Large) != 0)
+                break;
+            table = (ulong*)Shim.PageAddress(entry & s_frameMask);
+        }
+        Kernel.X86.Sti();
+        ulong offset = (1ul << shift) - 1;
+        page = new HostPage
+        {
+            Frame = new Pfn((entry & s_frameMask & ~offset | address.Value & offset) >> Page.Shift), Level = level,
+            Writable = (entry & (Writable | Dirty)) == (Writable | Dirty),
+        };
+        return (entry & needed) == needed && (page.Writable || !write);
+    }
 
-    public partial void FlushTlbs() => Shim.RequestAll(_handle, VcpuRequests.FlushTlb);
+    public partial PageLookup FaultPage(Hva address, bool write, bool wait) => (PageLookup)Shim.FaultPage(
+        _handle, address.Value, write ? (byte)1 : (byte)0, wait ? (byte)1 : (byte)0);
+
+    public partial void FlushTlbs() => Shim.RequestAll(_handle, VcpuRequests.FlushTlb, wait: 1);
     public partial void SynchronizeSlots() => Shim.SynchronizeSlots(_handle);
     public partial void SetChipTimer(ulong deadline) => Shim.SetChipTimer(_handle, deadline);
     public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
@@ -205,19 +240,24 @@ internal readonly unsafe partial struct HostVcpu
         return KernelArray<Abi.kvm_dirty_gfn>.At(address, entries);
     }
 
+    public partial bool FetchPage(Hva page, bool write, int number) =>
+        Shim.FetchPage(_handle, page.Value, write ? (byte)1 : (byte)0, (uint)number) != 0;
     public partial void RenewSlots() => Shim.VcpuRenewSlots(_handle);
     public partial void SetSignalMask(ulong mask, bool active) =>
         Shim.VcpuSignalMask(_handle, mask, active ? (byte)1 : (byte)0);
 
-    public partial Span<byte> LegacyFpu() => new(Shim.FpuLegacy(_handle), FxsaveSize + XsaveHeaderSize);
-    public partial uint XsaveSize() => Shim.FpuSize(_handle);
+    /// <summary>What struct sk_vcpu begins with.</summary>
+    private ref VcpuShared Shared => ref **(VcpuShared**)_handle;
+
+    public partial Span<byte> LegacyFpu() => new((void*)Shared.Xsave, FxsaveSize + XsaveHeaderSize);
+    public partial uint XsaveSize() => Shared.XsaveSize;
 
     public partial bool FpuToUser(Hva destination, uint size)
     {
         if (!KernelArray<byte>.TryAllocate((int)size, out KernelArray<byte> image))
             return false;
         fixed (byte* buffer = image.Span)
-            Shim.FpuExport(_handle, buffer, size);
+            Shim.FpuExport(Shared.Fpu, buffer, size, HostCpu.SupportedXcr0(), Shared.Pkru);
         bool done = UserMemory.Write(destination, image.Span);
         image.Free();
         return done;
@@ -231,7 +271,8 @@ internal readonly unsafe partial struct HostVcpu
         if (UserMemory.Read(source, image.Span))
         {
             fixed (byte* buffer = image.Span)
-                result = (int)Shim.FpuImport(_handle, buffer);
+            fixed (uint* pkru = &Shared.Pkru)
+                result = Shim.FpuImport(Shared.Fpu, buffer, HostCpu.SupportedXcr0(), pkru);
         }
         image.Free();
         return result;
@@ -254,6 +295,8 @@ internal readonly partial struct HostEvent
 
 internal static unsafe partial class HostCpu
 {
+    private const ulong AmxComponents = 3 << 17;
+
     public static partial void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result)
     {
         fixed (CpuidLeaf* target = &result)
@@ -275,10 +318,10 @@ internal static unsafe partial class HostCpu
     public static partial ulong RealNanoseconds() => Shim.KtimeWithOffset(0);
     public static partial bool TscIsStable() => Shim.TscIsUnstable() == 0;
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_tsc_khz")] public static extern partial uint TscKhz();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_supported_xcr0")]
-    public static extern partial ulong SupportedXcr0();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_flush_predictors")]
-    public static extern partial void FlushPredictors();
+    // Linux asks for permission before it saves the state of AMX.
+    public static partial ulong SupportedXcr0() =>
+        (Kernel.X86.ReadCr4() & Cr4.Osxsave) != 0 ? Kernel.X86.Xgetbv(0) & ~AmxComponents : 0;
+    public static partial void FlushPredictors() => Kernel.X86.Wrmsr(Msr.PredCmd, 1);
 }
 
 internal static partial class Parameters
@@ -291,8 +334,9 @@ internal static unsafe partial class Log
 {
     public static partial void Error(ReadOnlySpan<byte> text, ulong value)
     {
-        fixed (byte* start = text)
-            Shim.LogError(start, value);
+        // KERN_ERR. That the function is variadic makes no difference to one that gets no floating point.
+        fixed (byte* start = text, format = "\u00013sharpkvm: %s (%#llx)\n\0"u8)
+            Shim.Print(format, start, value);
     }
 }
 #endif

@@ -21,6 +21,9 @@ internal static partial class UserMemory
     /// <summary>One load of 8 bytes, the cheap path; atomic when aligned, as page-table entries are.</summary>
     public static partial bool TryReadUInt64(Hva source, out ulong value);
 
+    /// <summary>8 to 16 bytes by two loads: the cheap path for instruction bytes.</summary>
+    public static partial bool ReadWords(Hva source, Span<byte> destination);
+
     /// <summary>Atomic compare and exchange of 1, 2, 4 or 8 naturally aligned bytes.</summary>
     public static partial Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement);
 

@@ -21,6 +21,8 @@ internal struct VcpuShared
     public ulong Dr0, Dr1, Dr2, Dr3;
     /// <summary>The shim's own part of this vCPU.</summary>
     public HostVcpu Host;
+    /// <summary>The guest's FPU state (struct fpu_guest), and in it the XSAVE image.</summary>
+    public nint Fpu, Xsave;
     /// <summary>The page shared with user space.</summary>
     public KernelRef<kvm_run> Run;
     public KernelRef<ExitTrace> Trace;
@@ -38,6 +40,8 @@ internal struct VcpuShared
     /// <summary>The next entry of <see cref="Trace"/> to be written.</summary>
     public uint TraceNext;
     public uint Pkru;
+    /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2.</summary>
+    public uint XsaveSize;
 
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
 
@@ -92,8 +96,12 @@ internal enum VcpuRequests : uint
     Steal = 1 << 13,
     /// <summary>Another vCPU ends this one's halt (KVM_HC_KICK_CPU).</summary>
     Unhalt = 1 << 14,
+    /// <summary>A page that the guest was told is missing may be there.</summary>
+    Page = 1 << 15,
+    /// <summary>Other MSRs are filtered.</summary>
+    MsrFilter = 1 << 16,
     /// <summary>The vCPU's dirty ring has no room for what its next turn may write.</summary>
-    RingFull = 1 << 15,
+    RingFull = 1 << 17,
 }
 
 /// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>

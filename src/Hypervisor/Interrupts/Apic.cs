@@ -19,7 +19,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     private const uint SuppressEoi = 1 << 12;
     private const uint SvrReset = 0xff, FlatModel = 0xf0000000, DfrFixed = 0x0fffffff, ExtInt = 7 << 8;
     private const uint FirstMsr = 0x800, Masked = 1 << 16, SendIllegalVector = 1 << 5;
-    private const uint IcrAssert = 1 << 14, IcrLevel = 1 << 15, IcrSelf = 1 << 18;
+    private const uint IcrBusy = 1 << 12, IcrAssert = 1 << 14, IcrLevel = 1 << 15, IcrSelf = 1 << 18;
 
     /// <summary>Registers that RDMSR and WRMSR know, a bit each (SDM vol. 3, table 11-6).</summary>
     private const ulong ReadableMsrs = 0x43fd_01ff_ffff_a50c, WritableMsrs = 0xc1fd_0100_0000_8900;
@@ -179,7 +179,8 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         {
             uint kept = register switch
             {
-                ApicRegister.Isr or ApicRegister.Tmr or ApicRegister.Irr => ~0u << Lapic.FirstVector,
+                // Vectors below 16 have no priority to be taken with, so that they may stay in IRR, as KVM has it.
+                ApicRegister.Isr or ApicRegister.Tmr => ~0u << Lapic.FirstVector,
                 > ApicRegister.Isr and < ApicRegister.Esr => ~0u,
                 ApicRegister.Esr => 0xff,
                 ApicRegister.SelfIpi => 0,
@@ -233,7 +234,8 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         ApicRegister.Ldr or ApicRegister.IcrHigh => 0xff000000,
         ApicRegister.Dfr => FlatModel,
         ApicRegister.Svr => 0x3ffu | (vcpu.Vm.Irqchip.Mode == IrqchipMode.Split ? SuppressEoi : 0),
-        ApicRegister.Icr => 0xccfff,
+        // The page keeps reserved bits too, as KVM does; the MSR refuses them. Nobody sees a message under way.
+        ApicRegister.Icr => vcpu.Apic.Mode == ApicMode.X2apic ? 0xccfff : ~IcrBusy,
         ApicRegister.LvtTimer =>
             0x300ffu | (vcpu.Cpuid.Has(Feature.TscDeadline) ? LapicTimer.TscDeadline : 0),
         ApicRegister.LvtThermal or ApicRegister.LvtPerformance => 0x107ff,

@@ -35,6 +35,11 @@ internal struct IrqChip
 {
     /// <summary>10 ms, in nanoseconds.</summary>
     private const ulong StormPause = 10_000_000;
+    /// <summary>
+    /// 50 us that a CPU has for other work between two expiries of the chips' timer, in nanoseconds: however slow it
+    /// is, a guest's fast PIT does not fill it.
+    /// </summary>
+    private const ulong Breath = 50_000;
     private const int Gsis = kvm_ioapic_state.KVM_IOAPIC_NUM_PINS;
 
     [InlineArray(Gsis)]
@@ -279,15 +284,16 @@ internal struct IrqChip
             ApicSink sink = new(ref vm);
             chip.IoApic.DeliverDeferred(ref sink);
         }
-        chip.ArmTimer(vm.Host);
+        chip.ArmTimer(vm.Host, HostCpu.Nanoseconds() + Breath);
         vm.Host.UnlockIrq();
     }
 
     /// <summary>One timer serves both: what comes first.</summary>
-    public readonly void ArmTimer(HostVm host)
+    public readonly void ArmTimer(HostVm host, ulong earliest = 0)
     {
         ulong pit = HasPit ? Pit.Deadline : 0;
-        host.SetChipTimer(pit == 0 || _resumeStorm != 0 && _resumeStorm < pit ? _resumeStorm : pit);
+        ulong next = pit == 0 || _resumeStorm != 0 && _resumeStorm < pit ? _resumeStorm : pit;
+        host.SetChipTimer(next == 0 ? 0 : Math.Max(next, earliest));
     }
 
     private static void PulsePit(ref Vm.Vm vm)

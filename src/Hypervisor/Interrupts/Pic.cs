@@ -16,14 +16,18 @@ internal struct Pic
     private Pic8259 _master, _slave;
 
     /// <summary>INTR: an interrupt waits for <see cref="Acknowledge"/>.</summary>
-    public readonly bool Output => _master.Request >= 0;
+    public readonly bool Output => (_master.State.irr & ~_master.State.imr) != 0 && _master.Request >= 0;
 
     public static bool Owns(ushort port) => port is 0x20 or 0x21 or 0xa0 or 0xa1 or ElcrPorts or ElcrPorts + 1;
 
     /// <summary>Drives input <paramref name="irq"/>, 0 to 15.</summary>
     public LineStatus SetLine(int irq, bool level)
     {
+        bool asked = _slave.Request >= 0;
         LineStatus status = Chip(irq >> 3).SetLine(irq & 7, level);
+        // A level that falls takes its request along, so that no end leaves a spurious interrupt behind.
+        if (asked && _slave.Request < 0)
+            WithdrawCascade();
         Cascade();
         return status;
     }
@@ -54,7 +58,7 @@ internal struct Pic
         int input = chip.Acknowledge();
         // A poll of the slave was its INTA: its output falls.
         if (port >= 0xa0)
-            _master.State.irr &= 0xff & ~(1 << CascadeInput);
+            WithdrawCascade();
         Cascade();
         return (byte)(input >= 0 ? 0x80 | input : 0);
     }
@@ -113,4 +117,6 @@ internal struct Pic
         if (_slave.Request >= 0)
             _master.State.irr |= 1 << CascadeInput;
     }
+
+    private void WithdrawCascade() => _master.State.irr &= 0xff & ~(1 << CascadeInput);
 }

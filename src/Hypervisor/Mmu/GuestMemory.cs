@@ -23,20 +23,14 @@ internal enum MemoryAccess : byte
 internal static class GuestMemory
 {
     /// <summary>
-    /// <see cref="Read"/> of 9 to 16 bytes within a page, as instruction fetches are: two overlapping loads.
+    /// <see cref="Read"/> of 8 to 16 bytes within a page, as instruction fetches are.
     /// </summary>
     public static MemoryAccess ReadWords(ref Vm.Vm vm, Gpa source, Span<byte> destination)
     {
         ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(source);
         if (!slot.TryToHva(source, out Hva hva))
             return MemoryAccess.NoMemory;
-        int tail = destination.Length - sizeof(ulong);
-        if (!UserMemory.TryReadUInt64(hva, out ulong first)
-            || !UserMemory.TryReadUInt64(hva + (ulong)tail, out ulong last))
-            return MemoryAccess.Fault;
-        BinaryPrimitives.WriteUInt64LittleEndian(destination, first);
-        BinaryPrimitives.WriteUInt64LittleEndian(destination[tail..], last);
-        return MemoryAccess.Done;
+        return UserMemory.ReadWords(hva, destination) ? MemoryAccess.Done : MemoryAccess.Fault;
     }
 
     public static MemoryAccess Read(ref Vm.Vm vm, Gpa source, Span<byte> destination)

@@ -23,6 +23,8 @@ internal enum FaultOutcome : byte
     Interrupted,
     /// <summary>No page for a table: ENOMEM.</summary>
     NoMemory,
+    /// <summary>Linux has to fetch the page first.</summary>
+    NotYet,
 }
 
 /// <summary>Makes guest memory present when the guest touches it.</summary>
@@ -35,7 +37,8 @@ internal static class NestedFault
     /// <param name="address">The guest physical address.</param>
     /// <param name="write">The access was a write.</param>
     /// <param name="present">Hardware found a mapping that did not allow the access.</param>
-    public static FaultOutcome Handle<TFormat>(ref Vm.Vcpu vcpu, Gpa address, bool write, bool present)
+    /// <param name="wait">Whether to wait for a page that Linux has to fetch.</param>
+    public static FaultOutcome Handle<TFormat>(ref Vm.Vcpu vcpu, Gpa address, bool write, bool present, bool wait)
         where TFormat : struct, INestedFormat
     {
         ref Vm.Vm vm = ref vcpu.Vm;
@@ -54,9 +57,9 @@ internal static class NestedFault
         Hva hva = slot.ToHva(address.Frame.Address);
         if (!vm.Host.FindPage(hva, write, out HostPage page))
         {
-            PageLookup lookup = vm.Host.FaultPage(hva, write);
+            PageLookup lookup = vm.Host.FaultPage(hva, write, wait);
             if (lookup != PageLookup.Found)
-                return lookup == PageLookup.Interrupted ? FaultOutcome.Interrupted : FaultOutcome.Error;
+                return Failed(lookup);
             sequence = vm.Host.InvalidationSequence();
             if (!vm.Host.FindPage(hva, write, out page))
                 return FaultOutcome.Retry;
@@ -70,6 +73,13 @@ internal static class NestedFault
             result = Replace(ref vcpu, in slot, in attempt);
         return result == MapResult.Mapped ? FaultOutcome.Mapped : FaultOutcome.Retry;
     }
+
+    private static FaultOutcome Failed(PageLookup lookup) => lookup switch
+    {
+        PageLookup.NotYet => FaultOutcome.NotYet,
+        PageLookup.Interrupted => FaultOutcome.Interrupted,
+        _ => FaultOutcome.Error,
+    };
 
     /// <summary>
     /// The fast way of a write to a page that was only write-protected, by the dirty log: the host's page is not looked

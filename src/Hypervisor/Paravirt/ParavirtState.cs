@@ -1,5 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+
 namespace SharpKvm.Paravirt;
+
+/// <summary>KVM_FEATURE_*: bits of leaf 0x40000001, EAX.</summary>
+internal enum ParavirtFeature
+{
+    OldClock = 0, Clock = 3, AsyncFault = 4, StealTime = 5, Eoi = 6, Unhalt = 7, SendIpi = 11, PollControl = 12,
+    Yield = 13, AsyncFaultInterrupt = 14,
+}
 
 /// <summary>What a vCPU and its guest have agreed on: MSRs (an address; bit 0 enables) and what is under way.</summary>
 internal struct ParavirtState
@@ -19,6 +28,22 @@ internal struct ParavirtState
     public bool EoiOffered;
     /// <summary>Woken by another vCPU before it halted.</summary>
     public bool Unhalted;
+
+    public AsyncFaultState Faults;
+    /// <summary>KVM_CAP_ENFORCE_PV_FEATURE_CPUID: the guest has no more than its CPUID says.</summary>
+    public bool FollowsCpuid;
+
+    /// <summary>The feature that an MSR belongs to.</summary>
+    public static ParavirtFeature FeatureOf(uint msr) => msr switch
+    {
+        Msr.KvmWallClockOld or Msr.KvmSystemTimeOld => ParavirtFeature.OldClock,
+        Msr.KvmWallClock or Msr.KvmSystemTime => ParavirtFeature.Clock,
+        Msr.KvmStealTime => ParavirtFeature.StealTime,
+        Msr.KvmEoi => ParavirtFeature.Eoi,
+        Msr.KvmAsyncFault => ParavirtFeature.AsyncFault,
+        Msr.KvmAsyncFaultVector or Msr.KvmAsyncFaultAck => ParavirtFeature.AsyncFaultInterrupt,
+        _ => ParavirtFeature.PollControl,
+    };
 
     public readonly bool HasClock => (SystemTime & Enabled) != 0;
     public readonly bool HasStealTime => (StealTime & Enabled) != 0;

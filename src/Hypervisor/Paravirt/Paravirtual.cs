@@ -13,6 +13,14 @@ internal static class Paravirtual<TVendor> where TVendor : struct, IVendor
     /// <summary>Bits 18 and 19 of ICR: in place of a destination.</summary>
     private const ulong IcrShorthand = 3 << 18;
 
+    public static bool MayUse(ref Vcpu vcpu, ParavirtFeature feature)
+    {
+        if (!vcpu.Paravirt.FollowsCpuid)
+            return true;
+        vcpu.Cpuid.Query(HostCpuid.Paravirtual, 0, out CpuidLeaf features);
+        return (features.Eax >> (int)feature & 1) != 0;
+    }
+
     public static void HandleRequests(ref Vcpu vcpu, VcpuRequests requests)
     {
         if ((requests & VcpuRequests.Clock) != 0)
@@ -21,6 +29,8 @@ internal static class Paravirtual<TVendor> where TVendor : struct, IVendor
             PvClock<TVendor>.Migrated(ref vcpu);
         if ((requests & VcpuRequests.Steal) != 0)
             StealTime<TVendor>.Update(ref vcpu);
+        if ((requests & VcpuRequests.Page) != 0)
+            AsyncFaults<TVendor>.TellReady(ref vcpu);
         if ((requests & VcpuRequests.Unhalt) == 0)
             return;
         // Remembered if it comes before the halt that it is to end.

@@ -68,6 +68,7 @@ internal static class SvmEvents
     /// <summary>
     /// Notes what the exit interrupted, so that it is injected again, and when an IRET has completed.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void AfterExit(ref Vcpu vcpu, ref Vmcb vmcb)
     {
         ref EventState events = ref vcpu.Events;
@@ -76,8 +77,12 @@ internal static class SvmEvents
         if (events.AnyInjected)
             events.ClearInjected();
         EventInjection interrupted = vmcb.ExitInterrupt;
-        if (!interrupted.Valid)
-            return;
+        if (interrupted.Valid)
+            Reinject(ref events, interrupted);
+    }
+
+    private static void Reinject(ref EventState events, EventInjection interrupted)
+    {
         switch (interrupted.Type)
         {
             case EventInjection.EventType.Nmi:

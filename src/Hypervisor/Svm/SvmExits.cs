@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
+using SharpKvm.Emulator;
 using SharpKvm.Host;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
@@ -12,8 +13,8 @@ namespace SharpKvm.Svm;
 internal static class SvmExits
 {
     private const uint OpcodeCpuid = 0x0fa2, OpcodeRdmsr = 0x0f32, OpcodeWrmsr = 0x0f30, OpcodeHlt = 0xf4,
-        OpcodeVmmcall = 0x0f01d9, OpcodeXsetbv = 0x0f01d1, OpcodeWbinvd = 0x0f09, OpcodeInvd = 0x0f08,
-        OpcodeMonitor = 0x0f01c8, OpcodeMwait = 0x0f01c9;
+        OpcodeVmmcall = 0x0f01d9, OpcodeVmcall = 0x0f01c1, OpcodeXsetbv = 0x0f01d1, OpcodeWbinvd = 0x0f09,
+        OpcodeInvd = 0x0f08, OpcodeMonitor = 0x0f01c8, OpcodeMwait = 0x0f01c9;
 
     public static VcpuAction Step(ref Vcpu vcpu)
     {
@@ -54,6 +55,13 @@ internal static class SvmExits
 
     private static VcpuAction Handle(ref Vcpu vcpu, ref Vmcb vmcb)
     {
+        // The compiler makes a tree of comparisons of the switch: what comes most is asked first.
+        if (vmcb.ExitCode == ExitCode.NestedPageFault)
+            return NestedPageFault(ref vcpu, ref vmcb);
+        if (vmcb.ExitCode == ExitCode.Ioio)
+            return PortAccess(ref vcpu, ref vmcb);
+        if (vmcb.ExitCode == ExitCode.Msr)
+            return vmcb.ExitInfo1 != 0 ? WriteMsr(ref vcpu) : ReadMsr(ref vcpu);
         switch (vmcb.ExitCode)
         {
             case ExitCode.Intr:
@@ -63,9 +71,6 @@ internal static class SvmExits
             // The machine check itself went to the host's handler when its interrupt was taken.
             case ExitCode.MachineCheck:
                 return VcpuAction.Resume;
-            case ExitCode.NestedPageFault: return NestedPageFault(ref vcpu, ref vmcb);
-            case ExitCode.Ioio: return PortAccess(ref vcpu, ref vmcb);
-            case ExitCode.Msr: return vmcb.ExitInfo1 != 0 ? WriteMsr(ref vcpu) : ReadMsr(ref vcpu);
             case ExitCode.Cpuid: return ExecuteCpuid(ref vcpu);
             case ExitCode.Hlt: return Halt(ref vcpu);
             case ExitCode.Vintr: return SvmEvents.CloseInterruptWindow(ref vmcb);
@@ -73,14 +78,14 @@ internal static class SvmExits
             case ExitCode.Vmmcall: return Hypercall(ref vcpu);
             case ExitCode.Debug: return Debug(ref vcpu, ref vmcb);
             case ExitCode.Breakpoint: return Breakpoint(ref vcpu, ref vmcb);
+            case ExitCode.InvalidOpcode: return InvalidOpcode(ref vcpu);
             case ExitCode.AlignmentCheck: return Raise(ref vcpu, Vector.AlignmentCheck, withErrorCode: true);
             case ExitCode.Xsetbv: return SetExtendedControl(ref vcpu);
             case ExitCode.Wbinvd: return Skip(ref vcpu, OpcodeWbinvd);
             case ExitCode.Invd: return Skip(ref vcpu, OpcodeInvd);
-            // Allowed and without effect, as on a CPU whose monitor never waits.
-            case ExitCode.Monitor: return Skip(ref vcpu, OpcodeMonitor);
+            case ExitCode.Monitor: return MonitorOrWait(ref vcpu, OpcodeMonitor);
             case ExitCode.Mwait:
-            case ExitCode.MwaitArmed: return Skip(ref vcpu, OpcodeMwait);
+            case ExitCode.MwaitArmed: return MonitorOrWait(ref vcpu, OpcodeMwait);
             case ExitCode.Rdpmc: return Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
             case ExitCode.Shutdown: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             case ExitCode.Vmrun:
@@ -108,8 +113,14 @@ internal static class SvmExits
         const ulong Present = 1 << 0, Write = 1 << 1, Final = 1ul << 32;
         var address = new Gpa(vmcb.ExitInfo2);
         bool write = (vmcb.ExitInfo1 & Write) != 0;
-        FaultOutcome outcome = NestedFault.Handle<Npt>(
-            ref vcpu, address, write, present: (vmcb.ExitInfo1 & Present) != 0);
+        bool present = (vmcb.ExitInfo1 & Present) != 0, tells = AsyncFaults<SvmVendor>.CanTell(ref vcpu);
+        FaultOutcome outcome = NestedFault.Handle<Npt>(ref vcpu, address, write, present, wait: !tells);
+        if (outcome == FaultOutcome.NotYet)
+        {
+            if (AsyncFaults<SvmVendor>.TryTell(ref vcpu, address, write))
+                return VcpuAction.Resume;
+            outcome = NestedFault.Handle<Npt>(ref vcpu, address, write, present, wait: true);
+        }
         return outcome switch
         {
             FaultOutcome.Mapped => VcpuAction.Resume,
@@ -149,28 +160,13 @@ internal static class SvmExits
         return Instructions<SvmVendor>.Advance(ref vcpu, end);
     }
 
-    private static VcpuAction ReadMsr(ref Vcpu vcpu)
-    {
-        if (!TryFindEnd(ref vcpu, OpcodeRdmsr, out ulong end))
-            return VcpuAction.Resume;
-        ref GuestRegisters registers = ref vcpu.Registers;
-        if (!Msrs<SvmVendor>.TryRead(ref vcpu, (uint)registers[Gpr.Rcx], out ulong value))
-            return Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
-        registers[Gpr.Rax] = (uint)value;
-        registers[Gpr.Rdx] = value >> 32;
-        return Instructions<SvmVendor>.Advance(ref vcpu, end);
-    }
+    private static VcpuAction ReadMsr(ref Vcpu vcpu) => TryFindEnd(ref vcpu, OpcodeRdmsr, out ulong end)
+        ? MsrAccess<SvmVendor>.Read(ref vcpu, end)
+        : VcpuAction.Resume;
 
-    private static VcpuAction WriteMsr(ref Vcpu vcpu)
-    {
-        if (!TryFindEnd(ref vcpu, OpcodeWrmsr, out ulong end))
-            return VcpuAction.Resume;
-        ref GuestRegisters registers = ref vcpu.Registers;
-        ulong value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
-        return Msrs<SvmVendor>.TryWrite(ref vcpu, (uint)registers[Gpr.Rcx], value)
-            ? Instructions<SvmVendor>.Advance(ref vcpu, end)
-            : Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
-    }
+    private static VcpuAction WriteMsr(ref Vcpu vcpu) => TryFindEnd(ref vcpu, OpcodeWrmsr, out ulong end)
+        ? MsrAccess<SvmVendor>.Write(ref vcpu, end)
+        : VcpuAction.Resume;
 
     private static VcpuAction Halt(ref Vcpu vcpu)
     {
@@ -187,6 +183,50 @@ internal static class SvmExits
         Hypercalls<SvmVendor>.Execute(ref vcpu);
         return Instructions<SvmVendor>.Advance(ref vcpu, end);
     }
+
+    /// <summary>
+    /// VMCALL, Intel's hypercall, becomes the one that this CPU has; only the last byte differs. Where code cannot be
+    /// written it is carried out. Anything else is the guest's affair (KVM_X86_QUIRK_FIX_HYPERCALL_INSN).
+    /// </summary>
+    private static VcpuAction InvalidOpcode(ref Vcpu vcpu)
+    {
+        var start = new Gva(SingleStep.LinearRip<SvmVendor>(ref vcpu));
+        if (!vcpu.Vm.Cpu.Has(Quirks.FixHypercall) || !IsVmcall(ref vcpu, start))
+            return Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+        PagingState paging = GuestMachine<SvmVendor>.Paging(ref vcpu);
+        Translation last = GuestWalker.Translate(ref vcpu.Vm, in paging, start + 2, PageAccess.Write);
+        if (last.Succeeded && GuestMemory.Write(ref vcpu.Vm, last.Address, [unchecked((byte)OpcodeVmmcall)])
+            == MemoryAccess.Done)
+            return VcpuAction.Resume;
+        if (!Instructions<SvmVendor>.TryFindEnd(ref vcpu, OpcodeVmcall, out ulong end))
+            return VcpuAction.Resume;
+        Hypercalls<SvmVendor>.Execute(ref vcpu);
+        return Instructions<SvmVendor>.Advance(ref vcpu, end);
+    }
+
+    private static bool IsVmcall(ref Vcpu vcpu, Gva address)
+    {
+        var machine = new GuestMachine<SvmVendor>(ref vcpu);
+        Fault fault = default;
+        byte value = 0;
+        uint found = 0;
+        // One by one: it may lie across a page's end.
+        for (ulong i = 0; i < 3; i++)
+        {
+            if (machine.Fetch(address + i, new Span<byte>(ref value), ref fault) != Access.Done)
+                return false;
+            found = found << 8 | value;
+        }
+        return found == OpcodeVmcall;
+    }
+
+    /// <summary>
+    /// Without effect, as on a CPU whose monitor never waits, even where the guest's CPU has none
+    /// (KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS).
+    /// </summary>
+    private static VcpuAction MonitorOrWait(ref Vcpu vcpu, uint opcode) =>
+        vcpu.Vm.Cpu.Has(Quirks.MwaitNeverFaults) || vcpu.Cpuid.HasMonitor
+            ? Skip(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
 
     private static VcpuAction SetExtendedControl(ref Vcpu vcpu)
     {

@@ -12,8 +12,9 @@ internal readonly struct SvmVendor : IVendor
     private const ulong Cr0Cacheability = Cpu.Cr0.Cd | Cpu.Cr0.Nw;
     private const uint CrRead = 1, CrWrite = 1 << 16;
 
-    // Debug and alignment-check loops would hang the CPU (no interrupt gets between their deliveries).
-    private const uint AlwaysIntercepted = 1 << 1 | 1 << 17 | 1 << 18;
+    // Debug and alignment-check loops would hang the CPU (no interrupt gets between their deliveries). Of the
+    // undefined instructions, 6, one is carried out.
+    private const uint AlwaysIntercepted = 1 << 1 | 1 << 6 | 1 << 17 | 1 << 18;
     private const uint BreakpointIntercept = 1 << 3;
 
     public static ref Vmcb Control(ref Vcpu vcpu) => ref vcpu.Svm.Vmcb.Value;
@@ -39,7 +40,7 @@ internal readonly struct SvmVendor : IVendor
             | Intercept4.Stgi | Intercept4.Clgi | Intercept4.Skinit | Intercept4.Wbinvd | Intercept4.Monitor
             | Intercept4.Mwait | Intercept4.Xsetbv | Intercept4.Rdpru;
         vmcb.IopmBase = SvmHardware.Iopm.Value;
-        vmcb.MsrpmBase = SvmHardware.Msrpm.Value;
+        UpdateMsrFilter(ref vcpu);
         vmcb.Asid = vcpu.Svm.Asid.Value;
         vmcb.TlbControl = FlushKind;
         vmcb.VirtualInterrupt = VirtualInterrupt.MaskHost;
@@ -157,6 +158,10 @@ internal readonly struct SvmVendor : IVendor
 
     public static void UpdateDebug(ref Vcpu vcpu) =>
         SetIntercept(ref Control(ref vcpu).InterceptExceptions, BreakpointIntercept, vcpu.Debug.SoftwareBreakpoints);
+
+    // All bits of the other bitmap are set, and it is larger.
+    public static void UpdateMsrFilter(ref Vcpu vcpu) =>
+        Control(ref vcpu).MsrpmBase = (vcpu.Vm.MsrFilter.IsActive ? SvmHardware.Iopm : SvmHardware.Msrpm).Value;
 
     public static bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value)
     {

@@ -158,6 +158,7 @@ internal static class ExitCode
     public const ulong WriteDr15 = 0x3f;
     public const ulong Debug = 0x41;
     public const ulong Breakpoint = 0x43;
+    public const ulong InvalidOpcode = 0x46;
     public const ulong AlignmentCheck = 0x51;
     public const ulong MachineCheck = 0x52;
     public const ulong Intr = 0x60;

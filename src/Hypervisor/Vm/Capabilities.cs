@@ -47,10 +47,12 @@ internal static class Capabilities
         KVM_CAP_X86_ROBUST_SINGLESTEP = 51,
         KVM_CAP_XSAVE = 55,
         KVM_CAP_XCRS = 56,
+        KVM_CAP_ASYNC_PF = 59,
         KVM_CAP_GET_TSC_KHZ = 61,
         KVM_CAP_MAX_VCPUS = 66,
         KVM_CAP_TSC_DEADLINE_TIMER = 72,
         KVM_CAP_KVMCLOCK_CTRL = 76,
+        KVM_CAP_SYNC_REGS = 74,
         KVM_CAP_SIGNAL_MSI = 77,
         KVM_CAP_READONLY_MEM = 81,
         KVM_CAP_IRQFD_RESAMPLE = 82,
@@ -61,22 +63,32 @@ internal static class Capabilities
         KVM_CAP_IOEVENTFD_NO_LENGTH = 100,
         KVM_CAP_SPLIT_IRQCHIP = 121,
         KVM_CAP_IOEVENTFD_ANY_LENGTH = 122,
+        KVM_CAP_VCPU_ATTRIBUTES = 127,
         KVM_CAP_MAX_VCPU_ID = 128,
         KVM_CAP_X2APIC_API = 129,
         KVM_CAP_IMMEDIATE_EXIT = 136,
         KVM_CAP_GET_MSR_FEATURES = 153,
+        KVM_CAP_MSR_PLATFORM_INFO = 159,
         KVM_CAP_COALESCED_PIO = 162,
         KVM_CAP_EXCEPTION_PAYLOAD = 164,
         KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168,
+        KVM_CAP_ASYNC_PF_INT = 183,
+        KVM_CAP_X86_USER_SPACE_MSR = 188,
+        KVM_CAP_X86_MSR_FILTER = 189,
+        KVM_CAP_ENFORCE_PV_FEATURE_CPUID = 190,
         KVM_CAP_DIRTY_LOG_RING = 192,
         KVM_CAP_SET_GUEST_DEBUG2 = 195,
         KVM_CAP_SREGS2 = 200,
         KVM_CAP_XSAVE2 = 208,
+        KVM_CAP_DISABLE_QUIRKS2 = 213,
         KVM_CAP_X86_TRIPLE_FAULT_EVENT = 218,
         KVM_CAP_DIRTY_LOG_RING_ACQ_REL = 223;
 
     /// <summary>KVM_X2APIC_API_USE_32BIT_IDS and _DISABLE_BROADCAST_QUIRK.</summary>
     private const ulong Use32BitIds = 1 << 0, DisableBroadcastQuirk = 1 << 1;
+
+    private const ulong UserMsrReasons = Abi.kvm_run.Msr.KVM_MSR_EXIT_REASON_INVAL
+        | Abi.kvm_run.Msr.KVM_MSR_EXIT_REASON_UNKNOWN | Abi.kvm_run.Msr.KVM_MSR_EXIT_REASON_FILTER;
 
     public static int Check(ulong capability) => capability switch
     {
@@ -93,7 +105,11 @@ internal static class Capabilities
             or KVM_CAP_EXT_EMUL_CPUID or KVM_CAP_CHECK_EXTENSION_VM or KVM_CAP_ENABLE_CAP_VM
             or KVM_CAP_IMMEDIATE_EXIT or KVM_CAP_GET_MSR_FEATURES or KVM_CAP_EXCEPTION_PAYLOAD or KVM_CAP_SREGS2
             or KVM_CAP_X86_TRIPLE_FAULT_EVENT or KVM_CAP_CLOCKSOURCE or KVM_CAP_NOP_IO_DELAY
-            or KVM_CAP_KVMCLOCK_CTRL => 1,
+            or KVM_CAP_KVMCLOCK_CTRL or KVM_CAP_X86_USER_SPACE_MSR or KVM_CAP_X86_MSR_FILTER
+            or KVM_CAP_MSR_PLATFORM_INFO or KVM_CAP_ENFORCE_PV_FEATURE_CPUID or KVM_CAP_ASYNC_PF
+            or KVM_CAP_ASYNC_PF_INT or KVM_CAP_VCPU_ATTRIBUTES => 1,
+        KVM_CAP_DISABLE_QUIRKS2 => (int)Quirks.All,
+        KVM_CAP_SYNC_REGS => (int)Abi.kvm_run.KVM_SYNC_X86_VALID_FIELDS,
         KVM_CAP_ADJUST_CLOCK => (int)Abi.kvm_clock_data.Flags,
         KVM_CAP_XSAVE or KVM_CAP_XCRS => HostCpu.SupportedXcr0() != 0 ? 1 : 0,
         KVM_CAP_XSAVE2 => 4096,
@@ -128,6 +144,24 @@ internal static class Capabilities
             case KVM_CAP_DIRTY_LOG_RING:
             case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
                 return DirtyRing.Enable(ref vm, argument);
+            case KVM_CAP_DISABLE_QUIRKS2:
+                if ((argument & ~(ulong)Quirks.All) != 0)
+                    return Errno.EINVAL;
+                vm.Cpu.DisabledQuirks = (Quirks)argument;
+                return Errno.Ok;
+            case KVM_CAP_MSR_PLATFORM_INFO:
+                vm.Cpu.HidesPlatformInfo = (argument & 1) == 0;
+                return Errno.Ok;
+            case KVM_CAP_X86_USER_SPACE_MSR:
+                if ((argument & ~UserMsrReasons) != 0)
+                    return Errno.EINVAL;
+                vm.Cpu.UserMsrReasons = (uint)argument;
+                return Errno.Ok;
+            case KVM_CAP_MAX_VCPU_ID:
+                if (argument is 0 or > MaxVcpuId || vm.VcpuIdLimit != 0)
+                    return Errno.EINVAL;
+                vm.VcpuIdLimit = (uint)argument;
+                return Errno.Ok;
             case KVM_CAP_SPLIT_IRQCHIP:
                 return IrqChip.Split(ref vm, argument);
             case KVM_CAP_X2APIC_API:
@@ -139,5 +173,14 @@ internal static class Capabilities
             default:
                 return Errno.EINVAL;
         }
+    }
+
+    /// <summary>KVM_ENABLE_CAP on a vCPU.</summary>
+    public static int Enable(ref Vcpu vcpu, uint capability, uint flags, ulong argument)
+    {
+        if (flags != 0 || capability != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+            return Errno.EINVAL;
+        vcpu.Paravirt.FollowsCpuid = argument != 0;
+        return Errno.Ok;
     }
 }

@@ -4,6 +4,7 @@ using System.Runtime;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
+using SharpKvm.Paravirt;
 using SharpKvm.Svm;
 
 namespace SharpKvm.Vm;
@@ -15,7 +16,11 @@ namespace SharpKvm.Vm;
 internal static class Exports
 {
     [RuntimeExport("sk_core_probe")]
-    private static long Probe() => SvmHardware.Probe();
+    private static long Probe(ulong frameMask, int levels)
+    {
+        HostVm.DescribeTables(frameMask, levels);
+        return SvmHardware.Probe();
+    }
 
     [RuntimeExport("sk_core_release")]
     private static long Release()
@@ -59,6 +64,7 @@ internal static class Exports
     {
         ref Vm vm = ref new KernelRef<Vm>(core).Value;
         VmMemory.Destroy(ref vm);
+        vm.MsrFilter.Destroy();
         vm.IoEventFds.Destroy();
         vm.Irqchip.Destroy();
         return Errno.Ok;
@@ -138,6 +144,14 @@ internal static class Exports
     /// <summary>Linux is short of memory. How many tables it gets.</summary>
     [RuntimeExport("sk_core_give_back")]
     private static long GiveBack(nint core) => MemorySlots.GiveBackTables(ref new KernelRef<Vm>(core).Value);
+
+    /// <summary>A page that <see cref="HostVcpu.FetchPage"/> asked for is there, or cannot be.</summary>
+    [RuntimeExport("sk_core_page_fetched")]
+    private static long PageFetched(nint core, int number)
+    {
+        AsyncFaults<SvmVendor>.Arrive(ref new KernelRef<Vcpu>(core).Value, number);
+        return Errno.Ok;
+    }
 
     /// <summary>An irqfd was signalled, in any context; the GSI was checked when it was assigned.</summary>
     [RuntimeExport("sk_core_irqfd")]

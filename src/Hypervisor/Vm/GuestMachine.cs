@@ -60,7 +60,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
 
     public void Retire() => _vcpu.Pending.Log.Clear();
 
-    public void Decoded(bool oneMemoryOperand) => _vcpu.Pending.Hint.Usable = oneMemoryOperand;
+    public bool IsChecked(Gva address, int size, bool write) =>
+        _vcpu.Pending.Hint.IsOperand = _vcpu.Pending.Hint.Matches(address, size, write);
 
     public Access Fetch(Gva address, Span<byte> bytes, ref Fault fault)
     {
@@ -76,7 +77,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     {
         PageAccess kind = (rights & Rights.Write) != 0 ? PageAccess.Write : PageAccess.Read;
         ref FaultHint hint = ref _vcpu.Pending.Hint;
-        if (hint.Covers(address, kind, data.Length))
+        if (hint.Covers(kind))
             return MmioRead(hint.Address, data);
         while (data.Length > 0)
         {
@@ -101,8 +102,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public Access Write(Gva address, ReadOnlySpan<byte> data, Rights rights, ref Fault fault)
     {
         ref FaultHint hint = ref _vcpu.Pending.Hint;
-        if (hint.Covers(address, PageAccess.Write, data.Length))
-            return MmioWrite(hint.Address, data);
+        if (hint.Covers(PageAccess.Write))
+            return MmioWrite(hint.Address, data, isOnly: data.Length <= MmioUnit);
         int first = Math.Min(data.Length, Page.Size - (int)address.Offset);
         if (!TryTranslate(address, PageAccess.Write, rights, out Gpa low, ref fault))
             return Access.Fault;
@@ -191,10 +192,12 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         DebugOutcome(Debugging<TVendor>.TrySet(ref _vcpu, index, value), ref fault);
 
     public Access ReadMsr(uint index, out ulong value, ref Fault fault) =>
-        Msrs<TVendor>.TryRead(ref _vcpu, index, out value) ? Access.Done : RaiseProtection(ref fault);
+        Msrs<TVendor>.TryRead(ref _vcpu, index, out value) && _vcpu.Vm.MsrFilter.Allows(index, write: false)
+            ? Access.Done : RaiseProtection(ref fault);
 
     public Access WriteMsr(uint index, ulong value, ref Fault fault) =>
-        Msrs<TVendor>.TryWrite(ref _vcpu, index, value) ? Access.Done : RaiseProtection(ref fault);
+        _vcpu.Vm.MsrFilter.Allows(index, write: true) && Msrs<TVendor>.TryWrite(ref _vcpu, index, value)
+            ? Access.Done : RaiseProtection(ref fault);
 
     public Access Cpuid(ref Fault fault)
     {
@@ -254,7 +257,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return Access.Done;
     }
 
-    private Access MmioWrite(Gpa physical, ReadOnlySpan<byte> data)
+    /// <param name="isOnly">The instruction does no other access: a device in the kernel gets this one at once.</param>
+    private Access MmioWrite(Gpa physical, ReadOnlySpan<byte> data, bool isOnly = false)
     {
         for (int offset = 0; offset < data.Length; offset += MmioUnit)
         {
@@ -262,7 +266,9 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
             ulong address = physical.Value + (ulong)offset;
             ulong value = 0;
             data.Slice(offset, count).CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref value)));
-            if (!_vcpu.Pending.Writes.TryAdd(address, (uint)count, value))
+            if (isOnly && KernelDevices<TVendor>.TryWrite(ref _vcpu, new Gpa(address), (uint)count, value))
+                return Access.Done;
+            if (!_vcpu.Pending.Writes.TryAdd(address, (uint)count, value, refused: isOnly))
                 return Access.Unsupported;
         }
         return Access.Done;

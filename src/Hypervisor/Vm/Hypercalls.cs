@@ -20,9 +20,11 @@ internal static class Hypercalls<TVendor> where TVendor : struct, IVendor
         ref ulong rax = ref vcpu.Registers[Gpr.Rax];
         ulong mask = wide ? ~0ul : uint.MaxValue;
         ulong arg0 = vcpu.Registers[Gpr.Rbx] & mask, arg1 = vcpu.Registers[Gpr.Rcx] & mask;
-        long result = TVendor.GetCpl(ref vcpu) != 0 ? -KVM_EPERM : (rax & mask) switch
+        ulong number = rax & mask;
+        long result = TVendor.GetCpl(ref vcpu) != 0 ? -KVM_EPERM : number switch
         {
             KVM_HC_VAPIC_POLL_IRQ => 0,
+            _ when !Paravirtual<TVendor>.MayUse(ref vcpu, FeatureOf(number)) => -KVM_ENOSYS,
             KVM_HC_KICK_CPU => Paravirtual<TVendor>.Kick(ref vcpu.Vm, arg1),
             KVM_HC_SEND_IPI => Paravirtual<TVendor>.SendIpi(ref vcpu, arg0, arg1,
                 vcpu.Registers[Gpr.Rdx] & mask, vcpu.Registers[Gpr.Rsi] & mask, wide ? 64 : 32),
@@ -31,4 +33,11 @@ internal static class Hypercalls<TVendor> where TVendor : struct, IVendor
         };
         rax = (ulong)result & mask;
     }
+
+    private static ParavirtFeature FeatureOf(ulong number) => number switch
+    {
+        KVM_HC_KICK_CPU => ParavirtFeature.Unhalt,
+        KVM_HC_SEND_IPI => ParavirtFeature.SendIpi,
+        _ => ParavirtFeature.Yield,
+    };
 }

@@ -49,6 +49,9 @@ internal interface IVendor
     static abstract bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value);
     static abstract bool TrySetMsr(ref Vcpu vcpu, uint index, ulong value);
 
+    /// <summary>Intercepts all MSRs while <see cref="Vm.MsrFilter"/> is active.</summary>
+    static abstract void UpdateMsrFilter(ref Vcpu vcpu);
+
     static abstract ulong GetTscOffset(ref Vcpu vcpu);
     static abstract void SetTscOffset(ref Vcpu vcpu, ulong offset);
 

@@ -71,7 +71,8 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
         while (!pending.Writes.IsEmpty)
         {
             PostedWrite write = pending.Writes.Take();
-            if (KernelDevices<TVendor>.TryWrite(ref vcpu, new Gpa(write.Address), write.Length, write.Data))
+            if (!write.Refused
+                && KernelDevices<TVendor>.TryWrite(ref vcpu, new Gpa(write.Address), write.Length, write.Data))
                 continue;
             pending.Kind = PendingKind.Writes;
             UserExit.Mmio(ref vcpu, write: true, write.Address, write.Length, write.Data);

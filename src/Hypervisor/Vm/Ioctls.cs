@@ -126,6 +126,8 @@ internal static class VmIoctls
                     : Errno.EFAULT;
             case KVM_SET_BOOT_CPU_ID:
                 return SetBootCpu(ref vm, argument);
+            case KVM_X86_SET_MSR_FILTER:
+                return SetMsrFilter(ref vm, pointer);
             case KVM_GET_CLOCK:
                 return VmClock.Get(ref vm, pointer);
             case KVM_SET_CLOCK:
@@ -141,7 +143,7 @@ internal static class VmIoctls
 
     private static long CreateVcpu(ref Vm vm, ulong id)
     {
-        if (id >= Capabilities.MaxVcpuId)
+        if (id >= (vm.VcpuIdLimit != 0 ? vm.VcpuIdLimit : Capabilities.MaxVcpuId))
             return Errno.EINVAL;
         return vm.Vcpus.Find((uint)id).IsNull ? vm.Host.CreateVcpu((uint)id) : Errno.EEXIST;
     }
@@ -153,6 +155,14 @@ internal static class VmIoctls
             return Errno.EBUSY;
         vm.BootCpuId = (uint)id;
         return Errno.Ok;
+    }
+
+    private static int SetMsrFilter(ref Vm vm, Hva pointer)
+    {
+        int result = vm.MsrFilter.Set(pointer);
+        if (result == Errno.Ok)
+            vm.Vcpus.RequestAll(VcpuRequests.MsrFilter);
+        return result;
     }
 
     private static int SetIdentityMap(ref Vm vm, Hva pointer)
@@ -214,6 +224,11 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_TPR_ACCESS_REPORTING => StateIoctls<TVendor>.TprAccessReporting(ref vcpu, pointer),
             KVM_SET_VAPIC_ADDR => VirtualTpr<TVendor>.Set(ref vcpu, pointer),
             KVM_KVMCLOCK_CTRL => PvClock<TVendor>.NoteStopped(ref vcpu),
+            KVM_ENABLE_CAP => UserMemory.TryRead(pointer, out kvm_enable_cap capability)
+                ? Capabilities.Enable(ref vcpu, capability.cap, capability.flags, capability.args[0])
+                : Errno.EFAULT,
+            KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR =>
+                StateIoctls<TVendor>.TscOffset(ref vcpu, command, pointer),
             KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, pointer),
             _ => Errno.EINVAL,
         };

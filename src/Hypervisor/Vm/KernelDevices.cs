@@ -87,7 +87,11 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
     {
         ulong value = 0;
         item.CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref value)));
-        return vm.IoEventFds.TrySignal(port: true, port, (uint)item.Length, value)
-            || CoalescedIo.TryAdd(ref vm, port: true, port, (uint)item.Length, value);
+        return TryPortWrite(ref vm, port, (uint)item.Length, value);
     }
+
+    /// <summary>OUT of one item to an ioeventfd, or into the ring.</summary>
+    public static bool TryPortWrite(ref Vm vm, ushort port, uint length, ulong value) =>
+        WatchesWrites(ref vm) && (vm.IoEventFds.TrySignal(port: true, port, length, value)
+            || CoalescedIo.TryAdd(ref vm, port: true, port, length, value));
 }

@@ -11,6 +11,8 @@ internal enum PendingKind : byte
     None,
     /// <summary>IN or OUT of one item, decoded by hardware.</summary>
     Port,
+    /// <summary>RDMSR or WRMSR.</summary>
+    Msr,
     /// <summary>An emulated instruction: it runs again, with the log's answers.</summary>
     Instruction,
     /// <summary>Writes of an emulated instruction that is complete itself: they leave one after the other.</summary>
@@ -25,7 +27,9 @@ internal struct PendingIo
 {
     public PendingKind Kind;
     public ulong Rip;
-    /// <summary>For <see cref="PendingKind.Port"/>: where execution goes on, and what was asked.</summary>
+    /// <summary>
+    /// For <see cref="PendingKind.Port"/> and <see cref="PendingKind.Msr"/>: where execution goes on, what was asked.
+    /// </summary>
     public ulong NextRip;
     public bool IsInput;
     public byte Size;
@@ -54,15 +58,15 @@ internal struct FaultHint
     public bool Valid;
     /// <summary>The access was a write, so that writing was checked too.</summary>
     public bool Write;
-    /// <summary>The emulated instruction has one memory operand only, which must be it.</summary>
-    public bool Usable;
+    /// <summary>The emulated instruction has one memory operand only, which is it.</summary>
+    public bool IsOperand;
 
-    /// <summary>
-    /// Whether an access is the one that faulted: the only one, with the same offset within the page.
-    /// </summary>
-    public readonly bool Covers(Gva address, PageAccess kind, int length) => Usable && Valid
-        && (address.Value ^ Address.Value) % Page.Size == 0 && (int)address.Offset + length <= Page.Size
-        && (Write || kind == PageAccess.Read);
+    /// <summary>Whether an access could be the one that faulted: it has the same offset within its page.</summary>
+    public readonly bool Matches(Gva address, int size, bool write) => Valid && (Write || !write)
+        && (address.Value ^ Address.Value) % Page.Size == 0 && (int)address.Offset + size <= Page.Size;
+
+    /// <summary>Whether an access is the one that faulted.</summary>
+    public readonly bool Covers(PageAccess kind) => IsOperand && (Write || kind == PageAccess.Read);
 }
 
 /// <summary>A write to device memory that user space has yet to see.</summary>
@@ -71,6 +75,8 @@ internal struct PostedWrite
     public ulong Address;
     public ulong Data;
     public uint Length;
+    /// <summary>It was offered to the devices in the kernel already.</summary>
+    public bool Refused;
 }
 
 /// <summary>
@@ -104,11 +110,11 @@ internal struct PostedWrites
         ThenStep = false;
     }
 
-    public bool TryAdd(ulong address, uint length, ulong data)
+    public bool TryAdd(ulong address, uint length, ulong data, bool refused)
     {
         if (_count == Capacity)
             return false;
-        _entries[_count++] = new PostedWrite { Address = address, Length = length, Data = data };
+        _entries[_count++] = new PostedWrite { Address = address, Length = length, Data = data, Refused = refused };
         return true;
     }
 

@@ -13,9 +13,16 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
     public static int Run(ref Vcpu vcpu)
     {
         ref kvm_run run = ref vcpu.Run;
-        // Registers in the run page (KVM_CAP_SYNC_REGS) are not offered.
-        if (run.kvm_valid_regs != 0 || run.kvm_dirty_regs != 0)
+        ulong wanted = run.kvm_valid_regs, dirty = run.kvm_dirty_regs;
+        if (((wanted | dirty) & ~kvm_run.KVM_SYNC_X86_VALID_FIELDS) != 0)
             return Errno.EINVAL;
+        if (dirty != 0)
+        {
+            if (StateIoctls<TVendor>.LoadFromRun(ref vcpu, dirty) is int error and not 0)
+                return error;
+            // A call that a signal ends is repeated: what it has brought about stays.
+            run.kvm_dirty_regs = 0;
+        }
         if (!vcpu.HasApic && !ControlRegisters<TVendor>.TrySetCr8(ref vcpu, run.cr8))
             return Errno.EINVAL;
         vcpu.Cpuid.Locked = true;
@@ -33,6 +40,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         // With the PIC in the kernel the question does not arise, and KVM's answer is yes.
         bool ready = vcpu.Vm.Irqchip.Mode == IrqchipMode.Kernel || CanTakeFromUser(ref vcpu);
         run.ready_for_interrupt_injection = ready ? (byte)1 : (byte)0;
+        if (wanted != 0)
+            StateIoctls<TVendor>.StoreToRun(ref vcpu, wanted);
         return action switch
         {
             VcpuAction.UserSpace => 0,
@@ -99,8 +108,10 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             vcpu.Shared.Host.RenewSlots();
         if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)
             TVendor.FlushTlb(ref vcpu);
-        const VcpuRequests Told =
-            VcpuRequests.Migrated | VcpuRequests.Clock | VcpuRequests.Steal | VcpuRequests.Unhalt;
+        if ((requests & VcpuRequests.MsrFilter) != 0)
+            TVendor.UpdateMsrFilter(ref vcpu);
+        const VcpuRequests Told = VcpuRequests.Migrated | VcpuRequests.Clock | VcpuRequests.Steal
+            | VcpuRequests.Unhalt | VcpuRequests.Page;
         if ((requests & Told) != 0)
             Paravirtual<TVendor>.HandleRequests(ref vcpu, requests);
         const VcpuRequests Messages =
@@ -130,10 +141,11 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             pending.Forget();
             return VcpuAction.Resume;
         }
-        if (pending.Kind == PendingKind.Port)
+        if (pending.Kind is PendingKind.Port or PendingKind.Msr)
         {
+            bool isPort = pending.Kind == PendingKind.Port;
             pending.Kind = PendingKind.None;
-            return PortAccess<TVendor>.Finish(ref vcpu);
+            return isPort ? PortAccess<TVendor>.Finish(ref vcpu) : MsrAccess<TVendor>.Finish(ref vcpu);
         }
         pending.Log.Answer(vcpu.Run.mmio.data);
         return InstructionEmulation<TVendor>.Run(ref vcpu);
@@ -145,15 +157,22 @@ internal static class PortAccess<TVendor> where TVendor : struct, IVendor
 {
     public static VcpuAction Start(ref Vcpu vcpu, bool input, ushort port, byte size, ulong nextRip)
     {
+        uint value = (uint)vcpu.Registers[Gpr.Rax] & ~0u >> (32 - 8 * size);
+        bool isChip = vcpu.Vm.Irqchip.OwnsPort(port);
+        if (!isChip && !input && KernelDevices<TVendor>.TryPortWrite(ref vcpu.Vm, port, size, value))
+            return Instructions<TVendor>.Advance(ref vcpu, nextRip);
         ref PendingIo pending = ref vcpu.Pending;
         pending.NextRip = nextRip;
         pending.IsInput = input;
         pending.Size = size;
         Span<byte> data = vcpu.Shared.Port.Value;
         if (!input)
-            BinaryPrimitives.WriteUInt32LittleEndian(data, (uint)vcpu.Registers[Gpr.Rax] & ~0u >> (32 - 8 * size));
-        if (KernelDevices<TVendor>.Ports(ref vcpu.Vm, !input, port, size, 1, data) != 0)
+            BinaryPrimitives.WriteUInt32LittleEndian(data, value);
+        if (isChip)
+        {
+            KernelDevices<TVendor>.Ports(ref vcpu.Vm, !input, port, size, 1, data);
             return Finish(ref vcpu);
+        }
         pending.Kind = PendingKind.Port;
         pending.Rip = vcpu.Registers.Rip;
         UserExit.Port(ref vcpu, input, port, size, 1);

@@ -67,6 +67,7 @@ internal struct Vcpu
     }
 
     /// <summary>Notes an exit in the trace ring.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Trace(uint reason, ulong info1, ulong info2)
     {
         ref ExitRecord record = ref Shared.Trace.Value[(int)(Shared.TraceNext++ % ExitTrace.Length)];

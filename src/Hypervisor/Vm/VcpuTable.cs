@@ -27,6 +27,17 @@ internal struct VcpuTable
     public KernelRef<Vcpu> Find(uint id) =>
         id < Capabilities.MaxVcpuId ? new(Volatile.Read(ref _vcpus[(int)id])) : default;
 
+    /// <summary>Asks every vCPU for something, soon.</summary>
+    public void RequestAll(VcpuRequests requests)
+    {
+        for (uint id = 0; id < Volatile.Read(ref End); id++)
+        {
+            KernelRef<Vcpu> vcpu = Find(id);
+            if (!vcpu.IsNull)
+                vcpu.Value.Shared.RequestNow(requests);
+        }
+    }
+
     /// <summary>Shows a vCPU that is ready to others.</summary>
     public void Add(uint id, KernelRef<Vcpu> vcpu)
     {

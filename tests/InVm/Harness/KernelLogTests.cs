@@ -79,6 +79,14 @@ public sealed class KernelLogTests
             .. Trace,
         ],
         [
+            "[    5.200001] selftests: vmalloc error: size 896, vm_struct allocation failed, mode:0xdc0(GFP_KERNEL)",
+            .. Trace,
+        ],
+        [
+            "[    5.200001] => alloc_cpumask_var: failed!",
+            .. Trace,
+        ],
+        [
             "[    5.200001] kmemleak: 1 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
             "[    5.200002] kmemleak: unreferenced object 0xffff888012345678 (size 64):",
             "[    5.200003] kmemleak:   backtrace:",

@@ -55,7 +55,7 @@ public sealed class L1MachineTests
         {
             Name = "harness-hang",
             Script = "echo begin; sleep 1000",
-            Timeout = TimeSpan.FromSeconds(25),
+            Timeout = TimeSpan.FromSeconds(40),
         });
         Assert.That(result.End, Is.EqualTo(L1End.TimedOut), result.Describe());
         Assert.That(result.Output, Has.Some.EqualTo("begin"));

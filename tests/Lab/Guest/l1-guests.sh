@@ -20,8 +20,8 @@ tap() {
 		busybox ip link set tap0 up
 }
 
-# guest NAME SECONDS LOAD UNLOAD COMMAND...: loads the hypervisor, runs QEMU, and unloads. A guest that does not end is
-# asked where its CPUs are, and killed.
+# guest NAME SECONDS LOAD UNLOAD COMMAND...: loads the hypervisor, runs QEMU, and unloads. A guest that does not end in
+# time (times LAB_TIME_FACTOR) is asked where its CPUs are, and killed.
 guest() {
 	local name=$1 seconds=$2 load=$3 unload=$4 start qemu watchdog status
 	shift 4
@@ -31,13 +31,14 @@ guest() {
 	start=${EPOCHREALTIME/./}
 	"$@" -monitor tcp:127.0.0.1:4444,server=on,wait=off </dev/null 2>"/job/$name.txt" &
 	qemu=$!
-	(sleep "$seconds"; where; kill -9 $qemu) &
+	(sleep $((seconds * LAB_TIME_FACTOR)); where; kill -9 $qemu) &
 	watchdog=$!
 	wait $qemu
 	status=$?
 	kill $watchdog
 	printf '\n::%s-end\nstatus %s\nmilliseconds %s\n' "$name" $status $(((${EPOCHREALTIME/./} - start) / 1000))
 	cat "/job/$name.txt"
+	check_leaks
 	eval "$unload" && echo unloaded
 }
 

@@ -45,6 +45,7 @@ static class Registry
         .. HotplugTests.All,
         .. ModuleTests.All,
         .. ContainmentTests.All,
+        .. FaultTests.All,
     ];
 
     /// <summary>Programs that tests start by <c>--run-one</c>; they are not in the list.</summary>

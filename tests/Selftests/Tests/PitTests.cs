@@ -145,7 +145,7 @@ static class PitTests
         machine.Program(0, code =>
         {
             code.IoapicRoute(2, 0x42);
-            code.PitProgram(0, 2, 2_000);
+            code.PitProgram(0, 2, 20_000);
             code.HaltFor(0x42, 5);
             code.Done();
         });

@@ -20,6 +20,7 @@ public class UapiTests
     {
         ["kvm_run.hardware_exit_reason"] = "hw.hardware_exit_reason",
         ["kvm_run.debug"] = "debug.arch",
+        ["kvm_run.regs"] = "s.regs",
         ["kvm_guest_debug.debugreg"] = "arch.debugreg",
     };
 

@@ -217,7 +217,7 @@ public class CpuidTests
             Assert.That((entries[(0x80000007, 0)].eax, entries[(0x80000007, 0)].edx), Is.EqualTo((0u, 1u << 8)));
             Assert.That((entries[(0x40000000, 0)].eax, entries[(0x40000000, 0)].ebx, entries[(0x40000000, 0)].ecx,
                 entries[(0x40000000, 0)].edx), Is.EqualTo((0x40000001u, 0x4b4d564bu, 0x564b4d56u, 0x4du)));
-            Assert.That(entries[(0x40000001, 0)].eax, Is.EqualTo(0x01003aeb), "no asynchronous page faults, no bit 15");
+            Assert.That(entries[(0x40000001, 0)].eax, Is.EqualTo(0x01007afb), "no ASYNC_PF_VMEXIT, no bit 15");
             Assert.That(entries[(0x8000001d, 1)].eax, Is.EqualTo(0x143));
             Assert.That(entries.Values.Where(e => e.function is 4 or 7 or 0xb or 0xd or 0x8000001d),
                 Has.All.Matches<kvm_cpuid_entry2>(e => e.flags == 1));

@@ -27,6 +27,7 @@ internal sealed class FakeControlBlock
         [Msr.GsBase] = 0, [Msr.SysenterCs] = 0, [Msr.SysenterEsp] = 0, [Msr.SysenterEip] = 0, [Msr.Pat] = 0,
     };
     public int DebugUpdates { get; set; }
+    public int MsrFilterUpdates { get; set; }
     public int TlbFlushes { get; set; }
 
     /// <summary>By <c>vcpu.Shared.ControlBlock</c>.</summary>
@@ -79,6 +80,8 @@ internal struct FakeVendor : IVendor
     public static void SetDr6(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Dr6 = value;
     public static ulong GetDr7(ref Vcpu vcpu) => Of(ref vcpu).Dr7;
     public static void SetDr7(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Dr7 = value;
+    public static void UpdateMsrFilter(ref Vcpu vcpu) => Of(ref vcpu).MsrFilterUpdates++;
+
     public static void UpdateDebug(ref Vcpu vcpu) => Of(ref vcpu).DebugUpdates++;
     public static bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value) =>
         Of(ref vcpu).Msrs.TryGetValue(index, out value);

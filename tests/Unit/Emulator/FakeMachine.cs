@@ -109,9 +109,7 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
     public DescriptorTable Idtr { get => state.Idtr; set => state.Idtr = value; }
     public Segment GetSegment(SegmentName name) => state.Segments[(int)name];
     public void SetSegment(SegmentName name, in Segment segment) => state.Segments[(int)name] = segment;
-    public void Decoded(bool oneMemoryOperand)
-    {
-    }
+    public bool IsChecked(Gva address, int size, bool write) => false;
 
     public bool MustYield => state.Yield;
     public ref FetchedInstruction Fetched => ref state.Fetched;

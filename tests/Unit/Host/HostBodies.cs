@@ -44,6 +44,7 @@ internal static partial class UserMemory
     public static partial bool Write(Hva destination, ReadOnlySpan<byte> source) =>
         SimulatedHost.Current.Process.Write(destination.Value, source);
 
+    public static partial bool ReadWords(Hva source, Span<byte> destination) => Read(source, destination);
     public static partial bool TryReadUInt64(Hva source, out ulong value) => TryRead(source, out value);
 
     public static partial Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement) =>
@@ -68,8 +69,8 @@ internal readonly partial struct HostVm
         Vm.IsInvalidated(sequence, start, bytes);
     public partial bool FindPage(Hva address, bool write, out HostPage page) =>
         SimulatedHost.Current.Process.Find(address, write, out page);
-    public partial PageLookup FaultPage(Hva address, bool write) =>
-        SimulatedHost.Current.Process.FaultIn(address, write);
+    public partial PageLookup FaultPage(Hva address, bool write, bool wait) =>
+        SimulatedHost.Current.Process.FaultIn(address, write, wait);
     public partial void FlushTlbs() => Vm.FlushTlbs();
     public partial void SynchronizeSlots() => Vm.Synchronize();
     public partial void SetChipTimer(ulong deadline) => Vm.ChipTimer = deadline;
@@ -150,6 +151,13 @@ internal readonly partial struct HostVcpu
     public partial void SetTimer(ulong deadline) => SimulatedHost.Current.Thread.Timers[_handle] = deadline;
     public partial KernelArray<SharpKvm.Abi.kvm_dirty_gfn> AllocateRing(int entries) =>
         KernelArray<SharpKvm.Abi.kvm_dirty_gfn>.At(SimulatedHost.Current.AllocateRing((nuint)entries * 16), entries);
+
+    public partial bool FetchPage(Hva page, bool write, int number)
+    {
+        if (SimulatedHost.Current.Thread.CanFetch)
+            SimulatedHost.Current.Thread.Fetches.Add((page, write, number));
+        return SimulatedHost.Current.Thread.CanFetch;
+    }
 
     public partial void RenewSlots() => SimulatedHost.Current.Thread.SlotRenewals++;
     public partial void SetSignalMask(ulong mask, bool active) =>

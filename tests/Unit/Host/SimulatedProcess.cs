@@ -103,9 +103,17 @@ internal sealed class SimulatedProcess(SimulatedHost host)
 
     public Frame FrameOf(Pfn number) => number.Value == FirstFrame ? _zero : _frames[number.Value];
 
+    /// <summary>Pages that must be read from a disk first.</summary>
+    public HashSet<ulong> Away { get; } = [];
+
+    /// <summary>How often a page was waited for.</summary>
+    public int Waits { get; private set; }
+
     public bool Find(Hva address, bool write, out HostPage page)
     {
         page = default;
+        if (Away.Contains(address.Value))
+            return false;
         if (!_mappings.TryGetValue(address.Value >> Page.Shift, out Mapping? mapping) || mapping.Frame == null)
             return false;
         bool writable = mapping.Writable && !mapping.CopyOnWrite;
@@ -119,9 +127,16 @@ internal sealed class SimulatedProcess(SimulatedHost host)
         return true;
     }
 
-    public PageLookup FaultIn(Hva address, bool write)
+    public PageLookup FaultIn(Hva address, bool write, bool wait)
     {
         host.MightSleep();
+        if (Away.Contains(address.Value))
+        {
+            if (!wait)
+                return PageLookup.NotYet;
+            Waits++;
+            Away.Remove(address.Value);
+        }
         if (SignalPending)
         {
             SignalPending = false;

@@ -122,17 +122,19 @@ internal sealed class IrqChipTests
         Assert.That(vm.Host.Events.Count(Resampler), Is.EqualTo(2));
     }
 
-    [Test]
-    public void AResampledLineOfThePicFallsWithItsEnd()
+    [TestCase(5u, 0x4d0, 0x25, new[] { 0x20 })]
+    [TestCase(10u, 0x4d1, 0x2a, new[] { 0xa0, 0x20 })]
+    public void AResampledLineOfThePicFallsWithItsEnd(uint line, int triggers, int vector, int[] ends)
     {
         using ChipVm vm = new(IrqchipMode.Kernel, 0);
         vm.InitializePics();
-        vm.Out(0x4d0, 1 << 5);
-        Assert.That(Assign(vm, 5, resample: true), Is.Zero);
-        vm.Trigger(5, resample: true);
-        Assert.That(IrqChip.AcknowledgePic(ref vm.Vm), Is.EqualTo(0x25));
+        vm.Out((ushort)triggers, (byte)(1 << (int)(line & 7)));
+        Assert.That(Assign(vm, line, resample: true), Is.Zero);
+        vm.Trigger(line, resample: true);
+        Assert.That(IrqChip.AcknowledgePic(ref vm.Vm), Is.EqualTo(vector));
         Assert.That(vm.Host.Events.Count(Resampler), Is.Zero);
-        vm.Out(0x20, 0x20);
+        foreach (int port in ends)
+            vm.Out((ushort)port, 0x20);
         Assert.That(vm.Host.Events.Count(Resampler), Is.EqualTo(1));
         Assert.That(vm.Pic(Master).irr, Is.Zero);
         Assert.That(vm.Vm.Irqchip.Pic.Output, Is.False);
@@ -314,6 +316,19 @@ internal sealed class IrqChipTests
         Assert.That(vm.Machine.ChipTimer, Is.EqualTo(tick));
         vm.Expire();
         Assert.That(vm.Machine.ChipTimer, Is.EqualTo(tick - 9_000_000 + StormPause).Within(1000));
+    }
+
+    /// <summary>Wherever in a period of the fastest PIT the handler ends.</summary>
+    [Test]
+    public void BetweenTwoExpiriesThereIsTimeForOtherWork([Range(0, 200, 10)] int late)
+    {
+        using ChipVm vm = Ticking();
+        vm.Out(0x43, 0x34);
+        vm.Out(0x40, 2);
+        vm.Out(0x40, 0);
+        vm.Host.Cpu.Nanoseconds = vm.Machine.ChipTimer + (ulong)late * 1000;
+        IrqChip.TimerExpired(ref vm.Vm);
+        Assert.That(vm.Machine.ChipTimer - vm.Host.Cpu.Nanoseconds, Is.InRange(50_000, 210_000));
     }
 
     [Test]

@@ -85,12 +85,28 @@ internal sealed class LapicStateTests
         ulong deadline = vm.Host.Cpu.Tsc + 2_000_000;
         Timers.SetDeadline(ref vm[0], deadline);
         kvm_lapic_state state = vm.Get(0);
+        Put(ref state, ApicRegister.InitialCount, 5);
         Assert.That(vm.Set(0, state), Is.Zero);
         Assert.That(vm.TimeLeft(0), Is.EqualTo(1_000_000));
+        Assert.That(vm.Read(0, ApicRegister.CurrentCount), Is.Zero, "nothing counts");
         Put(ref state, ApicRegister.LvtTimer, 0xec);
+        Put(ref state, ApicRegister.InitialCount, 0);
         Assert.That(vm.Set(0, state), Is.Zero);
         Assert.That(vm.TimeLeft(0), Is.Null);
         Assert.That(Timers.GetDeadline(ref vm[0]), Is.Zero);
+    }
+
+    [Test]
+    public void ADisabledApicKeepsWhatUserSpaceHasSet()
+    {
+        using ApicVm vm = new(0);
+        Assert.That(vm.Send(0, 0x80, DeliveryMode.Fixed), Is.EqualTo(1));
+        kvm_lapic_state state = vm.Get(0);
+        Assert.That(vm.TrySetMode(0, ApicMode.Disabled), Is.True);
+        Assert.That(vm.Set(0, state), Is.Zero);
+        Assert.That(vm.Take(0), Is.EqualTo(-1));
+        Assert.That(vm.TrySetMode(0, ApicMode.Xapic), Is.True);
+        Assert.That(vm.Take(0), Is.EqualTo(0x80));
     }
 
     [Test]
@@ -136,8 +152,8 @@ internal sealed class LapicStateTests
             (ApicRegister.Id, 1 << 24), (ApicRegister.Version, 0x50014), (ApicRegister.Tpr, 0xff),
             (ApicRegister.Ppr, 0xff), (ApicRegister.Ldr, 0xff000000), (ApicRegister.Svr, 0x3ff),
             (ApicRegister.Isr, 0xffff0000), (ApicRegister.Isr + 1, ~0u), (ApicRegister.Tmr, 0xffff0000),
-            (ApicRegister.Tmr + 7, ~0u), (ApicRegister.Irr, 0xffff0000), (ApicRegister.Irr + 7, ~0u),
-            (ApicRegister.Esr, 0xff), (ApicRegister.Icr, 0xccfff), (ApicRegister.IcrHigh, 0xff000000),
+            (ApicRegister.Tmr + 7, ~0u), (ApicRegister.Irr, ~0u), (ApicRegister.Irr + 7, ~0u),
+            (ApicRegister.Esr, 0xff), (ApicRegister.Icr, 0xffffefff), (ApicRegister.IcrHigh, 0xff000000),
             (ApicRegister.LvtTimer, 0x700ff), (ApicRegister.Lint0, 0x1a7ff), (ApicRegister.LvtError, 0x100ff),
             (ApicRegister.InitialCount, ~0u), (ApicRegister.Divide, 0xb), (ApicRegister.CurrentCount, 0),
             (0, 0), (ApicRegister.Eoi, 0), (0x2f, 0), (ApicRegister.SelfIpi, 0), (9, 0),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using NUnit.Framework;
+using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Tests.Cpu;
@@ -215,6 +216,17 @@ internal sealed class LapicTimerTests
         vm.Pass(vm.Host.Cpu.Nanoseconds + 500);
         Timers.Expired(ref vm[0]);
         Assert.That(vm.Take(0), Is.EqualTo(Vector));
+    }
+
+    [TestCase(Msr.TscAdjust, 500ul), TestCase(Msr.TscAdjust, unchecked((ulong)-500)), TestCase(Msr.Tsc, 500ul)]
+    public void ADeadlineMovesWithTheCounter(uint msr, ulong change)
+    {
+        using ApicVm vm = Timer(Deadline);
+        vm.Pass(vm.Host.Cpu.Nanoseconds + 1000);
+        ulong now = vm.Host.Cpu.Tsc;
+        Timers.SetDeadline(ref vm[0], now + 2000);
+        Assert.That(Msrs<FakeVendor>.TryWrite(ref vm[0], msr, msr == Msr.Tsc ? now + change : change, host: false));
+        Assert.That(vm.TimeLeft(0), Is.EqualTo((2000 - change) / 2));
     }
 
     [Test]

@@ -24,7 +24,10 @@ internal sealed class PicModel
 
     public int SetLine(int irq, bool level)
     {
+        bool asked = _slave.Next() != null;
         int status = irq < 8 ? _master.SetLine(irq, level) : _slave.SetLine(irq - 8, level);
+        if (asked && _slave.Next() == null)
+            _master.Requested[2] = false;
         Connect();
         return status;
     }

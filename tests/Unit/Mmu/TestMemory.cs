@@ -60,7 +60,7 @@ internal sealed class TestMemory : IDisposable
     public static ulong UserAddress(uint slot, ulong page) => UserBase + ((ulong)slot << 32) + (page << Page.Shift);
 
     public FaultOutcome Fault(ulong frame, bool write, bool present = false) =>
-        NestedFault.Handle<Npt>(ref Vcpu, new Gfn(frame).Address, write, present);
+        NestedFault.Handle<Npt>(ref Vcpu, new Gfn(frame).Address, write, present, wait: true);
 
     /// <summary>
     /// A guest's access as the run loop carries it out: hardware, and the fault handler until hardware is content.

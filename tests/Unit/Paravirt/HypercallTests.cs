@@ -143,8 +143,8 @@ public class HypercallTests
 
     /// <summary>An IPI by hypercall to an APIC in user space would be lost.</summary>
     [TestCase((int)IrqchipMode.None, 0x0100322bu)]
-    [TestCase((int)IrqchipMode.Split, 0x01003aebu)]
-    [TestCase((int)IrqchipMode.Kernel, 0x01003aebu)]
+    [TestCase((int)IrqchipMode.Split, 0x01007afbu)]
+    [TestCase((int)IrqchipMode.Kernel, 0x01007afbu)]
     public void WhatNeedsALocalApicInTheKernelIsHiddenWithoutOne(int mode, uint features)
     {
         using TestVcpu test = new();

@@ -212,6 +212,7 @@ internal sealed class SvmGuest : IDisposable
         Host.FreeBlock(_block);
         SvmHardware.Release();
         Vm.IoEventFds.Destroy();
+        Vm.MsrFilter.Destroy();
         Vm.Irqchip.Destroy();
         _memory.Destroy();
         Host.Dispose();

@@ -59,7 +59,7 @@ public class AccessLogTests
     public void WritesLeaveInTheOrderInWhichTheyCame()
     {
         PostedWrites writes = default;
-        Assert.That(writes.TryAdd(0x1000, 4, 1) && writes.TryAdd(0x2000, 2, 2));
+        Assert.That(writes.TryAdd(0x1000, 4, 1, refused: false) && writes.TryAdd(0x2000, 2, 2, refused: false));
         Assert.That(writes.Take().Address, Is.EqualTo(0x1000));
         Assert.That(writes.Take().Address, Is.EqualTo(0x2000));
         Assert.That(writes.IsEmpty);
@@ -70,7 +70,7 @@ public class AccessLogTests
     {
         PostedWrites writes = default;
         int count = 0;
-        while (count < 1000 && writes.TryAdd(0x1000, 1, 0))
+        while (count < 1000 && writes.TryAdd(0x1000, 1, 0, refused: false))
             count++;
         Assert.That(count, Is.InRange(16, 999));
     }

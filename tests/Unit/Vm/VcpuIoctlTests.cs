@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using NUnit.Framework;
+using SharpKvm.Abi;
 using SharpKvm.Host;
+using SharpKvm.Svm;
 using SharpKvm.Tests.Cpu;
 using SharpKvm.Tests.Svm;
 using static SharpKvm.Abi.Ioctl;
@@ -20,6 +22,28 @@ public class VcpuIoctlTests
     {
         using SvmGuest guest = new();
         Assert.That(guest.Ioctl(command), Is.EqualTo(Errno.EINVAL));
+    }
+
+    [Test]
+    public void TheCountersOffsetIsAnAttribute()
+    {
+        const ulong Value = TestVcpu.Argument + 0x100;
+        using SvmGuest guest = new();
+        kvm_device_attr attribute = new() { addr = Value };
+        Assert.That(guest.Set(KVM_HAS_DEVICE_ATTR, attribute), Is.Zero);
+        Assert.That(UserMemory.TryWrite(new Hva(Value), 0x1234ul), Is.True);
+        Assert.That(guest.Set(KVM_SET_DEVICE_ATTR, attribute), Is.Zero);
+        Assert.That(SvmVendor.GetTscOffset(ref guest.Vcpu), Is.EqualTo(0x1234));
+        SvmVendor.SetTscOffset(ref guest.Vcpu, 0x5678);
+        Assert.That(guest.Set(KVM_GET_DEVICE_ATTR, attribute), Is.Zero);
+        Assert.That(UserMemory.TryRead(new Hva(Value), out ulong offset), Is.True);
+        Assert.That(offset, Is.EqualTo(0x5678));
+        Assert.That(guest.Set(KVM_SET_DEVICE_ATTR, attribute with { addr = 8 }), Is.EqualTo(Errno.EFAULT));
+        foreach (uint command in (uint[])[KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR])
+        {
+            Assert.That(guest.Set(command, attribute with { group = 1 }), Is.EqualTo(Errno.ENXIO));
+            Assert.That(guest.Set(command, attribute with { attr = 1 }), Is.EqualTo(Errno.ENXIO));
+        }
     }
 
     [Test]

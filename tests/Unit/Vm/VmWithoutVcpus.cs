@@ -40,6 +40,7 @@ internal sealed class VmWithoutVcpus : IDisposable
     public void Dispose()
     {
         Vm.IoEventFds.Destroy();
+        Vm.MsrFilter.Destroy();
         Vm.Irqchip.Destroy();
         Assert.That(Host.Events.Holders, Is.Zero, "eventfds held");
         _memory.Destroy();
