@@ -20,7 +20,6 @@
 #include <linux/cpuhotplug.h>
 #include <linux/eventfd.h>
 #include <linux/file.h>
-#include <linux/shrinker.h>
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
 #define sk_eventfd_add(context) eventfd_signal(context)
@@ -39,26 +38,6 @@
 #else
 #define sk_emergency_register(callback) ((void)(callback))
 #define sk_emergency_unregister(callback) ((void)(callback))
-#endif
-
-/* Null when it cannot be registered; unregistering that does nothing. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
-#define sk_shrinker_register(count, scan) ({			\
-	struct shrinker *made = shrinker_alloc(0, "sharpkvm");	\
-	if (made) {						\
-		made->count_objects = (count);			\
-		made->scan_objects = (scan);			\
-		shrinker_register(made);			\
-	}							\
-	made;							\
-})
-#define sk_shrinker_unregister(shrinker) shrinker_free(shrinker)
-#else
-#define sk_shrinker_register(count, scan) ({			\
-	static struct shrinker made = { .count_objects = count, .scan_objects = scan, .seeks = DEFAULT_SEEKS };	\
-	register_shrinker(&made, "sharpkvm") ? NULL : &made;	\
-})
-#define sk_shrinker_unregister(shrinker) do { if (shrinker) unregister_shrinker(shrinker); } while (0)
 #endif
 
 /* The hotplug state that Linux's own KVM takes when it is loaded. */

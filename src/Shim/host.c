@@ -114,13 +114,8 @@ u32 sk_read_msr(u32 index, u64 *value)
 	return !rdmsrl_safe(index, value);
 }
 
-u32 sk_tsc_khz(void)
-{
-	return tsc_khz;
-}
-
-/* The module's parameters, which root may change at any time: halt_poll_ns, and in bit 63 ignore_msrs. */
+/* The module's parameters, which root may change at any time, and in bits 32 to 62 the rate of the TSC in kHz. */
 u64 sk_parameters(void)
 {
-	return READ_ONCE(sk_halt_poll_ns) | (u64)READ_ONCE(sk_ignore_msrs) << 63;
+	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)READ_ONCE(sk_ignore_msrs) << 63;
 }

@@ -158,15 +158,6 @@ enum hrtimer_restart sk_chip_timer_expired(struct hrtimer *timer)
 	return HRTIMER_NORESTART;
 }
 
-/* Import of the core: when sk_core_chip_timer is called next; 0: never. */
-void sk_chip_set_timer(struct sk_vm *vm, u64 deadline)
-{
-	if (deadline)
-		hrtimer_start(&vm->chip_timer, ns_to_ktime(deadline), HRTIMER_MODE_ABS_HARD);
-	else
-		hrtimer_try_to_cancel(&vm->chip_timer);
-}
-
 /* Nothing enters the core by an interrupt any more when this returns. */
 void sk_irqfds_free(struct sk_vm *vm)
 {

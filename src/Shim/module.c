@@ -235,7 +235,6 @@ static int allocate_cpu_pages(void)
 }
 
 static int hotplug_state;
-static struct shrinker *shrinker;
 
 /*
  * KVM's own hotplug state, held for as long as we are here, and without callbacks: kvm_init() asks for it early and
@@ -253,14 +252,8 @@ static int claim_kvm(void)
 
 static int __init sk_init(void)
 {
-	long size = sk_call(sk_core_shared_size, 0, 0, 0);
-	int result;
+	int result = sk_call(sk_core_probe, PTE_PFN_MASK, pgtable_l5_enabled() ? 5 : 4, sizeof(struct sk_vcpu_shared));
 
-	if (size != sizeof(struct sk_vcpu_shared)) {
-		pr_err("the core's VcpuShared has %ld bytes, the shim's %zu\n", size, sizeof(struct sk_vcpu_shared));
-		return -EINVAL;
-	}
-	result = sk_call(sk_core_probe, PTE_PFN_MASK, pgtable_l5_enabled() ? 5 : 4, 0);
 	if (result)
 		return result;
 	result = claim_kvm();
@@ -288,7 +281,6 @@ static int __init sk_init(void)
 		       result == -EBUSY ? ": another KVM module is loaded; unload it first" : "");
 		goto unregister;
 	}
-	shrinker = sk_shrinker_register(sk_shrink_count, sk_shrink_scan);
 	pr_info("version %s ready on /dev/%s\n", THIS_MODULE->version, devname);
 	return 0;
 
@@ -311,7 +303,6 @@ release_core:
 static void __exit sk_exit(void)
 {
 	misc_deregister(&device);
-	sk_shrinker_unregister(shrinker);
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_syscore_ops(&syscore);
 	cpuhp_remove_state(hotplug_state);

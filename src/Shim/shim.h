@@ -36,7 +36,7 @@
 /* The core imports functions by name: they have no caller in C, and no prototype. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
-/* The same layout as SharpKvm.Host.VcpuShared; sk_core_layout() proves it at load. */
+/* The same layout as SharpKvm.Host.VcpuShared; sk_core_probe() proves it at load. */
 struct sk_vcpu_shared {
 	u64 gpr[16];
 	u64 rip;
@@ -49,6 +49,8 @@ struct sk_vcpu_shared {
 	struct sk_vcpu *host;
 	struct fpu_guest *fpu;
 	void *xsave;
+	struct hrtimer *timer;
+	u64 signal_mask;
 	struct kvm_run *run;
 	struct sk_exit_trace *trace;
 	void *pio;
@@ -59,6 +61,7 @@ struct sk_vcpu_shared {
 	u32 trace_next;
 	u32 pkru;
 	u32 xsave_size;
+	u32 masks_signals;
 };
 
 #define SK_ENTER_LOAD_DR	0x1u
@@ -84,7 +87,12 @@ struct sk_exit_trace {
 #define SK_TRACE_ENTRIES	256
 
 struct sk_vm {
-	pgd_t *tables;	/* the process's; first: SharpKvm.Host.HostVm reads it */
+	/* Read by SharpKvm.Host.HostVm: the process's page tables, and what Linux takes from them. */
+	pgd_t *tables;
+	u64 invalidation_sequence;
+	unsigned long invalidations_running;
+	unsigned long invalidation_start, invalidation_end;
+	struct hrtimer chip_timer;
 	struct kref refs;
 	struct mm_struct *mm;
 	struct mmu_notifier notifier;
@@ -95,16 +103,12 @@ struct sk_vm {
 	/* Rank 3: nested tables; faults are its readers. Taken by the notifier too, so nothing sleeps under it. */
 	rwlock_t mmu_lock;
 	struct task_struct *mmu_lock_owner;
-	u64 invalidation_sequence;
-	unsigned long invalidations_running;
-	unsigned long invalidation_start, invalidation_end;
 	/* Rank 4: interrupt chips and routes. Interrupts are off under it: irqfds and timers take it in handlers. */
 	raw_spinlock_t irq_lock;
 	unsigned long irq_flags;
 	int irq_lock_cpu;
 	/* Changed under the lock; who signals resamplers reads it in an SRCU section of slots_srcu. */
 	struct list_head irqfds;
-	struct hrtimer chip_timer;
 	bool dead;
 	struct dentry *debugfs;
 	/* vCPUs are added under the lock and live until the VM dies. */
@@ -131,8 +135,6 @@ struct sk_vcpu {
 	struct hrtimer timer;
 	bool fpu_loaded;
 	bool host_saved;
-	bool sigset_active;
-	sigset_t sigset;
 	int srcu_index;
 	u64 tsc_aux;		/* what the CPU has while loaded */
 	struct fpu_guest fpu;
@@ -156,8 +158,6 @@ int sk_create_vm(void);
 void sk_irq_unlock(struct sk_vm *vm);
 void sk_synchronize_slots(struct sk_vm *vm);
 void sk_vm_put(struct sk_vm *vm);
-unsigned long sk_shrink_count(struct shrinker *shrinker, struct shrink_control *control);
-unsigned long sk_shrink_scan(struct shrinker *shrinker, struct shrink_control *control);
 void sk_vm_debugfs(struct sk_vm *vm);
 
 void sk_vcpu_destroy(struct sk_vcpu *vcpu);
@@ -180,8 +180,8 @@ extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
 
 /* Exports of the core, called through the door (cs_enter) only. */
-long sk_core_probe(u64 frame_mask, unsigned int levels), sk_core_release(void), sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
-long sk_core_vm_size(void), sk_core_vcpu_size(void), sk_core_shared_size(void);
+long sk_core_probe(u64 frame_mask, unsigned int levels, size_t shared_size), sk_core_release(void), sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
+long sk_core_vm_size(void), sk_core_vcpu_size(void);
 long sk_core_vm_init(void *core, struct sk_vm *vm, void *ring), sk_core_vm_destroy(void *core);
 long sk_core_vcpu_init(void *core, void *vm, u64 id), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);
 long sk_core_system_ioctl(unsigned int command, unsigned long argument);
@@ -189,7 +189,6 @@ long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
 long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument), sk_core_run(void *core);
 long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
 long sk_core_age(void *core, unsigned long start, unsigned long end);
-long sk_core_tables(void *core), sk_core_give_back(void *core);
 long sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
 long sk_core_page_fetched(void *core, u32 number);
 

@@ -246,15 +246,6 @@ static enum hrtimer_restart timer_expired(struct hrtimer *timer)
 	return HRTIMER_NORESTART;
 }
 
-/* Import of the core. */
-void sk_vcpu_set_timer(struct sk_vcpu *vcpu, u64 deadline)
-{
-	if (deadline)
-		hrtimer_start(&vcpu->timer, ns_to_ktime(min_t(u64, deadline, KTIME_MAX)), HRTIMER_MODE_ABS_PINNED_HARD);
-	else
-		hrtimer_cancel(&vcpu->timer);
-}
-
 /* A page that is fetched while its vCPU runs on. Holds the VM, its memory and the module. */
 struct sk_fetch {
 	struct work_struct work;
@@ -300,15 +291,6 @@ u32 sk_vcpu_fetch_page(struct sk_vcpu *vcpu, unsigned long page, bool write, u32
 	return queue_work(sk_fetches, &fetch->work);
 }
 
-/* Import of the core: KVM_SET_SIGNAL_MASK. */
-void sk_vcpu_signal_mask(struct sk_vcpu *vcpu, u64 mask, bool active)
-{
-	vcpu->sigset_active = active;
-	vcpu->sigset.sig[0] = mask;
-	/* KILL and STOP can't be blocked. */
-	sigdelsetmask(&vcpu->sigset, sigmask(SIGKILL) | sigmask(SIGSTOP));
-}
-
 /* Import of the core, before the vCPU's file exists. User space maps the ring page by page. */
 void *sk_vcpu_allocate_ring(struct sk_vcpu *vcpu, unsigned long bytes)
 {
@@ -334,8 +316,8 @@ static long run(struct sk_vcpu *vcpu)
 	sigset_t saved;
 	long result;
 
-	if (vcpu->sigset_active)
-		sigprocmask(SIG_SETMASK, &vcpu->sigset, &saved);
+	if (vcpu->shared->masks_signals)
+		sigprocmask(SIG_SETMASK, (sigset_t *)&vcpu->shared->signal_mask, &saved);
 	preempt_disable();
 	preempt_notifier_register(&vcpu->preempt);
 	load(vcpu, smp_processor_id());
@@ -353,7 +335,7 @@ static long run(struct sk_vcpu *vcpu)
 	preempt_notifier_unregister(&vcpu->preempt);
 	unload(vcpu);
 	preempt_enable();
-	if (vcpu->sigset_active)
+	if (vcpu->shared->masks_signals)
 		sigprocmask(SIG_SETMASK, &saved, NULL);
 
 	if (unlikely(READ_ONCE(vm->dead))) {
@@ -491,6 +473,7 @@ static struct sk_vcpu *allocate_vcpu(struct sk_vm *vm, u32 id)
 		goto free;
 	vcpu->shared->host = vcpu;
 	vcpu->shared->fpu = &vcpu->fpu;
+	vcpu->shared->timer = &vcpu->timer;
 	vcpu->shared->xsave = &vcpu->fpu.fpstate->regs.xsave;
 	vcpu->shared->xsave_size = max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
 	vcpu->shared->run = vcpu->run;

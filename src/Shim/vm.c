@@ -51,7 +51,7 @@ void sk_irq_unlock(struct sk_vm *vm)
 	raw_spin_unlock_irqrestore(&vm->irq_lock, vm->irq_flags);
 }
 
-static_assert(offsetof(struct sk_vm, tables) == 0);
+static_assert(offsetof(struct sk_vm, tables) == 0 && offsetof(struct sk_vm, chip_timer) == 40);
 
 static void acknowledge(void *unused)
 {
@@ -297,58 +297,9 @@ put_hardware:
 	return error;
 }
 
-u64 sk_invalidation_sequence(struct sk_vm *vm)
-{
-	u64 sequence = READ_ONCE(vm->invalidation_sequence);
-
-	/* The sequence is read before the page is looked up. */
-	smp_rmb();
-	return sequence;
-}
-
-u32 sk_invalidated(struct sk_vm *vm, u64 sequence, unsigned long start, unsigned long end)
-{
-	lockdep_assert_held(&vm->mmu_lock);
-	if (vm->invalidations_running && start < vm->invalidation_end && end > vm->invalidation_start)
-		return true;
-	return vm->invalidation_sequence != sequence;
-}
-
 void sk_synchronize_slots(struct sk_vm *vm)
 {
 	/* A vCPU stays in its read section while it runs the guest: make each renew it. */
 	sk_request_all(vm, SK_REQUEST_SLOTS, true);
 	synchronize_srcu_expedited(&vm->slots_srcu);
-}
-
-/*
- * Memory is short: tables that map nothing any more are given back. Whoever asks may hold the module's lock, because he
- * allocates under it.
- */
-static unsigned long shrink(void *function)
-{
-	struct sk_vm *vm;
-	long tables = 0;
-	int index;
-
-	if (!mutex_trylock(&sk_module_lock))
-		return 0;
-	list_for_each_entry(vm, &sk_all_vms, all_vms) {
-		index = srcu_read_lock(&vm->slots_srcu);
-		if (!READ_ONCE(vm->dead))
-			tables += max(0L, sk_vm_call(vm, function, vm->core, 0, 0));
-		srcu_read_unlock(&vm->slots_srcu, index);
-	}
-	mutex_unlock(&sk_module_lock);
-	return tables;
-}
-
-unsigned long sk_shrink_count(struct shrinker *shrinker, struct shrink_control *control)
-{
-	return shrink(sk_core_tables);
-}
-
-unsigned long sk_shrink_scan(struct shrinker *shrinker, struct shrink_control *control)
-{
-	return shrink(sk_core_give_back) ?: SHRINK_STOP;
 }

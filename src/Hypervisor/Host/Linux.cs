@@ -40,16 +40,16 @@ internal static unsafe class Shim
     public static extern void MmuReadUnlock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_lock")] public static extern void IrqLock(nint vm);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_unlock")] public static extern void IrqUnlock(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidation_sequence")]
-    public static extern ulong InvalidationSequence(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_invalidated")]
-    public static extern int Invalidated(nint vm, ulong sequence, ulong start, ulong end);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_request_all")]
     public static extern void RequestAll(nint vm, VcpuRequests requests, byte wait);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
     public static extern void SynchronizeSlots(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_chip_set_timer")]
-    public static extern void SetChipTimer(nint vm, ulong deadline);
+    [MethodImpl(InternalCall), RuntimeImport("*", "hrtimer_start_range_ns")]
+    public static extern void StartTimer(nint timer, ulong deadline, ulong slack, uint mode);
+    [MethodImpl(InternalCall), RuntimeImport("*", "hrtimer_try_to_cancel")]
+    public static extern int TryCancelTimer(nint timer);
+    [MethodImpl(InternalCall), RuntimeImport("*", "hrtimer_cancel")]
+    public static extern int CancelTimer(nint timer);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_assign")]
     public static extern long AssignIrqFd(nint vm, int descriptor, uint gsi, int resampler, byte resample);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_deassign")]
@@ -70,16 +70,12 @@ internal static unsafe class Shim
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_halt")]
     public static extern int VcpuHalt(nint vcpu, ulong poll);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_yield_to")] public static extern void YieldTo(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_set_timer")]
-    public static extern void VcpuSetTimer(nint vcpu, ulong deadline);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_allocate_ring")]
     public static extern nint AllocateRing(nint vcpu, nuint bytes);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_fetch_page")]
     public static extern int FetchPage(nint vcpu, ulong page, byte write, uint number);
     [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
     public static extern void VcpuRenewSlots(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_signal_mask")]
-    public static extern void VcpuSignalMask(nint vcpu, ulong mask, byte active);
     [MethodImpl(InternalCall), RuntimeImport("*", "fpu_copy_guest_fpstate_to_uabi")]
     public static extern void FpuExport(nint fpu, void* buffer, uint size, ulong components, uint pkru);
     [MethodImpl(InternalCall), RuntimeImport("*", "fpu_copy_uabi_to_guest_fpstate")]
@@ -162,9 +158,18 @@ internal readonly unsafe partial struct HostVm
     public partial void UnlockMmuShared() => Shim.MmuReadUnlock(_handle);
     public partial void LockIrq() => Shim.IrqLock(_handle);
     public partial void UnlockIrq() => Shim.IrqUnlock(_handle);
-    public partial ulong InvalidationSequence() => Shim.InvalidationSequence(_handle);
-    public partial bool IsInvalidated(ulong sequence, Hva start, ulong bytes) =>
-        Shim.Invalidated(_handle, sequence, start.Value, start.Value + bytes) != 0;
+    /// <summary>What struct sk_vm begins with; the timer of the chips is next.</summary>
+    private struct Header
+    {
+        public ulong* Tables;
+        public ulong Sequence, Running, Start, End;
+    }
+
+    private ref Header Shared => ref *(Header*)_handle;
+
+    public partial ulong InvalidationSequence() => Volatile.Read(ref Shared.Sequence);
+    public partial bool IsInvalidated(ulong sequence, Hva start, ulong bytes) => Shared.Sequence != sequence
+        || Shared.Running != 0 && start.Value < Shared.End && start.Value + bytes > Shared.Start;
 
     // Bits of the process's page tables (SDM vol. 3, 4.5); where the frame's number is, Linux knows (memory encryption).
     private const ulong Present = 1 << 0, Writable = 1 << 1, User = 1 << 2, Dirty = 1 << 6, Large = 1 << 7;
@@ -186,7 +191,7 @@ internal readonly unsafe partial struct HostVm
         ulong needed = Present | User | (write ? Writable : 0), entry;
         int level = s_levels, shift;
         Kernel.X86.Cli();
-        for (ulong* table = *(ulong**)_handle;; level--)
+        for (ulong* table = Shared.Tables;; level--)
         {
             shift = Page.Shift + (level - 1) * 9;
             entry = Volatile.Read(ref table[(address.Value >> shift) % KernelPages.EntriesPerTable]);
@@ -209,7 +214,15 @@ internal readonly unsafe partial struct HostVm
 
     public partial void FlushTlbs() => Shim.RequestAll(_handle, VcpuRequests.FlushTlb, wait: 1);
     public partial void SynchronizeSlots() => Shim.SynchronizeSlots(_handle);
-    public partial void SetChipTimer(ulong deadline) => Shim.SetChipTimer(_handle, deadline);
+    // HRTIMER_MODE_ABS_HARD. Under the irq lock nobody waits for a handler that wants it.
+    public partial void SetChipTimer(ulong deadline)
+    {
+        if (deadline != 0)
+            Shim.StartTimer(_handle + sizeof(Header), deadline, 0, 1 << 3);
+        else
+            Shim.TryCancelTimer(_handle + sizeof(Header));
+    }
+
     public partial int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
         (int)Shim.AssignIrqFd(_handle, descriptor, gsi, resampler, resample ? (byte)1 : (byte)0);
     public partial int DeassignIrqFd(int descriptor, uint gsi, out bool stillResampled)
@@ -233,7 +246,15 @@ internal readonly unsafe partial struct HostVcpu
     public partial void Kick() => Shim.VcpuKick(_handle);
     public partial HaltEnd Halt(ulong pollNanoseconds) => (HaltEnd)Shim.VcpuHalt(_handle, pollNanoseconds);
     public partial void YieldTo() => Shim.YieldTo(_handle);
-    public partial void SetTimer(ulong deadline) => Shim.VcpuSetTimer(_handle, deadline);
+    // HRTIMER_MODE_ABS_PINNED_HARD, KTIME_MAX.
+    public partial void SetTimer(ulong deadline)
+    {
+        if (deadline != 0)
+            Shim.StartTimer(Shared.Timer, Math.Min(deadline, long.MaxValue), 0, 1 << 1 | 1 << 3);
+        else
+            Shim.CancelTimer(Shared.Timer);
+    }
+
     public partial KernelArray<Abi.kvm_dirty_gfn> AllocateRing(int entries)
     {
         nint address = Shim.AllocateRing(_handle, (nuint)entries * (nuint)sizeof(Abi.kvm_dirty_gfn));
@@ -243,8 +264,13 @@ internal readonly unsafe partial struct HostVcpu
     public partial bool FetchPage(Hva page, bool write, int number) =>
         Shim.FetchPage(_handle, page.Value, write ? (byte)1 : (byte)0, (uint)number) != 0;
     public partial void RenewSlots() => Shim.VcpuRenewSlots(_handle);
-    public partial void SetSignalMask(ulong mask, bool active) =>
-        Shim.VcpuSignalMask(_handle, mask, active ? (byte)1 : (byte)0);
+    // SIGKILL and SIGSTOP cannot be blocked.
+    public partial void SetSignalMask(ulong mask, bool active)
+    {
+        Shared.SignalMask = mask & ~(1ul << 8 | 1ul << 18);
+        Shared.MasksSignals = active ? 1u : 0;
+    }
+
 
     /// <summary>What struct sk_vcpu begins with.</summary>
     private ref VcpuShared Shared => ref **(VcpuShared**)_handle;
@@ -317,7 +343,7 @@ internal static unsafe partial class HostCpu
     // TK_OFFS_REAL
     public static partial ulong RealNanoseconds() => Shim.KtimeWithOffset(0);
     public static partial bool TscIsStable() => Shim.TscIsUnstable() == 0;
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_tsc_khz")] public static extern partial uint TscKhz();
+    public static partial uint TscKhz() => (uint)(Shim.Parameters() >> 32) & int.MaxValue;
     // Linux asks for permission before it saves the state of AMX.
     public static partial ulong SupportedXcr0() =>
         (Kernel.X86.ReadCr4() & Cr4.Osxsave) != 0 ? Kernel.X86.Xgetbv(0) & ~AmxComponents : 0;

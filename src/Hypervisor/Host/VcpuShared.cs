@@ -23,6 +23,10 @@ internal struct VcpuShared
     public HostVcpu Host;
     /// <summary>The guest's FPU state (struct fpu_guest), and in it the XSAVE image.</summary>
     public nint Fpu, Xsave;
+    /// <summary>The vCPU's timer (struct hrtimer).</summary>
+    public nint Timer;
+    /// <summary>Signals that are blocked during KVM_RUN, if <see cref="MasksSignals"/> is not 0.</summary>
+    public ulong SignalMask;
     /// <summary>The page shared with user space.</summary>
     public KernelRef<kvm_run> Run;
     public KernelRef<ExitTrace> Trace;
@@ -42,6 +46,7 @@ internal struct VcpuShared
     public uint Pkru;
     /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2.</summary>
     public uint XsaveSize;
+    public uint MasksSignals;
 
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
 

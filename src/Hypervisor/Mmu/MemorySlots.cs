@@ -169,35 +169,4 @@ internal static class MemorySlots
         }
         retired.Free();
     }
-
-    /// <summary>
-    /// Frees tables that map nothing any more, because Linux has taken the pages. The caller is in a read section of
-    /// the slots, and may be anyone who needs memory.
-    /// </summary>
-    /// <returns>How many.</returns>
-    public static int GiveBackTables(ref Vm.Vm vm)
-    {
-        TablePool retired = default;
-        foreach (KernelArray<MemorySlot> chunk in vm.Memory.Slots.Chunks)
-        {
-            foreach (ref readonly MemorySlot slot in chunk.Span)
-                Prune(ref vm, in slot, ref retired);
-        }
-        int count = retired.Count;
-        if (count != 0)
-            vm.Host.FlushTlbs();
-        retired.Free();
-        return count;
-    }
-
-    private static void Prune(ref Vm.Vm vm, in MemorySlot slot, ref TablePool retired)
-    {
-        for (ulong done = 0; done < slot.Size; done += BytesPerLock)
-        {
-            Gpa end = slot.Start + Math.Min(slot.Size, done + BytesPerLock);
-            vm.Host.LockMmu();
-            NestedTables.Prune(ref vm.Memory, (slot.Start + done).Frame, end.Frame, ref retired);
-            vm.Host.UnlockMmu();
-        }
-    }
 }

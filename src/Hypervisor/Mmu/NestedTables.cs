@@ -154,10 +154,6 @@ internal static class NestedTables
     public static bool Remove(ref VmMemory memory, Gfn first, Gfn end, ref TablePool retired) =>
         Sweep(ref memory, ref retired, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: true);
 
-    /// <summary>Takes out those tables for [first, end) that are empty; see <see cref="Remove"/>.</summary>
-    public static void Prune(ref VmMemory memory, Gfn first, Gfn end, ref TablePool retired) =>
-        Sweep(ref memory, ref retired, memory.Root, Levels, first.Value, end.Value, keep: ~0UL, prunes: true);
-
     /// <summary>Frees all tables. No CPU uses them any more.</summary>
     public static void Destroy(ref VmMemory memory)
     {

@@ -16,8 +16,13 @@ namespace SharpKvm.Vm;
 internal static class Exports
 {
     [RuntimeExport("sk_core_probe")]
-    private static long Probe(ulong frameMask, int levels)
+    private static long Probe(ulong frameMask, int levels, nuint sharedSize)
     {
+        if (sharedSize != (nuint)Unsafe.SizeOf<VcpuShared>())
+        {
+            Log.Error("the core's VcpuShared has not the size of the shim's sk_vcpu_shared\0"u8, sharedSize);
+            return Errno.EINVAL;
+        }
         HostVm.DescribeTables(frameMask, levels);
         return SvmHardware.Probe();
     }
@@ -44,9 +49,6 @@ internal static class Exports
 
     [RuntimeExport("sk_core_vcpu_size")]
     private static long VcpuSize() => Unsafe.SizeOf<Vcpu>();
-
-    [RuntimeExport("sk_core_shared_size")]
-    private static long SharedSize() => Unsafe.SizeOf<VcpuShared>();
 
     [RuntimeExport("sk_core_vm_init")]
     private static long InitVm(nint core, nint host, nint ring)
@@ -137,13 +139,6 @@ internal static class Exports
             : Invalidation.Age<Npt>(ref vm, new Hva(start), new Hva(end));
         return young ? 1 : 0;
     }
-
-    [RuntimeExport("sk_core_tables")]
-    private static long Tables(nint core) => (long)new KernelRef<Vm>(core).Value.Memory.Statistics.TablePages;
-
-    /// <summary>Linux is short of memory. How many tables it gets.</summary>
-    [RuntimeExport("sk_core_give_back")]
-    private static long GiveBack(nint core) => MemorySlots.GiveBackTables(ref new KernelRef<Vm>(core).Value);
 
     /// <summary>A page that <see cref="HostVcpu.FetchPage"/> asked for is there, or cannot be.</summary>
     [RuntimeExport("sk_core_page_fetched")]

@@ -143,21 +143,6 @@ internal sealed class MemorySlotsTests
     }
 
     [Test]
-    public void GivesTablesBackThatMapNothing()
-    {
-        _memory.AddMemory(1, 0, 2000);
-        for (ulong frame = 0; frame < 2000; frame += 100)
-            _memory.Access(frame, write: true, out _);
-        Assert.That(MemorySlots.GiveBackTables(ref _memory.Vm), Is.Zero, "all in use");
-        _memory.Process.Unmap(TestMemory.UserAddress(1, 512), 1024);
-        Assert.That(MemorySlots.GiveBackTables(ref _memory.Vm), Is.EqualTo(2));
-        Assert.That(_memory.Machine.Access(new Gfn(100), write: true), Is.Not.Null);
-        _memory.CheckInvariants();
-        _memory.Process.Unmap(TestMemory.UserAddress(1, 0), 2000);
-        Assert.That(MemorySlots.GiveBackTables(ref _memory.Vm), Is.EqualTo(4), "those above, too");
-    }
-
-    [Test]
     public void MovesMemoryWithItsContents()
     {
         _memory.AddMemory(1, 100, 10);
