@@ -63,6 +63,12 @@ public sealed record GuestBoot
     /// <summary>Gives it a disk, a network of QEMU's and one of the kernel's, and random numbers, all virtio.</summary>
     public bool Devices { get; init; }
 
+    /// <summary>
+    /// Has each of its CPUs fill so many blocks of <see cref="GuestLoad.BlockBytes"/> and check them without end, instead
+    /// of booting to its end.
+    /// </summary>
+    public int LoadBlocks { get; init; }
+
     /// <summary>Its memory in MiB.</summary>
     public int MemoryMib { get; init; } = 512;
 
@@ -84,6 +90,7 @@ public sealed record GuestBoot
         // Stock KVM refuses the asynchronous page-fault MSR that QEMU 7.2 writes when its irqchip is in user space.
         string cpu = hypervisor.Module is null && IrqChip == IrqChip.Off ? "host,kvm-asyncpf-int=off" : "host";
         string irqchip = IrqChip.ToString().ToLowerInvariant();
+        string init = LoadBlocks > 0 ? $"rdinit=/load blocks={LoadBlocks} printk.devkmsg=on " : "";
         string devices = Devices ? GuestDevices.QemuArguments(Name) : "";
         return $"""
             {Emulator.Command} \
@@ -91,7 +98,7 @@ public sealed record GuestBoot
                 -machine {Board.ToString().ToLowerInvariant()} -cpu {cpu} -smp {Cpus} -m {MemoryMib} \
                 -nodefaults -no-user-config -display none -no-reboot -serial stdio \
                 -kernel '{L1Kernel.Debian.Image}' -initrd '{InitialFiles.Value}' \
-                -append 'console=ttyS0 panic=-1 loglevel={LogLevel}' {devices}
+                -append '{init}console=ttyS0 panic=-1 loglevel={LogLevel}' {devices}
             """;
     }
 

@@ -11,13 +11,17 @@ public static class Initramfs
 
     /// <summary>What the L2 guest needs for its devices.</summary>
     private static readonly string[] L2Modules =
-        ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console"];
+        ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console", "virtio_balloon"];
 
     /// <summary>The archive that L1 boots from.</summary>
-    public static byte[] ForL1(L1Kernel kernel) => Build(kernel, Script("l1-init.sh"), L1Modules);
+    public static byte[] ForL1(L1Kernel kernel) => Build(kernel, L1Modules, ("init", "l1-init.sh"));
 
-    /// <summary>The archive that the L2 guest boots from: it says what it sees and uses its devices.</summary>
-    public static byte[] ForL2(L1Kernel kernel) => Build(kernel, Script("l2-init.sh"), L2Modules);
+    /// <summary>
+    /// The archive that the L2 guest boots from: it says what it sees and uses its devices, or with <c>/load</c> as its
+    /// first process it fills and checks memory (<see cref="GuestLoad"/>).
+    /// </summary>
+    public static byte[] ForL2(L1Kernel kernel) =>
+        Build(kernel, L2Modules, ("init", "l2-init.sh"), ("load", "l2-load.sh"));
 
     /// <summary>A script that is part of this library.</summary>
     internal static string Script(string name)
@@ -26,7 +30,7 @@ public static class Initramfs
         return new StreamReader(stream).ReadToEnd();
     }
 
-    private static byte[] Build(L1Kernel kernel, string init, string[] modules)
+    private static byte[] Build(L1Kernel kernel, string[] modules, params (string Name, string Script)[] programs)
     {
         var archive = new CpioArchive();
         foreach (string folder in (string[])["bin", "dev", "proc", "sys", "host", "layer", "root", "modules"])
@@ -38,7 +42,10 @@ public static class Initramfs
         string busybox = Tool.Find("busybox")
             ?? throw new LabException("busybox is missing: run tools/setup (package busybox-static)");
         archive.AddFile("bin/busybox", File.ReadAllBytes(busybox), executable: true);
-        archive.AddFile("init", Encoding.UTF8.GetBytes(init), executable: true);
+        foreach ((string name, string script) in programs)
+        {
+            archive.AddFile(name, Encoding.UTF8.GetBytes(Script(script)), executable: true);
+        }
 
         var list = new StringBuilder();
         foreach (string path in kernel.FilesFor(modules))

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Collections.Concurrent;
+
+namespace SharpKvm.InVm;
+
+/// <summary>
+/// A Linux guest whose CPUs fill, change and check memory is saved and loaded, or moves from one QEMU to another: its
+/// memory is the same, to the byte, and it goes on as if nothing had been.
+/// </summary>
+[TestFixture]
+public sealed class MigrationTests
+{
+    private static readonly ConcurrentDictionary<(Hypervisor, string), Lazy<IReadOnlyList<GuestMoveResult>>> Runs = new();
+
+    private static readonly GuestMove[] All =
+    [
+        Of(MoveWay.Snapshot, IrqChip.On, cpus: 2, GuestQemu.Installed),
+        Of(MoveWay.File, IrqChip.Split, cpus: 2, GuestQemu.Backports),
+        Of(MoveWay.Live, IrqChip.On, cpus: 1, GuestQemu.Backports),
+        Of(MoveWay.Live, IrqChip.On, cpus: 2, GuestQemu.Installed),
+        Of(MoveWay.Live, IrqChip.Split, cpus: 1, GuestQemu.Installed),
+        Of(MoveWay.Live, IrqChip.Split, cpus: 2, GuestQemu.Backports),
+        Of(MoveWay.Live, IrqChip.Off, cpus: 2, GuestQemu.Installed),
+        Of(MoveWay.Postcopy, IrqChip.On, cpus: 2, GuestQemu.Installed),
+        Of(MoveWay.Postcopy, IrqChip.Split, cpus: 2, GuestQemu.Backports),
+    ];
+
+    private static IEnumerable<TestCaseData> Cases => All.Select(move => new TestCaseData(move).SetArgDisplayNames(move.Name));
+
+    [TestCaseSource(nameof(Cases)), Category(Tier.Full)]
+    public void GuestMoves(GuestMove move) => Check(Hypervisor.SharpKvm, move);
+
+    [TestCaseSource(nameof(Cases)), Category(Tier.Full)]
+    public void GuestMovesOnStockKvm(GuestMove move) => Check(Hypervisor.Stock, move);
+
+    private static void Check(Hypervisor hypervisor, GuestMove move)
+    {
+        string batch = move.Way.ToString().ToLowerInvariant();
+        GuestMoveResult result = Runs.GetOrAdd((hypervisor, batch), _ => new(() => GuestMoveResult.Run(
+                $"moves-{hypervisor.Name}-{batch}", hypervisor, [.. All.Where(other => other.Way == move.Way)])))
+            .Value.First(result => result.Move == move);
+        TestContext.Out.WriteLine(string.Join('\n', result.Messages));
+        using (Assert.EnterMultipleScope())
+        {
+            Assert.That(result.Faults, Is.Empty, result.Describe());
+            Assert.That(result.Machine.Succeeded, Is.True, result.Machine.Describe());
+        }
+    }
+
+    private static GuestMove Of(MoveWay way, IrqChip chip, int cpus, GuestQemu qemu) => new(way, new GuestBoot
+    {
+        IrqChip = chip,
+        Cpus = cpus,
+        Qemu = qemu,
+        MemoryMib = 192,
+        LoadBlocks = 24 / cpus,
+    });
+}
