@@ -10,7 +10,8 @@ namespace SharpKvm.InVm;
 [TestFixture]
 public sealed class MigrationTests
 {
-    private static readonly ConcurrentDictionary<(Hypervisor, string), Lazy<IReadOnlyList<GuestMoveResult>>> Runs = new();
+    private static readonly ConcurrentDictionary<(Hypervisor, MoveWay), Lazy<IReadOnlyList<GuestMoveResult>>> Runs =
+        new();
 
     private static readonly GuestMove[] All =
     [
@@ -23,9 +24,11 @@ public sealed class MigrationTests
         Of(MoveWay.Live, IrqChip.Off, cpus: 2, GuestQemu.Installed),
         Of(MoveWay.Postcopy, IrqChip.On, cpus: 2, GuestQemu.Installed),
         Of(MoveWay.Postcopy, IrqChip.Split, cpus: 2, GuestQemu.Backports),
+        Of(MoveWay.Abroad, IrqChip.On, cpus: 2, GuestQemu.Installed),
     ];
 
-    private static IEnumerable<TestCaseData> Cases => All.Select(move => new TestCaseData(move).SetArgDisplayNames(move.Name));
+    private static IEnumerable<TestCaseData> Cases =>
+        All.Select(move => new TestCaseData(move).SetArgDisplayNames(move.Name));
 
     [TestCaseSource(nameof(Cases)), Category(Tier.Full)]
     public void GuestMoves(GuestMove move) => Check(Hypervisor.SharpKvm, move);
@@ -35,16 +38,26 @@ public sealed class MigrationTests
 
     private static void Check(Hypervisor hypervisor, GuestMove move)
     {
-        string batch = move.Way.ToString().ToLowerInvariant();
-        GuestMoveResult result = Runs.GetOrAdd((hypervisor, batch), _ => new(() => GuestMoveResult.Run(
-                $"moves-{hypervisor.Name}-{batch}", hypervisor, [.. All.Where(other => other.Way == move.Way)])))
+        GuestMoveResult result = Runs.GetOrAdd((hypervisor, move.Way), _ => new(() => Run(hypervisor, move.Way)))
             .Value.First(result => result.Move == move);
         TestContext.Out.WriteLine(string.Join('\n', result.Messages));
         using (Assert.EnterMultipleScope())
         {
             Assert.That(result.Faults, Is.Empty, result.Describe());
-            Assert.That(result.Machine.Succeeded, Is.True, result.Machine.Describe());
+            foreach (L1Result machine in result.Machines)
+            {
+                Assert.That(machine.Succeeded, Is.True, machine.Describe());
+            }
         }
+    }
+
+    private static IReadOnlyList<GuestMoveResult> Run(Hypervisor hypervisor, MoveWay way)
+    {
+        string name = $"moves-{hypervisor.Name}-{way}".ToLowerInvariant();
+        GuestMove[] moves = [.. All.Where(move => move.Way == way)];
+        return way == MoveWay.Abroad
+            ? [.. moves.Select(move => GuestMoveResult.RunAbroad(name, hypervisor, move))]
+            : GuestMoveResult.Run(name, hypervisor, moves);
     }
 
     private static GuestMove Of(MoveWay way, IrqChip chip, int cpus, GuestQemu qemu) => new(way, new GuestBoot

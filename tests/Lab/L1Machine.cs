@@ -116,6 +116,11 @@ public sealed class L1Machine : IDisposable
             Duration = clock.Elapsed,
         };
         File.Delete(initramfs);
+        if (options.Wire is not null)
+        {
+            File.Delete(options.Wire.Own);
+        }
+
         return result;
     }
 
@@ -142,6 +147,7 @@ public sealed class L1Machine : IDisposable
             "-chardev", $"socket,id=monitor,path={monitorPort.Path}", "-mon", "chardev=monitor,mode=readline",
             "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
             "-virtfs", $"local,path={jobFolder},mount_tag=job,security_model=none",
+            .. options.Wire?.QemuArguments ?? [],
             "-kernel", kernel.BootImage(), "-initrd", initramfs, "-append", parameters,
         ];
         var start = new ProcessStartInfo("/bin/bash", arguments)

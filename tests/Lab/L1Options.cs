@@ -38,6 +38,9 @@ public sealed record L1Options
     /// <summary>One CPU, and virtual nanoseconds are instructions: repeatable counts, no wall-clock time.</summary>
     public bool CountInstructions { get; init; }
 
+    /// <summary>Its end of a network of two machines; none when null. The job loads <c>virtio_net</c>.</summary>
+    public L1Wire? Wire { get; init; }
+
     /// <summary>What L1's CPU has beyond the usual or lacks of it, as QEMU says it: <c>-npt</c>, <c>-svm</c>.</summary>
     public IReadOnlyList<string> CpuFeatures { get; init; } = [];
 

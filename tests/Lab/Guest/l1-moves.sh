@@ -57,13 +57,17 @@ last() {
 	sed -n 's/.*cpu [0-9]* round \([0-9]*\): .*date [0-9].*/\1/p' "$1" | sort -n | tail -n 1
 }
 
-# sum PORT: MD5 of the memory of a guest that is stopped.
-sum() {
-	rm -f /run/memory
-	mkfifo /run/memory
-	timeout $((60 * LAB_TIME_FACTOR)) md5sum /run/memory &
-	ask "$1" "pmemsave 0 $((memory << 20)) \\\"/run/memory\\\""
-	wait $!
+# remember PORT: keeps the memory of a guest that is stopped.
+remember() {
+	ask "$1" "pmemsave 0 $((memory << 20)) \\\"/run/before\\\""
+}
+
+# compare PORT: says how many bytes differ in the memory of a guest that is stopped, and from which address to which.
+compare() {
+	ask "$1" "pmemsave 0 $((memory << 20)) \\\"/run/after\\\""
+	cmp -l /run/before /run/after |
+		awk 'NR == 1 { first = $1 - 1 } { last = $1 - 1 } END { printf "differs %d 0x%x 0x%x\n", NR, first, last }'
+	rm /run/before /run/after
 }
 
 # moved PORT: whether a migration has ended, well or not.
@@ -91,7 +95,7 @@ snapshot() {
 	vmm 4501 "$console" "$@" -drive if=none,id=state,file=/run/disk,format=raw,snapshot=on
 	await 120 rounds "$console" 2 || return
 	ask 4501 stop
-	echo "before $(sum 4501)"
+	remember 4501
 	ask 4501 'savevm state'
 	printf '\n-- saved\n' >>"$console"
 	before=$(last "$console")
@@ -100,7 +104,7 @@ snapshot() {
 	ask 4501 stop
 	ask 4501 'loadvm state'
 	printf '\n-- loaded\n' >>"$console"
-	echo "after $(sum 4501)"
+	compare 4501
 	ask 4501 cont
 	sleep 1
 	go_on "$console"
@@ -116,7 +120,7 @@ file() {
 	ask 4501 'migrate -d exec:cat>/run/state'
 	await 120 moved 4501 || return
 	report 4501
-	echo "before $(sum 4501)"
+	remember 4501
 	ask 4501 quit
 	sleep 3
 	vmm 4502 "$console" "$@" -S -incoming 'exec:cat /run/state'
@@ -133,7 +137,7 @@ live() {
 	ask 4501 'migrate -d tcp:127.0.0.1:4600'
 	await 120 moved 4501 || return
 	report 4501
-	echo "before $(sum 4501)"
+	remember 4501
 	ask 4501 quit
 	arrive 4502 "$console"
 }
@@ -160,10 +164,49 @@ postcopy() {
 	go_on "$console"
 }
 
+# wire ADDRESS: this end of a network of two L1 machines.
+wire() {
+	modprobe virtio_net && busybox ip address add "$1/24" dev eth0 && busybox ip link set eth0 mtu 9000 up
+}
+
+# depart: while it runs, to the other L1, which also gets its memory as it was at last.
+depart() {
+	local console=$1
+	shift
+	vmm 4501 "$console" "$@"
+	await 120 rounds "$console" 2 || return
+	await 240 away || return
+	report 4501
+	remember 4501
+	echo 'went off'
+	timeout $((120 * LAB_TIME_FACTOR)) busybox nc -l -p 4700 </run/before
+}
+
+# away: whether the guest could be moved to the other L1, which may not be there yet.
+away() {
+	ask 4501 'migrate -d tcp:10.2.0.2:4600'
+	await 120 moved 4501 && ask 4501 'info migrate' | grep -q 'tatus: completed'
+}
+
+# land: gets a guest from the other L1.
+land() {
+	local console=$1
+	shift
+	vmm 4501 "$console" "$@" -S -incoming tcp:10.2.0.2:4600
+	await 400 paused 4501 || return
+	await 60 fetch || return
+	arrive 4501 "$console"
+}
+
+# fetch: the memory that the guest had in the other L1.
+fetch() {
+	cat </dev/tcp/10.2.0.1/4700 >/run/before && [ -s /run/before ]
+}
+
 # arrive PORT CONSOLE: lets the guest go on that has just been loaded.
 arrive() {
 	await 60 paused "$1" || return
-	echo "after $(sum "$1")"
+	compare "$1"
 	ask "$1" cont
 	go_on "$2"
 }

@@ -2,6 +2,11 @@
 # Functions for jobs that run guests in L1 with less memory than they have (bash); l1-moves.sh is there. Each takes the
 # beginning of consoles' names and QEMU's command.
 
+# groups: prepares L1 for groups.
+groups() {
+	mount -t cgroup2 groups /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+}
+
 # group NAME BYTES: a control group with a limit.
 group() {
 	mkdir "/sys/fs/cgroup/$1" && echo "$2" >"/sys/fs/cgroup/$1/memory.max"
