@@ -20,13 +20,16 @@ public abstract class OverCommitFixture(Hypervisor hypervisor)
     }
 
     [Test]
-    public void MoreIsSwappedThanTheGuestCanDoWithout() =>
-        Assert.That(run.Numbers(Lab.Squeeze.Swapped, "swapped"), Has.One.Items.And.All.GreaterThan(32));
+    public void WhatGoesToSwapComesBack()
+    {
+        Assert.That(run.Numbers(Lab.Squeeze.Swapped, "swapped"), Has.One.Items.And.All.GreaterThan(16));
+        Assert.That(run.Numbers(Lab.Squeeze.Swapped, "pgmajfault"), Has.One.Items.And.All.GreaterThan(500));
+    }
 
     [Test]
     public void EqualPagesAreMergedAndUnmerged()
     {
-        Assert.That(run.Numbers(Lab.Squeeze.Merged, "sharing"), Has.One.Items.And.All.GreaterThan(8000));
+        Assert.That(run.Numbers(Lab.Squeeze.Merged, "sharing"), Has.One.Items.And.All.GreaterThan(6000));
         Assert.That(run.Numbers(Lab.Squeeze.Merged, "unmerged"), Is.EqualTo((int[])[0]));
     }
 

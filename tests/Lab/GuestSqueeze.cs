@@ -23,14 +23,7 @@ public sealed class GuestSqueezes
     /// <summary>What the kernel says when it kills for want of memory.</summary>
     private static readonly string[] Expected = ["^Call Trace:", "^Memory cgroup out of memory: Killed process"];
 
-    private GuestSqueezes(GuestBoot guest, L1Result machine)
-    {
-        Guest = guest;
-        Machine = machine;
-    }
-
-    /// <summary>The shape of each guest.</summary>
-    public GuestBoot Guest { get; }
+    private GuestSqueezes(L1Result machine) => Machine = machine;
 
     /// <summary>The L1 run.</summary>
     public L1Result Machine { get; }
@@ -38,11 +31,13 @@ public sealed class GuestSqueezes
     /// <summary>Squeezes guests, one way after the other.</summary>
     public static GuestSqueezes Run(string name, Hypervisor hypervisor)
     {
-        var guest = new GuestBoot { MemoryMib = 256, LoadBlocks = 32 };
-        IEnumerable<string> episodes = Enum.GetNames<Squeeze>().Select(way => way.ToLowerInvariant()).Select(way =>
-            $"cpus={guest.Cpus} memory={guest.MemoryMib} episode {way} \"{hypervisor.LoadFor(guest.Emulator)}\" "
-            + $"\"{hypervisor.Unload}\" {way} /job/{way} {guest.Command(hypervisor)}");
-        return new GuestSqueezes(guest, L1Machine.Run(new L1Options
+        IEnumerable<string> episodes = Enum.GetValues<Squeeze>().Select(way =>
+        {
+            (string word, GuestBoot guest) = (Word(way), GuestFor(way));
+            return $"cpus={guest.Cpus} memory={guest.MemoryMib} episode {word} \"{hypervisor.LoadFor(guest.Emulator)}\" "
+                + $"\"{hypervisor.Unload}\" {word} /job/{word} {guest.Command(hypervisor)}";
+        });
+        return new GuestSqueezes(L1Machine.Run(new L1Options
         {
             Name = name,
             Timeout = TimeSpan.FromMinutes(20),
@@ -53,7 +48,7 @@ public sealed class GuestSqueezes
     }
 
     /// <summary>What the job said of one way.</summary>
-    public IReadOnlyList<string> Messages(Squeeze way) => Machine.Section(way.ToString().ToLowerInvariant()) ?? [];
+    public IReadOnlyList<string> Messages(Squeeze way) => Machine.Section(Word(way)) ?? [];
 
     /// <summary>The numbers behind a word in what the job said; none when it did not say it.</summary>
     public int[] Numbers(Squeeze way, string word) =>
@@ -63,13 +58,19 @@ public sealed class GuestSqueezes
     /// <summary>Everything wrong with the guests that must have lived.</summary>
     public IReadOnlyList<string> Faults(Squeeze way)
     {
-        string[] consoles = Directory.GetFiles(Machine.JobFolder, $"{way.ToString().ToLowerInvariant()}*.console");
+        string[] consoles = Directory.GetFiles(Machine.JobFolder, $"{Word(way)}*.console");
         return
         [
             .. Messages(way).Contains("went on") ? (string[])[] : ["not all of it was done"],
             .. Messages(way).Contains("unloaded") ? (string[])[] : ["the hypervisor did not go out"],
             .. consoles.Length == (way == Squeeze.Merged ? 2 : 1) ? (string[])[] : ["a guest is missing"],
-            .. consoles.SelectMany(console => GuestLoad.Faults(File.ReadAllText(console), Guest)),
+            .. consoles.SelectMany(console => GuestLoad.Faults(File.ReadAllText(console), GuestFor(way))),
         ];
     }
+
+    /// <summary>Two guests are as much as L1 has CPUs for when they have one each.</summary>
+    private static GuestBoot GuestFor(Squeeze way) =>
+        new() { Cpus = way == Squeeze.Merged ? 1 : 2, MemoryMib = 256, LoadBlocks = 32 };
+
+    private static string Word(Squeeze way) => $"{way}".ToLowerInvariant();
 }

@@ -93,7 +93,7 @@ snapshot() {
 	shift
 	truncate -s 1M /run/disk
 	vmm 4501 "$console" "$@" -drive if=none,id=state,file=/run/disk,format=raw,snapshot=on
-	await 120 rounds "$console" 2 || return
+	await 240 rounds "$console" 2 || return
 	ask 4501 stop
 	remember 4501
 	ask 4501 'savevm state'
@@ -115,7 +115,7 @@ file() {
 	local console=$1
 	shift
 	vmm 4501 "$console" "$@"
-	await 120 rounds "$console" 2 || return
+	await 240 rounds "$console" 2 || return
 	ask 4501 stop
 	ask 4501 'migrate -d exec:cat>/run/state'
 	await 120 moved 4501 || return
@@ -133,7 +133,7 @@ live() {
 	shift
 	vmm 4501 "$console" "$@"
 	vmm 4502 "$console" "$@" -S -incoming tcp:127.0.0.1:4600
-	await 120 rounds "$console" 2 || return
+	await 240 rounds "$console" 2 || return
 	ask 4501 'migrate -d tcp:127.0.0.1:4600'
 	await 120 moved 4501 || return
 	report 4501
@@ -151,7 +151,7 @@ postcopy() {
 	ask 4501 'migrate_set_capability postcopy-ram on'
 	ask 4502 'migrate_set_capability postcopy-ram on'
 	ask 4502 'migrate_incoming tcp:127.0.0.1:4600'
-	await 120 rounds "$console" 2 || return
+	await 240 rounds "$console" 2 || return
 	# So slow that most of the memory is still to come.
 	ask 4501 'migrate_set_parameter max-bandwidth 4M'
 	ask 4501 'migrate -d tcp:127.0.0.1:4600'
@@ -174,7 +174,7 @@ depart() {
 	local console=$1
 	shift
 	vmm 4501 "$console" "$@"
-	await 120 rounds "$console" 2 || return
+	await 240 rounds "$console" 2 || return
 	await 240 away || return
 	report 4501
 	remember 4501

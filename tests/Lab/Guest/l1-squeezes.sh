@@ -45,7 +45,7 @@ swapped() {
 	modprobe zram && echo 512M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null && swapon /dev/zram0 || return
 	group small 160M
 	vmm 4501 "$console" confined small "$@"
-	await 200 rounds "$console" 4 || return
+	await 240 rounds "$console" 4 || return
 	echo "swapped $(($(<$group/memory.swap.current) >> 20))"
 	grep -E '^(pgmajfault|thp_split|workingset_refault_anon) ' $group/memory.stat
 	echo max >$group/memory.max
@@ -64,11 +64,11 @@ merged() {
 		vmm 450$i "$name-$i.console" "$@"
 	done
 	for i in 1 2; do
-		await 120 rounds "$name-$i.console" 2 || return
+		await 240 rounds "$name-$i.console" 2 || return
 	done
 	echo 5000 >/sys/kernel/mm/ksm/pages_to_scan
 	echo 1 >/sys/kernel/mm/ksm/run
-	await 200 above 8000 ksm pages_sharing || return
+	await 200 above 6000 ksm pages_sharing || return
 	echo "sharing $(ksm pages_sharing)"
 	for i in 1 2; do
 		go_on "$name-$i.console" || return
@@ -85,7 +85,7 @@ ballooned() {
 	local console=$1.console before
 	shift
 	vmm 4501 "$console" "$@" -mem-prealloc -device virtio-balloon-pci
-	await 120 rounds "$console" 2 || return
+	await 240 rounds "$console" 2 || return
 	before=$(resident "$vmm")
 	ask 4501 "balloon $((memory - 64))"
 	await 60 below $((before - 56)) resident "$vmm" || return
@@ -102,7 +102,7 @@ killed() {
 	group tight 64M
 	echo 0 >/sys/fs/cgroup/tight/memory.swap.max
 	vmm 4501 "$name-survivor.console" "$@"
-	await 120 rounds "$name-survivor.console" 1 || return
+	await 240 rounds "$name-survivor.console" 1 || return
 	confined tight "$@" </dev/null >/dev/null 2>&1 &
 	victim=$!
 	wait $victim
