@@ -10,15 +10,18 @@ namespace SharpKvm.InVm;
 [TestFixture]
 public sealed class MigrationTests
 {
-    private static readonly ConcurrentDictionary<(Hypervisor, MoveWay), Lazy<IReadOnlyList<GuestMoveResult>>> Runs =
+    private static readonly ConcurrentDictionary<(Hypervisor, string), Lazy<IReadOnlyList<GuestMoveResult>>> Runs =
         new();
+
+    /// <summary>The one of <c>make test</c>.</summary>
+    private static readonly GuestMove Short = Of(MoveWay.Live, IrqChip.On, cpus: 2, GuestQemu.Installed);
 
     private static readonly GuestMove[] All =
     [
         Of(MoveWay.Snapshot, IrqChip.On, cpus: 2, GuestQemu.Installed),
         Of(MoveWay.File, IrqChip.Split, cpus: 2, GuestQemu.Backports),
         Of(MoveWay.Live, IrqChip.On, cpus: 1, GuestQemu.Backports),
-        Of(MoveWay.Live, IrqChip.On, cpus: 2, GuestQemu.Installed),
+        Short,
         Of(MoveWay.Live, IrqChip.Split, cpus: 1, GuestQemu.Installed),
         Of(MoveWay.Live, IrqChip.Split, cpus: 2, GuestQemu.Backports),
         Of(MoveWay.Live, IrqChip.Off, cpus: 2, GuestQemu.Installed),
@@ -30,6 +33,9 @@ public sealed class MigrationTests
     private static IEnumerable<TestCaseData> Cases =>
         All.Select(move => new TestCaseData(move).SetArgDisplayNames(move.Name));
 
+    [Test]
+    public void GuestMovesWhileItRuns() => Check(Hypervisor.SharpKvm, Short);
+
     [TestCaseSource(nameof(Cases)), Category(Tier.Full)]
     public void GuestMoves(GuestMove move) => Check(Hypervisor.SharpKvm, move);
 
@@ -38,7 +44,8 @@ public sealed class MigrationTests
 
     private static void Check(Hypervisor hypervisor, GuestMove move)
     {
-        GuestMoveResult result = Runs.GetOrAdd((hypervisor, move.Way), _ => new(() => Run(hypervisor, move.Way)))
+        GuestMoveResult result = Runs
+            .GetOrAdd((hypervisor, BatchOf(move)), key => new(() => Run(key.Item1, key.Item2)))
             .Value.First(result => result.Move == move);
         TestContext.Out.WriteLine(string.Join('\n', result.Messages));
         using (Assert.EnterMultipleScope())
@@ -51,14 +58,16 @@ public sealed class MigrationTests
         }
     }
 
-    private static IReadOnlyList<GuestMoveResult> Run(Hypervisor hypervisor, MoveWay way)
+    private static IReadOnlyList<GuestMoveResult> Run(Hypervisor hypervisor, string batch)
     {
-        string name = $"moves-{hypervisor.Name}-{way}".ToLowerInvariant();
-        GuestMove[] moves = [.. All.Where(move => move.Way == way)];
-        return way == MoveWay.Abroad
+        string name = $"moves-{hypervisor.Name}-{batch}";
+        GuestMove[] moves = [.. All.Where(move => BatchOf(move) == batch)];
+        return moves[0].Way == MoveWay.Abroad
             ? [.. moves.Select(move => GuestMoveResult.RunAbroad(name, hypervisor, move))]
             : GuestMoveResult.Run(name, hypervisor, moves);
     }
+
+    private static string BatchOf(GuestMove move) => move == Short ? "short" : $"{move.Way}".ToLowerInvariant();
 
     private static GuestMove Of(MoveWay way, IrqChip chip, int cpus, GuestQemu qemu) => new(way, new GuestBoot
     {
