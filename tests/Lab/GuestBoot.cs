@@ -64,8 +64,8 @@ public sealed record GuestBoot
     public bool Devices { get; init; }
 
     /// <summary>
-    /// Has each of its CPUs fill so many blocks of <see cref="GuestLoad.BlockBytes"/> and check them without end, instead
-    /// of booting to its end.
+    /// Has each of its CPUs fill so many blocks of <see cref="GuestLoad.BlockBytes"/> and check them without end,
+    /// instead of booting to its end.
     /// </summary>
     public int LoadBlocks { get; init; }
 

@@ -15,7 +15,7 @@ public static partial class GuestLoad
     /// <summary>What a worker fills memory with, so many times.</summary>
     public const int BlockBytes = Copies * Lines * LineBytes;
 
-    /// <summary>Lines that whoever moves a guest puts between what it said: what is between them never happened.</summary>
+    /// <summary>Lines that whoever loads a guest puts between what it said: what is between never happened.</summary>
     private const string Saved = "\n-- saved\n", Loaded = "\n-- loaded\n";
 
     private const int Copies = 6, Lines = 20001, LineBytes = 8;

@@ -62,8 +62,8 @@ public sealed partial record GuestMoveResult(GuestMove Move, params IReadOnlyLis
         is Match found ? int.Parse(found.Groups[1].ValueSpan) : null;
 
     /// <summary>
-    /// True when the memory was the same, to the byte, before it went on; less the wall clock (12 bytes, pvclock), which
-    /// a hypervisor writes when the register with its address is written.
+    /// True when the memory was the same, to the byte, before it went on; less the wall clock (12 bytes, pvclock),
+    /// which a hypervisor writes when the register with its address is written.
     /// </summary>
     private bool MemoryIsTheSame => Messages.Select(line => DifferenceLine().Match(line))
         .FirstOrDefault(match => match.Success) is Match found
@@ -95,7 +95,8 @@ public sealed partial record GuestMoveResult(GuestMove Move, params IReadOnlyLis
 
     /// <summary>For people: what the job said, and the end of what the guest said.</summary>
     public string Describe() =>
-        string.Join('\n', [$"{Move.Name} (log: {Machines[0].LogPath})", .. Messages, .. Console.Split('\n').TakeLast(20)]);
+        string.Join(
+            '\n', [$"{Move.Name} (log: {Machines[0].LogPath})", .. Messages, .. Console.Split('\n').TakeLast(20)]);
 
     [GeneratedRegex(@"^differs (\d+) 0x(\w+) 0x(\w+)$")]
     private static partial Regex DifferenceLine();

@@ -34,8 +34,8 @@ public sealed class GuestSqueezes
         IEnumerable<string> episodes = Enum.GetValues<Squeeze>().Select(way =>
         {
             (string word, GuestBoot guest) = (Word(way), GuestFor(way));
-            return $"cpus={guest.Cpus} memory={guest.MemoryMib} episode {word} \"{hypervisor.LoadFor(guest.Emulator)}\" "
-                + $"\"{hypervisor.Unload}\" {word} /job/{word} {guest.Command(hypervisor)}";
+            return $"cpus={guest.Cpus} memory={guest.MemoryMib} episode {word} "
+                + $"\"{hypervisor.LoadFor(guest.Emulator)}\" \"{hypervisor.Unload}\" {word} /job/{word} {guest.Command(hypervisor)}";
         });
         return new GuestSqueezes(L1Machine.Run(new L1Options
         {
@@ -52,8 +52,8 @@ public sealed class GuestSqueezes
 
     /// <summary>The numbers behind a word in what the job said; none when it did not say it.</summary>
     public int[] Numbers(Squeeze way, string word) =>
-        [.. (Messages(way).FirstOrDefault(line => line.StartsWith($"{word} ", StringComparison.Ordinal)) ?? "").Split(' ')
-            .Where(text => int.TryParse(text, out _)).Select(int.Parse)];
+        [.. (Messages(way).FirstOrDefault(line => line.StartsWith($"{word} ", StringComparison.Ordinal)) ?? "")
+            .Split(' ').Where(text => int.TryParse(text, out _)).Select(int.Parse)];
 
     /// <summary>Everything wrong with the guests that must have lived.</summary>
     public IReadOnlyList<string> Faults(Squeeze way)

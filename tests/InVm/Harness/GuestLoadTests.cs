@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Globalization;
+
 namespace SharpKvm.InVm.Harness;
 
 /// <summary>What a guest under memory load says is believed only when it is right.</summary>
@@ -20,7 +22,8 @@ public sealed class GuestLoadTests
     public void SilenceIsFound() => Assert.That(Faults("Hello\n"), Is.EqualTo((string[])["CPU 0 says nothing"]));
 
     [Test]
-    public void LostRoundIsFound() => Assert.That(Faults(Round(1, up: 5), Round(3, up: 7)), Has.One.StartsWith("after"));
+    public void LostRoundIsFound() =>
+        Assert.That(Faults(Round(1, up: 5), Round(3, up: 7)), Has.One.StartsWith("after"));
 
     [Test]
     public void RoundThatCameTwiceIsFound() =>
@@ -44,6 +47,8 @@ public sealed class GuestLoadTests
     private static IEnumerable<string> Faults(params string[] console) =>
         GuestLoad.Faults(string.Concat(console).Replace("\n", "\r\n"), Guest);
 
-    private static string Round(int number, double up) => FormattableString.Invariant(
-        $"[    {up:0.000000}] cpu 0 round {number}: changing right, fixed {Sum}, up {up:0.00}, date {1_795_642_000 + (int)up}\n");
+    private static string Round(int number, double up) => string.Create(
+        CultureInfo.InvariantCulture,
+        $"[    {up:0.000000}] cpu 0 round {number}: changing right, fixed {Sum}, up {up:0.00}, "
+            + $"date {1_795_642_000 + (int)up}\n");
 }

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: GPL-2.0-only
-# The first process of an L2 guest that is saved, moved or squeezed: on each CPU a worker fills memory, changes a part of
-# it over and over, sums up all of it, and says so. $blocks is from the kernel's command line: 938 KiB each, per CPU.
+# The first process of an L2 guest that is saved, moved or squeezed: on each CPU a worker fills memory, changes a part
+# of it over and over, sums up all of it, and says so. $blocks is from the kernel's command line: 938 KiB each, per CPU.
 export PATH=/bin
 for tool in mount mkdir cat grep seq md5sum nproc date taskset insmod; do
 	busybox ln -s busybox /bin/$tool
