@@ -13,15 +13,12 @@ public sealed class MigrationTests
     private static readonly ConcurrentDictionary<(Hypervisor, string), Lazy<IReadOnlyList<GuestMoveResult>>> Runs =
         new();
 
-    /// <summary>The one of <c>make test</c>.</summary>
-    private static readonly GuestMove Short = Of(MoveWay.Live, IrqChip.On, cpus: 2, GuestQemu.Installed);
-
     private static readonly GuestMove[] All =
     [
         Of(MoveWay.Snapshot, IrqChip.On, cpus: 2, GuestQemu.Installed),
         Of(MoveWay.File, IrqChip.Split, cpus: 2, GuestQemu.Backports),
         Of(MoveWay.Live, IrqChip.On, cpus: 1, GuestQemu.Backports),
-        Short,
+        Of(MoveWay.Live, IrqChip.On, cpus: 2, GuestQemu.Installed),
         Of(MoveWay.Live, IrqChip.Split, cpus: 1, GuestQemu.Installed),
         Of(MoveWay.Live, IrqChip.Split, cpus: 2, GuestQemu.Backports),
         Of(MoveWay.Live, IrqChip.Off, cpus: 2, GuestQemu.Installed),
@@ -32,9 +29,6 @@ public sealed class MigrationTests
 
     private static IEnumerable<TestCaseData> Cases =>
         All.Select(move => new TestCaseData(move).SetArgDisplayNames(move.Name));
-
-    [Test]
-    public void GuestMovesWhileItRuns() => Check(Hypervisor.SharpKvm, Short);
 
     [TestCaseSource(nameof(Cases)), Category(Tier.Full)]
     public void GuestMoves(GuestMove move) => Check(Hypervisor.SharpKvm, move);
@@ -67,7 +61,7 @@ public sealed class MigrationTests
             : GuestMoveResult.Run(name, hypervisor, moves);
     }
 
-    private static string BatchOf(GuestMove move) => move == Short ? "short" : $"{move.Way}".ToLowerInvariant();
+    private static string BatchOf(GuestMove move) => $"{move.Way}".ToLowerInvariant();
 
     private static GuestMove Of(MoveWay way, IrqChip chip, int cpus, GuestQemu qemu) => new(way, new GuestBoot
     {
