@@ -158,6 +158,7 @@ int sk_create_vm(void);
 void sk_irq_unlock(struct sk_vm *vm);
 void sk_synchronize_slots(struct sk_vm *vm);
 void sk_vm_put(struct sk_vm *vm);
+long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write, bool wait);
 void sk_vm_debugfs(struct sk_vm *vm);
 
 void sk_vcpu_destroy(struct sk_vcpu *vcpu);
@@ -180,7 +181,8 @@ extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
 
 /* Exports of the core, called through the door (cs_enter) only. */
-long sk_core_probe(u64 frame_mask, unsigned int levels, size_t shared_size), sk_core_release(void), sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
+long sk_core_probe(u64 frame_mask, unsigned int levels, size_t shared_size), sk_core_release(void);
+long sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
 long sk_core_vm_size(void), sk_core_vcpu_size(void);
 long sk_core_vm_init(void *core, struct sk_vm *vm, void *ring), sk_core_vm_destroy(void *core);
 long sk_core_vcpu_init(void *core, void *vm, u64 id), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);

@@ -6,9 +6,7 @@
 #include <linux/cpumask.h>
 #include <linux/entry-kvm.h>
 #include <linux/file.h>
-#include <linux/kthread.h>
 #include <linux/kvm_host.h>
-#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/vmalloc.h>
 #include <asm/debugreg.h>
@@ -262,12 +260,7 @@ static void fetch_page(struct work_struct *work)
 	struct sk_fetch *fetch = container_of(work, struct sk_fetch, work);
 	struct sk_vm *vm = fetch->vcpu->vm;
 
-	kthread_use_mm(vm->mm);
-	if (fetch->write)
-		fault_in_safe_writeable((char __user *)fetch->page, 1);
-	else
-		fault_in_readable((char __user *)fetch->page, 1);
-	kthread_unuse_mm(vm->mm);
+	sk_fault_page(vm, fetch->page, fetch->write, true);
 	sk_vm_call(vm, sk_core_page_fetched, fetch->vcpu->core, fetch->number, 0);
 	mmput(vm->mm);
 	sk_vm_put(vm);

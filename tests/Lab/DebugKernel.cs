@@ -13,9 +13,6 @@ namespace SharpKvm.Lab;
 /// </summary>
 public static class DebugKernel
 {
-    private const string Sources = "/usr/src";
-    private const string SourcePattern = "linux-source-*.tar.xz";
-
     /// <summary>Compiled files from one word of progress to the next.</summary>
     private const int ProgressStep = 250;
 
@@ -33,17 +30,15 @@ public static class DebugKernel
 
     private static L1Kernel Find()
     {
-        string archive = Directory.GetFiles(Sources, SourcePattern).Order().LastOrDefault()
-            ?? throw new LabException($"no {SourcePattern} in {Sources}: run tools/setup --debug-kernel");
+        FileInfo archive = LinuxSource.Archive("--debug-kernel");
         string config = Initramfs.Script("debug.config");
-        string package = Path.GetFileName(archive)[..^".tar.xz".Length];
-        string version = Tool.Require("dpkg-query", ["-W", "-f", "${Version}", package]);
+        string version = Tool.Require("dpkg-query", ["-W", "-f", "${Version}", LinuxSource.NameOf(archive)]);
         string compiler = Tool.Require("gcc", ["--version"]).Split('\n')[0];
         byte[] hash = SHA256.HashData(Encoding.UTF8.GetBytes(config + compiler));
         string folder = Path.Combine(
             Repository.Folder("cache", "debug-kernel"), $"{version}-{Convert.ToHexStringLower(hash)[..8]}");
         string complete = Path.Combine(folder, "complete");
-        CacheLock.MakeOnce(complete, () => Build(folder, archive, config, complete), "debug-kernel.lock", Patience);
+        CacheLock.MakeOnce(complete, () => Build(folder, archive.FullName, config, complete), "debug-kernel.lock", Patience);
         return new L1Kernel(
             File.ReadAllText(complete), Path.Combine(folder, "build/arch/x86/boot/bzImage"), folder) { IsDebug = true };
     }

@@ -163,9 +163,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.ApicBase: return new(ref msrs.ApicBase, ~0ul, takes: IsValidApicBase(ref vcpu, value));
             case Msr.PlatformInfo when host || !vcpu.Vm.Cpu.HidesPlatformInfo:
                 return new(ref msrs.PlatformInfo, host ? ~CpuidFaulting : 0);
-            case (Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld
-                or Msr.KvmStealTime or Msr.KvmEoi or Msr.KvmPollControl or Msr.KvmAsyncFault
-                or Msr.KvmAsyncFaultVector or Msr.KvmAsyncFaultAck)
+            case (Msr.KvmWallClockOld or Msr.KvmSystemTimeOld or (>= Msr.KvmWallClock and <= Msr.KvmAsyncFaultAck))
                 when !host && !Paravirtual<TVendor>.MayUse(ref vcpu, ParavirtState.FeatureOf(index)):
                 return default;
             case Msr.MicrocodeRevision: return new(ref msrs.MicrocodeRevision, host ? ~0ul : 0, ignored: ~0ul);

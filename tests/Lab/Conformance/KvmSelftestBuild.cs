@@ -7,8 +7,6 @@ namespace SharpKvm.Lab.Conformance;
 /// <summary>Linux's KVM selftests, built from Debian's package of its source.</summary>
 public static class KvmSelftestBuild
 {
-    private const string Packages = "/usr/src";
-
     /// <summary>
     /// Two of the programs of 6.1 do not compile as they are: dirty_log_test says ASSERT_EQ by a name of later
     /// versions, and steal_time includes asm/kvm.h without what that needs.
@@ -38,15 +36,14 @@ public static class KvmSelftestBuild
 
     private static string Build()
     {
-        FileInfo archive = new DirectoryInfo(Packages).GetFiles("linux-source-*.tar.xz").MaxBy(file => file.Name)
-            ?? throw new LabException($"no kernel source in {Packages}: run tools/setup --conformance");
+        FileInfo archive = LinuxSource.Archive("--conformance");
         string key = $"{archive.Name} {archive.Length} {archive.LastWriteTimeUtc.Ticks} {CompilerFlags}";
         string hash = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(key)))[..8];
         string folder = Repository.Folder("cache", "conformance", hash);
         string programs = Path.Combine(folder, "programs"), stamp = Path.Combine(folder, "complete");
         CacheLock.MakeOnce(stamp, () =>
         {
-            string source = Path.Combine(folder, "source"), root = archive.Name.Replace(".tar.xz", "");
+            string source = Path.Combine(folder, "source"), root = LinuxSource.NameOf(archive);
             Directory.CreateDirectory(source);
             Tool.Require("tar",
             [

@@ -8,7 +8,7 @@ sealed record HostMemory(long UnreclaimableSlabKib, long PageTablesKib, long Ava
     static readonly bool FreeIsKept = File.Exists("/sys/kernel/debug/kmemleak");
 
     /// <summary>Reads when nothing changes any more: memory is given back after grace periods.</summary>
-    public static HostMemory Settled()
+    static HostMemory Settled()
     {
         HostMemory last = Read();
         for (int i = 0; i < 30; i++)
@@ -23,8 +23,17 @@ sealed record HostMemory(long UnreclaimableSlabKib, long PageTablesKib, long Ava
         return last;
     }
 
+    /// <summary>Does something so many times after it was done often enough for caches to fill.</summary>
+    public static void ExpectNoGrowth(Action<int> body, int first, int times, string what)
+    {
+        body(first);
+        HostMemory before = Settled();
+        body(times);
+        Settled().ExpectNoGrowthSince(before, $"{times} {what}");
+    }
+
     /// <summary>Bounds that one leaked page or structure per machine exceeds.</summary>
-    public void ExpectNoGrowthSince(HostMemory before, string what)
+    void ExpectNoGrowthSince(HostMemory before, string what)
     {
         Check.That(PageTablesKib - before.PageTablesKib < 600, $"{what}: page tables grew from {before} to {this}");
         Check.That(Percpu - before.Percpu < 600, $"{what}: per-CPU memory grew from {before} to {this}");

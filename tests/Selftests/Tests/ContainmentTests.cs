@@ -101,10 +101,7 @@ static class ContainmentTests
 
     static void MemoryComesBack()
     {
-        Body(3);
-        HostMemory before = HostMemory.Settled();
-        Body(30);
-        HostMemory.Settled().ExpectNoGrowthSince(before, "30 machines that died");
+        HostMemory.ExpectNoGrowth(Body, 3, 30, "machines that died");
 
         static void Body(int machines)
         {

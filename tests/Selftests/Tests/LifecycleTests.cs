@@ -249,10 +249,7 @@ static class LifecycleTests
     static void CreateDestroy200()
     {
         using Kvm kvm = TestEnvironment.OpenKvm();
-        Body(20);
-        HostMemory before = HostMemory.Settled();
-        Body(200);
-        HostMemory.Settled().ExpectNoGrowthSince(before, "200 machines");
+        HostMemory.ExpectNoGrowth(Body, 20, 200, "machines");
 
         void Body(int cycles)
         {
@@ -268,10 +265,7 @@ static class LifecycleTests
 
     static void RunDestroyNoLeak()
     {
-        Body(5);
-        HostMemory before = HostMemory.Settled();
-        Body(40);
-        HostMemory.Settled().ExpectNoGrowthSince(before, "40 machines that ran");
+        HostMemory.ExpectNoGrowth(Body, 5, 40, "machines that ran");
 
         static void Body(int cycles)
         {

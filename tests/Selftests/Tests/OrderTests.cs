@@ -461,10 +461,7 @@ static class OrderTests
     static void CreateDestroy()
     {
         using Kvm kvm = TestEnvironment.OpenKvm();
-        Body(10);
-        HostMemory before = HostMemory.Settled();
-        Body(100);
-        HostMemory.Settled().ExpectNoGrowthSince(before, "100 machines with chips");
+        HostMemory.ExpectNoGrowth(Body, 10, 100, "machines with chips");
 
         void Body(int cycles)
         {

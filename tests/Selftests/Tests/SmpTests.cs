@@ -294,7 +294,19 @@ static class SmpTests
             code.hlt();
             code.Done();
         });
-        VcpuThread thread = machine.Start(0);
+        RunUntilHalted(machine);
+        Check.Equal(0ul, machine.Vcpu.Regs.Rflags & 0x40, "it did not go on");
+        machine.StartAsIs(0);
+        Check.Equal(1, machine.Vm.TrySignalMsi(RoutingTests.Message(Vector)), "an interrupt");
+        machine.Join();
+        Check.Equal(1u, machine.Count(Vector), "interrupts");
+        Check.Equal(KvmMpState.Runnable, machine.Vcpu.MpState, "state afterwards");
+    }
+
+    /// <summary>Starts a CPU that sets the variable and halts; it is stopped when its state says so.</summary>
+    static void RunUntilHalted(Machine machine)
+    {
+        machine.Start(0);
         Wait.Until(() => machine.Memory.Read<uint>(Variable) == 1, "the guest to run");
         Wait.Until(() =>
         {
@@ -305,12 +317,6 @@ static class SmpTests
             machine.StartAsIs(0);
             return false;
         }, "the state to be HALTED");
-        Check.Equal(0ul, machine.Vcpu.Regs.Rflags & 0x40, "it did not go on");
-        machine.StartAsIs(0);
-        Check.Equal(1, machine.Vm.TrySignalMsi(RoutingTests.Message(Vector)), "an interrupt");
-        machine.Join();
-        Check.Equal(1u, machine.Count(Vector), "interrupts");
-        Check.Equal(KvmMpState.Runnable, machine.Vcpu.MpState, "state afterwards");
     }
 
     static void HaltedByHost()
@@ -338,16 +344,7 @@ static class SmpTests
             code.hlt();
             code.Done(9);
         });
-        machine.Start(0);
-        Wait.Until(() => machine.Memory.Read<uint>(Variable) == 1, "the guest to run");
-        Wait.Until(() =>
-        {
-            machine.StopThreads();
-            if (machine.Vcpu.MpState == KvmMpState.Halted)
-                return true;
-            machine.StartAsIs(0);
-            return false;
-        }, "the state to be HALTED");
+        RunUntilHalted(machine);
         machine.Vcpu.MpState = KvmMpState.Runnable;
         Check.Equal(9, machine.RunToDone(), "it goes on behind the HLT");
     }
