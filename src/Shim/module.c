@@ -115,14 +115,11 @@ int sk_hardware_get(void)
 	}
 	mutex_unlock(&sk_module_lock);
 	cpus_read_unlock();
-	if (!result)
-		preempt_notifier_inc();
 	return result;
 }
 
 void sk_hardware_put(void)
 {
-	preempt_notifier_dec();
 	cpus_read_lock();
 	mutex_lock(&sk_module_lock);
 	if (--vm_count == 0) {
@@ -273,6 +270,8 @@ static int __init sk_init(void)
 	hotplug_state = result;
 	register_syscore_ops(&syscore);
 	register_reboot_notifier(&reboot_notifier);
+	/* Patches the scheduler's code on all CPUs: once, not with each machine that comes first or goes last. */
+	preempt_notifier_inc();
 	/* KVM's own minor: whichever of the two comes second gets EBUSY. */
 	device.name = devname;
 	result = misc_register(&device);
@@ -285,6 +284,7 @@ static int __init sk_init(void)
 	return 0;
 
 unregister:
+	preempt_notifier_dec();
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_syscore_ops(&syscore);
 	cpuhp_remove_state(hotplug_state);
@@ -303,6 +303,7 @@ release_core:
 static void __exit sk_exit(void)
 {
 	misc_deregister(&device);
+	preempt_notifier_dec();
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_syscore_ops(&syscore);
 	cpuhp_remove_state(hotplug_state);

@@ -190,23 +190,26 @@ sealed class Guest : IDisposable
         return Vcpu.IoData;
     }
 
-    /// <summary>Everything that tells why the guest stopped.</summary>
-    public string DescribeExit()
+    public string DescribeExit() => DescribeExit(Vcpu);
+
+    /// <summary>Everything that tells why the vCPU stopped.</summary>
+    public string DescribeExit(Vcpu vcpu)
     {
-        KvmRegs regs = Vcpu.Regs;
+        ref KvmRun run = ref vcpu.Run;
+        KvmRegs regs = vcpu.Regs;
         string where = $"at rip {regs.Rip:x} rsp {regs.Rsp:x} rax {regs.Rax:x}";
         if (TrapVector(regs.Rip) is { } vector)
             where += $" in the handler of vector {vector}, stack" +
-                $" {Convert.ToHexString(Memory.Slice(regs.Rsp & 0xFFFF, 40))} cr2 {Vcpu.Sregs.Cr2:x}";
-        return Run.ExitReason switch
+                $" {Convert.ToHexString(Memory.Slice(regs.Rsp & 0xFFFF, 40))} cr2 {vcpu.Sregs.Cr2:x}";
+        return run.ExitReason switch
         {
-            KvmExit.Io => $"Io port 0x{Run.Io.Port:x} direction {Run.Io.Direction} size {Run.Io.Size} {where}",
-            KvmExit.Mmio => $"Mmio 0x{Run.Mmio.PhysAddr:x} write {Run.Mmio.IsWrite} length {Run.Mmio.Len} {where}",
-            KvmExit.InternalError => $"InternalError {Run.Internal.Suberror} ndata {Run.Internal.Ndata}" +
-                $" data {string.Join(',', InternalData())} {where}",
-            KvmExit.FailEntry => $"FailEntry 0x{Run.FailEntry.HardwareEntryFailureReason:x} {where}",
-            KvmExit.Unknown => $"Unknown 0x{Run.HardwareExitReason:x} {where}",
-            _ => $"{Run.ExitReason} {where}",
+            KvmExit.Io => $"Io port 0x{run.Io.Port:x} direction {run.Io.Direction} size {run.Io.Size} {where}",
+            KvmExit.Mmio => $"Mmio 0x{run.Mmio.PhysAddr:x} write {run.Mmio.IsWrite} length {run.Mmio.Len} {where}",
+            KvmExit.InternalError => $"InternalError {run.Internal.Suberror} ndata {run.Internal.Ndata}" +
+                $" data {string.Join(',', InternalData(run.Internal))} {where}",
+            KvmExit.FailEntry => $"FailEntry 0x{run.FailEntry.HardwareEntryFailureReason:x} {where}",
+            KvmExit.Unknown => $"Unknown 0x{run.HardwareExitReason:x} {where}",
+            _ => $"{run.ExitReason} {where}",
         };
     }
 
@@ -222,9 +225,8 @@ sealed class Guest : IDisposable
         Selector = selector, Type = type, Dpl = dpl, Limit = 0xFFFFFFFF, Present = 1, S = 1, G = 1, Db = 1,
     };
 
-    IEnumerable<string> InternalData()
+    static IEnumerable<string> InternalData(KvmRunInternal error)
     {
-        KvmRunInternal error = Run.Internal;
         for (int i = 0; i < Math.Min((int)error.Ndata, 16); i++)
             yield return error.Data[i].ToString("x");
     }

@@ -37,7 +37,7 @@ static unsafe class MemoryStressTests
             for (int round = 0; passes < 2 || Stopwatch.GetElapsedTime(begin) < time; round++)
             {
                 Check.That(Stopwatch.GetElapsedTime(begin) < time + Patience, $"only {passes} passes");
-                Round(cpus, disturbance, logs: round % 2 == 1);
+                Round(guest, cpus, disturbance, logs: round % 2 == 1);
                 passes = cpus.Min(cpu => cpu.Regs.R10);
             }
         }
@@ -75,13 +75,13 @@ static unsafe class MemoryStressTests
     /// A second of disturbance. With logging, a copy of the memory is kept by the log alone, as a migration would: it
     /// is the memory when the vCPUs have stopped.
     /// </summary>
-    static void Round(Vcpu[] cpus, Disturbance disturbance, bool logs)
+    static void Round(Guest guest, Vcpu[] cpus, Disturbance disturbance, bool logs)
     {
         disturbance.SetLogging(logs);
         byte[] copy = new byte[disturbance.Memory.Size];
         if (logs)
             disturbance.Memory.Bytes(0, copy.Length).CopyTo(copy);
-        Runner[] runners = [.. cpus.Select(cpu => new Runner(cpu, disturbance))];
+        Runner[] runners = [.. cpus.Select(cpu => new Runner(guest, cpu, disturbance))];
         long begin = Stopwatch.GetTimestamp();
         while (Stopwatch.GetElapsedTime(begin).TotalSeconds < 1 && runners.All(runner => runner.Failure == null))
         {
@@ -121,16 +121,17 @@ static unsafe class MemoryStressTests
     /// <summary>A vCPU's thread: goes on after whatever the disturbance causes, and notes a mismatch.</summary>
     sealed class Runner
     {
+        readonly Guest _guest;
         readonly Vcpu _vcpu;
         readonly Disturbance _disturbance;
         readonly Thread _thread;
         int _tid;
         bool _stop;
 
-        public Runner(Vcpu vcpu, Disturbance disturbance)
+        public Runner(Guest guest, Vcpu vcpu, Disturbance disturbance)
         {
             ThreadSignals.IgnoreByHandler(ThreadSignals.Kick);
-            (_vcpu, _disturbance) = (vcpu, disturbance);
+            (_guest, _vcpu, _disturbance) = (guest, vcpu, disturbance);
             vcpu.Run.ImmediateExit = 0;
             _thread = new Thread(Serve);
             _thread.Start();
@@ -161,7 +162,7 @@ static unsafe class MemoryStressTests
                 else if (_vcpu.Run.ExitReason == KvmExit.Mmio)
                     _disturbance.Access(ref _vcpu.Run.Mmio);
                 else
-                    Failure = $"{_vcpu.Run.ExitReason}, page {_vcpu.Regs.Rbx:x}, pass {_vcpu.Regs.R10}";
+                    Failure = $"{_guest.DescribeExit(_vcpu)}, page {_vcpu.Regs.Rbx:x}, pass {_vcpu.Regs.R10}";
             }
         }
     }
