@@ -67,7 +67,6 @@ struct sk_vcpu_shared {
 #define SK_ENTER_LOAD_DR	0x1u
 #define SK_ENTER_FLUSHES	0x2u
 
-#define SK_REQUEST_FLUSH_TLB	0x1u
 #define SK_REQUEST_MIGRATED	0x2u
 #define SK_REQUEST_DEAD		0x8u
 #define SK_REQUEST_SLOTS	0x10u

@@ -111,9 +111,12 @@ long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 
 static void invalidate(struct sk_vm *vm, unsigned long start, unsigned long end)
 {
-	/* The lock is Linux's call, not the core's: the owner field stays empty. */
+	/*
+	 * The lock is Linux's call, not the core's: the owner field stays empty. After a trap mappings are left, but no
+	 * vCPU comes back to them: it has to leave the guest before Linux goes on.
+	 */
 	if (sk_vm_call(vm, sk_core_invalidate, vm->core, start, end))
-		sk_request_all(vm, SK_REQUEST_FLUSH_TLB, true);
+		sk_request_all(vm, SK_REQUEST_DEAD, true);
 }
 
 static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)

@@ -13,7 +13,7 @@ internal static class MemorySlots
     public const ulong MaxPages = (1UL << 31) - 1;
 
     /// <summary>Guest memory handled in one hold of the MMU lock.</summary>
-    private const ulong BytesPerLock = 16UL << 30;
+    private const ulong BytesPerLock = 1UL << 30;
 
     private const uint KnownFlags =
         kvm_userspace_memory_region.KVM_MEM_LOG_DIRTY_PAGES | kvm_userspace_memory_region.KVM_MEM_READONLY;

@@ -126,14 +126,6 @@ internal static class NestedTables
         }
     }
 
-    /// <summary>Removes the mappings that reach into [first, end); tables stay.</summary>
-    /// <returns>Whether there were any, so that TLBs must be flushed.</returns>
-    public static bool Unmap(ref VmMemory memory, Gfn first, Gfn end)
-    {
-        TablePool none = default;
-        return Sweep(ref memory, ref none, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: false);
-    }
-
     /// <summary>Takes away <paramref name="bits"/> of the mappings that reach into [first, end).</summary>
     /// <returns>Whether any mapping had one.</returns>
     public static bool Take(ref VmMemory memory, Gfn first, Gfn end, ulong bits)

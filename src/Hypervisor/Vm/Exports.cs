@@ -121,10 +121,13 @@ internal static class Exports
     [RuntimeExport("sk_core_run")]
     private static long Run(nint core) => RunLoop<SvmVendor>.Run(ref new KernelRef<Vcpu>(core).Value);
 
-    /// <summary>Linux takes pages of the process away. 1: TLBs must be flushed before it goes on.</summary>
+    /// <summary>Linux takes pages of the process away. When this returns, no vCPU uses them.</summary>
     [RuntimeExport("sk_core_invalidate")]
-    private static long Invalidate(nint core, ulong start, ulong end) =>
-        Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end)) ? 1 : 0;
+    private static long Invalidate(nint core, ulong start, ulong end)
+    {
+        Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end));
+        return Errno.Ok;
+    }
 
     /// <summary>
     /// Linux asks whether the guest has used pages of the process, and will ask again; without an end, only whether it

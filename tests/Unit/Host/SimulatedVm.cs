@@ -168,15 +168,13 @@ internal sealed unsafe class SimulatedVm : IDisposable
     }
 
     /// <summary>
-    /// mmu_notifier_invalidate_range_start. Afterwards no TLB may have a translation of the range, whatever the core
-    /// says of a flush.
+    /// mmu_notifier_invalidate_range_start. Afterwards no TLB may have a translation of the range.
     /// </summary>
     public void BeginInvalidation(Hva start, Hva end)
     {
         Lock();
         _invalidating = (start, end);
-        if (Invalidation.UnmapHva(ref Vm, start, end))
-            FlushTlbs();
+        Invalidation.UnmapHva(ref Vm, start, end);
         foreach (ulong frame in _tlb.Keys)
         {
             MemorySlot slot = Vm.Memory.Root.IsNull ? default : Vm.Memory.Slots.Find(new Gfn(frame).Address);

@@ -175,17 +175,30 @@ internal sealed class NestedFaultTests
     [TestCase(4, 100, ExpectedResult = false)]
     [TestCase(-5, 5, ExpectedResult = false)]
     [TestCase(-5, 8, ExpectedResult = true)]
-    public bool AsksForAFlushOnlyWhenSomethingWasMapped(int firstPage, int pages)
+    public bool FlushesOnlyWhenSomethingWasMapped(int firstPage, int pages)
     {
         _memory.AddMemory(1, 0, 4);
         _memory.Access(2, write: true, out _);
         Hva start = new(TestMemory.UserAddress(1, 0) + (ulong)(firstPage * Page.Size));
         _memory.Machine.Lock();
-        bool flush = Invalidation.UnmapHva(ref _memory.Vm, start, start + (ulong)(pages * Page.Size));
+        int before = _memory.Machine.Flushes;
+        Invalidation.UnmapHva(ref _memory.Vm, start, start + (ulong)(pages * Page.Size));
         _memory.Machine.Unlock();
-        if (flush)
-            _memory.Machine.FlushTlbs();
-        return flush;
+        return _memory.Machine.Flushes != before;
+    }
+
+    [Test]
+    public void GivesTablesBackWithTheLastPageTheyMap()
+    {
+        _memory.AddMemory(1, 0, 4);
+        _memory.Access(1, write: true, out _);
+        _memory.Access(2, write: true, out _);
+        int pages = _memory.Host.PagesInUse;
+        _memory.Process.Unmap(TestMemory.UserAddress(1, 0), 2);
+        Assert.That(_memory.Vm.Memory.Statistics.TablePages, Is.EqualTo(4), "one page is left");
+        _memory.Process.Unmap(TestMemory.UserAddress(1, 2), 2);
+        Assert.That(_memory.Vm.Memory.Statistics.TablePages, Is.EqualTo(1), "the root alone");
+        Assert.That(_memory.Host.PagesInUse, Is.EqualTo(pages - 3), "pages of the kernel");
     }
 
     [Test]
