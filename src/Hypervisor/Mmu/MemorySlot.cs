@@ -145,8 +145,10 @@ internal struct SlotTable
         if (!TryAllocate(old.Length + 1, out table))
             return false;
         Span<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span;
-        int count = 0, made = 0;
-        for (int i = 0; i < old.Length && made >= 0; i++)
+        int last = Math.Max(left, entered), made = 0;
+        int count = Math.Min(left < 0 ? last : left, entered < 0 ? last : entered);
+        old[..count].CopyTo(chunks);
+        for (int i = count; i <= last && made >= 0; i++)
         {
             made = 1;
             if (i == left || i == entered)
@@ -159,6 +161,11 @@ internal struct SlotTable
                 chunks[count] = old[i];
             }
             count += Math.Max(0, made);
+        }
+        if (made >= 0)
+        {
+            old[(last + 1)..].CopyTo(chunks[count..]);
+            count += old.Length - (last + 1);
         }
         table.Value._chunks = table.Value._chunks.First(count);
         if (made < 0)
@@ -181,17 +188,20 @@ internal struct SlotTable
         if (!KernelArray<MemorySlot>.TryAllocate(length, out KernelArray<MemorySlot> merged))
             return -1;
         Span<MemorySlot> slots = merged.Span;
-        int next = 0;
-        foreach (ref readonly MemorySlot slot in chunk)
+        int kept = chunk.Length;
+        if (removed.Size != 0)
         {
-            if (removed.Size == 0 || slot.Size == 0 || slot.Id != removed.Id)
-                slots[next++] = slot;
+            kept = PlaceOf(chunk, removed.Start);
+            chunk[(kept + 1)..].CopyTo(slots[kept..]);
         }
+        chunk[..kept].CopyTo(slots);
         if (added.Size != 0)
         {
-            for (; next > 0 && added.Start.Value < slots[next - 1].Start.Value; next--)
-                slots[next] = slots[next - 1];
-            slots[next] = added;
+            int others = length - 1, place = 0;
+            if (others != 0 && slots[0].Start.Value <= added.Start.Value)
+                place = PlaceOf(slots[..others], added.Start) + 1;
+            slots[place..others].CopyTo(slots[(place + 1)..]);
+            slots[place] = added;
         }
         result[0] = merged;
         if (length <= ChunkSize)
@@ -213,17 +223,22 @@ internal struct SlotTable
     public static void Free(KernelRef<SlotTable> table, in SlotTable other)
     {
         ReadOnlySpan<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span, others = other._chunks.Span;
-        int next = 0;
-        for (int i = 0; i < chunks.Length; i++)
+        // They differ in the few chunks of one change.
+        int both = Math.Min(chunks.Length, others.Length), head = 0, tail = 0;
+        while (head < both && chunks[head].Address == others[head].Address)
+            head++;
+        while (tail < both - head && chunks[^(tail + 1)].Address == others[^(tail + 1)].Address)
+            tail++;
+        others = others[head..^tail];
+        foreach (ref readonly KernelArray<MemorySlot> chunk in chunks[head..^tail])
         {
-            // Both are in the same order, and at most three chunks of the other's come before the one that both have.
-            int at = next;
-            while (at < others.Length && at < next + 4 && others[at].Address != chunks[i].Address)
-                at++;
-            if (at < others.Length && at < next + 4)
-                next = at + 1;
+            int next = 0;
+            while (next < others.Length && others[next].Address != chunk.Address)
+                next++;
+            if (next < others.Length)
+                others = others[(next + 1)..];
             else
-                chunks[i].Free();
+                chunk.Free();
         }
         table.Value._chunks.Free();
         KernelHeap.Free(table.Address);
@@ -245,7 +260,16 @@ internal struct SlotTable
     private ref MemorySlot Search(Gpa address)
     {
         KernelArray<MemorySlot> chunk = _chunks.Span[ChunkOf(address)];
-        Span<MemorySlot> slots = chunk.Span;
+        int place = PlaceOf(chunk.Span, address);
+        // An access to device memory between two to memory leaves the hint alone.
+        if (chunk.Span[place].Contains(address))
+            _recent = chunk.RefAt(place);
+        return ref chunk.Span[place];
+    }
+
+    /// <summary>The last slot that begins at or below <paramref name="address"/>, or the first.</summary>
+    private static int PlaceOf(ReadOnlySpan<MemorySlot> slots, Gpa address)
+    {
         int low = 0;
         for (int above = slots.Length; above - low > 1;)
         {
@@ -255,10 +279,7 @@ internal struct SlotTable
             else
                 above = middle;
         }
-        // An access to device memory between two to memory leaves the hint alone.
-        if (slots[low].Contains(address))
-            _recent = chunk.RefAt(low);
-        return ref slots[low];
+        return low;
     }
 
     /// <summary>The last chunk whose first slot begins at or below <paramref name="address"/>.</summary>
@@ -280,9 +301,10 @@ internal struct SlotTable
     /// <summary>Whether another slot reaches into <paramref name="slot"/>'s range.</summary>
     public readonly bool HasOverlap(in MemorySlot slot)
     {
-        for (int i = ChunkOf(slot.Start); i < _chunks.Length; i++)
+        int first = ChunkOf(slot.Start), place = PlaceOf(_chunks.Span[first].Span, slot.Start);
+        for (int i = first; i < _chunks.Length; i++, place = 0)
         {
-            foreach (ref readonly MemorySlot other in _chunks.Span[i].Span)
+            foreach (ref readonly MemorySlot other in _chunks.Span[i].Span[place..])
             {
                 if (other.Start.Value >= slot.End.Value)
                     return false;
