@@ -15,21 +15,31 @@ internal static class BenchRun
 {
     private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web);
 
+    /// <summary>Puts the shell into a cgroup that counts the kernel memory it is charged for.</summary>
+    private const string MemoryGroup =
+        "{ mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup; }"
+        + " && echo +memory >/sys/fs/cgroup/cgroup.subtree_control && mkdir /sys/fs/cgroup/bench"
+        + " && echo $$ >/sys/fs/cgroup/bench/cgroup.procs";
+
     private static string Program => Repository.PathOf("build", "bench", "kvmbench");
 
-    /// <summary>Loads a module by <paramref name="load"/> and measures all rows on its device.</summary>
+    /// <summary>
+    /// Loads a module by <paramref name="load"/> and measures its device: all rows that are counts, or those by the
+    /// clock, on two CPUs.
+    /// </summary>
     /// <exception cref="LabException">L1 died or hung, the kernel log has something wrong, or there are no
     /// rows.</exception>
-    public static IReadOnlyList<BenchRow> Measure(string name, string load, string device)
+    public static IReadOnlyList<BenchRow> Measure(string name, string load, string device, bool clock)
     {
         L1Result result = L1Machine.Run(new L1Options
         {
-            Name = name,
-            Script = $"{load} || exit 125\n'{Program}' --device {device} --json >/job/rows.json\n[ $? -le 1 ]\n",
-            Cpus = 1,
-            CountInstructions = true,
+            Name = clock ? $"{name}-clock" : name,
+            Script = $"{MemoryGroup} && {load} || exit 125\n'{Program}' --device {device} {(clock ? "--clock " : "")}--json"
+                + " >/job/rows.json\n[ $? -le 1 ]\n",
+            Cpus = clock ? 2 : 1,
+            CountInstructions = !clock,
             // An idle CPU would let the counted time jump to the next timer.
-            KernelParameters = "idle=poll norandmaps",
+            KernelParameters = clock ? "norandmaps" : "idle=poll norandmaps",
             Timeout = TimeSpan.FromMinutes(20),
         });
         result.Require();

@@ -24,13 +24,13 @@ try
     if (!oursOnly)
     {
         AnsiConsole.MarkupLine("Measuring stock kvm-amd …");
-        stock = [.. BenchRun.Measure("bench-stock", "modprobe kvm-amd", "/dev/kvm"), .. Boots(Hypervisor.Stock)];
+        stock = [.. Rows("bench-stock", "modprobe kvm-amd", "/dev/kvm"), .. Boots(Hypervisor.Stock)];
     }
     if (!stockOnly)
     {
         AnsiConsole.MarkupLine("Measuring SharpKVM …");
         string load = $"insmod '{Hypervisor.SharpKvm.Module}'";
-        ours = [.. BenchRun.Measure("bench-sharpkvm", load, "/dev/sharpkvm"), .. Boots(Hypervisor.SharpKvm)];
+        ours = [.. Rows("bench-sharpkvm", load, "/dev/sharpkvm"), .. Boots(Hypervisor.SharpKvm)];
     }
 
     IReadOnlyList<Comparison> rows = Report.Join(ours, stock);
@@ -48,5 +48,8 @@ catch (LabException error)
     AnsiConsole.MarkupLineInterpolated($"[red]{error.Message}[/]");
     return 1;
 }
+
+static IEnumerable<BenchRow> Rows(string name, string load, string device) =>
+    ((bool[])[false, true]).SelectMany(clock => BenchRun.Measure(name, load, device, clock));
 
 IReadOnlyList<BenchRow> Boots(Hypervisor hypervisor) => boots ? BootRows.Measure(hypervisor) : [];

@@ -13,18 +13,19 @@ internal sealed record Comparison(string Name, double? Ours, double? Stock, stri
 {
     public double? Ratio => Ours / Stock;
 
-    public bool IsTime => Name.EndsWith(BootRows.Time, StringComparison.Ordinal);
+    public string Unit => Name.EndsWith(BootRows.Time, StringComparison.Ordinal) ? "seconds"
+        : Name.EndsWith("_bytes", StringComparison.Ordinal) ? "bytes" : "instructions";
 
-    /// <summary>At most this part of stock's count; null for rows that count waiting or scheduling, too, and for
-    /// times.</summary>
+    /// <summary>At most this part of stock's; null for rows that count waiting or scheduling, too, and for times.
+    /// </summary>
     public double? Goal => Name switch
     {
         "npt_fault_populated" or "npt_fault_fresh" or "vm_create_destroy" => null,
         "hlt_self_ipi" or "irqfd_pingpong" or "msi_pingpong" or "ipi_two_vcpus" or "timer_tick" => null,
         "apic_read" or "apic_write" or "x2apic_read" or "x2apic_write" or "eoi" => 0.6,
         "ioeventfd_pio" or "ioeventfd_mmio" => 0.6,
-        "boot_linux_1" => 1,
-        _ => IsTime ? null : 0.7,
+        "boot_linux_1" or "map_1g_kernel_bytes" => 1,
+        _ => Unit == "seconds" ? null : Name.StartsWith("slot_", StringComparison.Ordinal) ? 1 : 0.7,
     };
 
     /// <summary>What was counted per round trip, or why nothing was.</summary>
@@ -100,7 +101,7 @@ internal static class Report
                 WriteNumber("ours", row.Ours, 1);
                 WriteNumber("stock", row.Stock, 1);
                 WriteNumber("ratio", row.Ratio, 3);
-                json.WriteString("unit", row.IsTime ? "seconds" : "instructions");
+                json.WriteString("unit", row.Unit);
                 if (row.Counters.Count > 0)
                 {
                     json.WriteStartObject("counters");
@@ -124,7 +125,7 @@ internal static class Report
     }
 
     private static string Show(Comparison row, double? value) =>
-        value?.ToString(row.IsTime ? "0.0 s" : "N0", CultureInfo.InvariantCulture) ?? "-";
+        value?.ToString(row.Unit == "seconds" ? "0.0 s" : "N0", CultureInfo.InvariantCulture) ?? "-";
 
     private static string ShowPart(double? part) => part?.ToString("0.00", CultureInfo.InvariantCulture) ?? "-";
 }

@@ -2,7 +2,8 @@
 namespace SharpKvm.Bench;
 
 /// <summary>One row of the table: a name and how to measure it.</summary>
-sealed record Row(string Name, Func<Measurement> Measure);
+/// <param name="Patience">Seconds after which the guest is interrupted.</param>
+sealed record Row(string Name, Func<Measurement> Measure, int Patience = 2);
 
 /// <summary>Time stamp counter ticks per round trip. Where the machine counts instructions, a tick is an instruction.
 /// </summary>
@@ -27,6 +28,9 @@ readonly record struct Measurement(
         return new(ticks[0], ticks[samples / 2], samples, roundTrips,
             after.ToDictionary(pair => pair.Key, pair => (pair.Value - before.GetValueOrDefault(pair.Key)) / total));
     }
+
+    /// <summary>A row that is no count of instructions: one value, in the row's own unit.</summary>
+    public static Measurement Once(double value) => new(value, value, 1, 1, new Dictionary<string, double>());
 
     /// <summary>What the module counts of its world switches: lines of a name and a number.</summary>
     static Dictionary<string, ulong> ReadCounters()

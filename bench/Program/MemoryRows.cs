@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Diagnostics;
 using SharpKvm.Selftests;
 
 namespace SharpKvm.Bench;
@@ -8,7 +9,7 @@ static unsafe partial class Rows
 {
     const ulong PageSize = 4096, LogBytes = 64 << 20, LargeBytes = 32 << 20;
     const int LogPages = (int)(LogBytes / PageSize), LargePages = (int)(LargeBytes / HugeMemory.Huge);
-    const int SlotChanges = 10;
+    const int SlotChanges = 10, Patience = 60;
 
     static IEnumerable<Row> MemoryRows =>
     [
@@ -23,6 +24,15 @@ static unsafe partial class Rows
         new("slot_move_1", () => SlotChange(1, moves: true)),
         new("slot_move_100", () => SlotChange(100, moves: true)),
         new("slot_move_10k", () => SlotChange(10_000, moves: true)),
+        new("vm_kernel_bytes", MachineMemory, Patience),
+        new("map_1g_kernel_bytes", MappingMemory, Patience),
+    ];
+
+    /// <summary>Rows by the clock, for a machine with two CPUs.</summary>
+    public static IEnumerable<Row> ByClock =>
+    [
+        new("million_faults_1_time", () => FaultTime(cpus: 1), Patience),
+        new("million_faults_2_time", () => FaultTime(cpus: 2), Patience),
     ];
 
     enum LogStep
@@ -106,6 +116,100 @@ static unsafe partial class Rows
             SystemCall.Ioctl(vm.Fd, KvmIoctl.SetUserMemoryRegion, address),
             SystemCall.Ioctl(vm.Fd, KvmIoctl.SetUserMemoryRegion, address + sizeof(KvmUserspaceMemoryRegion)),
             SlotChanges, 0));
+    }
+
+    /// <summary>What a machine with one slot and one CPU is charged for.</summary>
+    static Measurement MachineMemory()
+    {
+        const int Machines = 128;
+        using Kvm kvm = TestEnvironment.OpenKvm();
+        using var memory = new GuestMemory(0, 1 << 20);
+        List<Vm> machines = [];
+        double before = ChargedBytes();
+        try
+        {
+            for (int i = 0; i < Machines; i++)
+            {
+                Vm vm = kvm.CreateVm();
+                machines.Add(vm);
+                vm.SetMemoryRegion(0, 0, 0, memory.Size, memory.HostAddress);
+                vm.CreateVcpu();
+            }
+            return Measurement.Once((ChargedBytes() - before) / Machines);
+        }
+        finally
+        {
+            machines.ForEach(vm => vm.Dispose());
+        }
+    }
+
+    /// <summary>What mapping 1 GiB in small pages is charged for.</summary>
+    static Measurement MappingMemory()
+    {
+        const int Part = 8;
+        const ulong Bytes = (1 << 30) / Part;
+        using var memory = new HugeMemory(Bytes, huge: false);
+        memory.Bytes(0, (int)Bytes).Fill(1);
+        using Guest guest = Toucher((int)(Bytes / PageSize), PageSize);
+        guest.Vm.SetMemoryRegion(1, 0, FaultMemory, Bytes, memory.Address);
+        double before = ChargedBytes();
+        RunToHalt(guest);
+        return Measurement.Once((ChargedBytes() - before) * Part);
+    }
+
+    /// <summary>Kernel memory that this process's cgroup is charged with.</summary>
+    static double ChargedBytes()
+    {
+        string group = File.ReadAllText("/proc/self/cgroup").Split("::")[^1].Trim();
+        string file = $"/sys/fs/cgroup{group}/memory.stat";
+        Check.Needs(File.Exists(file), "a memory cgroup of its own");
+        return double.Parse(File.ReadLines(file).First(line => line.StartsWith("kernel ", StringComparison.Ordinal))[7..]);
+    }
+
+    /// <summary>Seconds in which the vCPUs of a machine together take a million faults on memory that their process has
+    /// touched.</summary>
+    static Measurement FaultTime(int cpus)
+    {
+        const ulong Share = 64 << 20;
+        ulong bytes = Share * (ulong)cpus;
+        using var memory = new HugeMemory(bytes, huge: false);
+        memory.Bytes(0, (int)bytes).Fill(1);
+        using var guest = new Guest(GuestMode.Long, Touch);
+        List<Vcpu> vcpus = [guest.Vcpu];
+        while (vcpus.Count < cpus)
+            vcpus.Add(guest.AddCpu((uint)vcpus.Count, GuestLayout.Code, GuestLayout.StackTop - 0x800));
+        double faults = bytes / PageSize;
+        List<double> seconds = [];
+        for (int sample = 0; sample < 5; sample++)
+        {
+            guest.Vm.SetMemoryRegion(1, 0, FaultMemory, bytes, memory.Address);
+            for (int i = 0; i < cpus; i++)
+            {
+                vcpus[i].Regs = vcpus[i].Regs with
+                {
+                    Rip = GuestLayout.Code, Rbx = FaultMemory + (ulong)i * Share, Rsi = Share / PageSize,
+                };
+            }
+            long start = Stopwatch.GetTimestamp();
+            Thread[] threads = [.. vcpus.Select(vcpu => new Thread(() => vcpu.TryRun()))];
+            Array.ForEach(threads, thread => thread.Start());
+            Array.ForEach(threads, thread => thread.Join());
+            seconds.Add(Stopwatch.GetElapsedTime(start).TotalSeconds / faults * 1_000_000);
+            Check.That(vcpus.TrueForAll(vcpu => vcpu.Regs.Rsi == 0), "every page is touched");
+            guest.Vm.SetMemoryRegion(1, 0, FaultMemory, 0, 0);
+        }
+        return Measurement.Once(seconds.Min());
+
+        static void Touch(Assembler code)
+        {
+            Label again = code.CreateLabel();
+            code.Label(ref again);
+            code.mov(__dword_ptr[rbx], esi);
+            code.add(rbx, (int)PageSize);
+            code.dec(rsi);
+            code.jnz(again);
+            code.hlt();
+        }
     }
 
     static ulong Time(Action action)

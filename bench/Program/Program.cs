@@ -6,13 +6,16 @@ using SharpKvm.Bench;
 using SharpKvm.Selftests;
 
 string filter = "*";
-bool json = false;
+bool json = false, clock = false;
 for (int i = 0; i < args.Length; i++)
 {
     switch (args[i])
     {
         case "--json":
             json = true;
+            break;
+        case "--clock":
+            clock = true;
             break;
         case "--device" when i + 1 < args.Length:
             TestEnvironment.Device = args[++i];
@@ -21,7 +24,7 @@ for (int i = 0; i < args.Length; i++)
             filter = args[++i];
             break;
         default:
-            Console.Error.WriteLine("usage: kvmbench [--device PATH] [--filter GLOB] [--json]");
+            Console.Error.WriteLine("usage: kvmbench [--device PATH] [--filter GLOB] [--clock] [--json]");
             return 2;
     }
 }
@@ -30,7 +33,8 @@ ThreadSignals.IgnoreByHandler(ThreadSignals.Kick);
 int thread = ThreadSignals.CurrentThread;
 bool good = true;
 var objects = new List<string>();
-foreach (Row row in Rows.All.Where(row => FileSystemName.MatchesSimpleExpression(filter, row.Name)))
+IEnumerable<Row> rows = clock ? Rows.ByClock : Rows.All;
+foreach (Row row in rows.Where(row => FileSystemName.MatchesSimpleExpression(filter, row.Name)))
 {
     Measurement? measured = null;
     string kind = "error", reason = "";
@@ -38,7 +42,7 @@ foreach (Row row in Rows.All.Where(row => FileSystemName.MatchesSimpleExpression
     {
         // A guest that waits for ever for an interrupt must not take the other rows with it.
         using var limit = new Timer(_ => ThreadSignals.Send(thread, ThreadSignals.Kick), null,
-            TimeSpan.FromSeconds(2), TimeSpan.FromMilliseconds(5));
+            TimeSpan.FromSeconds(row.Patience), TimeSpan.FromMilliseconds(5));
         measured = row.Measure();
     }
     catch (TestSkipped missing)
