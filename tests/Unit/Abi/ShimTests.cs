@@ -60,7 +60,6 @@ public partial class ShimTests
     }
 
     [TestCase("SK_ENTER_LOAD_DR", (uint)EntryFlags.LoadDebugRegisters)]
-    [TestCase("SK_REQUEST_FLUSH_TLB", (uint)VcpuRequests.FlushTlb)]
     [TestCase("SK_REQUEST_MIGRATED", (uint)VcpuRequests.Migrated)]
     [TestCase("SK_REQUEST_DEAD", (uint)VcpuRequests.Dead)]
     [TestCase("SK_REQUEST_SLOTS", (uint)VcpuRequests.RenewSlots)]

@@ -62,15 +62,28 @@ internal readonly partial struct HostVm
     public partial void UnlockMmu() => Vm.Unlock();
     public partial void LockIrq() => Vm.LockIrq();
     public partial void UnlockIrq() => Vm.UnlockIrq();
-    public partial ulong InvalidationSequence() => Vm.Sequence;
+    public partial ulong InvalidationSequence()
+    {
+        Schedule.Point();
+        return Vm.Sequence;
+    }
     public partial void LockMmuShared() => Vm.LockShared();
     public partial void UnlockMmuShared() => Vm.UnlockShared();
     public partial bool IsInvalidated(ulong sequence, Hva start, ulong bytes) =>
         Vm.IsInvalidated(sequence, start, bytes);
-    public partial bool FindPage(Hva address, bool write, out HostPage page) =>
-        SimulatedHost.Current.Process.Find(address, write, out page);
-    public partial PageLookup FaultPage(Hva address, bool write, bool wait) =>
-        SimulatedHost.Current.Process.FaultIn(address, write, wait);
+    public partial bool FindPage(Hva address, bool write, out HostPage page)
+    {
+        bool found = SimulatedHost.Current.Process.Find(address, write, out page);
+        Schedule.Point();
+        return found;
+    }
+
+    public partial PageLookup FaultPage(Hva address, bool write, bool wait)
+    {
+        PageLookup found = SimulatedHost.Current.Process.FaultIn(address, write, wait);
+        Schedule.Point();
+        return found;
+    }
     public partial void FlushTlbs() => Vm.FlushTlbs();
     public partial void SynchronizeSlots() => Vm.Synchronize();
     public partial void SetChipTimer(ulong deadline) => Vm.ChipTimer = deadline;
@@ -140,7 +153,12 @@ internal readonly partial struct HostVcpu
 {
     public partial bool Enter() => SimulatedHost.Current.Thread.Guest(_handle);
     public partial bool Work() => SimulatedHost.Current.Thread.Work(_handle);
-    public partial void Kick() => SimulatedHost.Current.Thread.Kicks.Add(_handle);
+    public partial void Kick()
+    {
+        SimulatedHost.Current.Thread.Kicks.Add(_handle);
+        Schedule.Point();
+    }
+
     public partial HaltEnd Halt(ulong pollNanoseconds)
     {
         SimulatedHost.Current.Thread.LastPoll = pollNanoseconds;

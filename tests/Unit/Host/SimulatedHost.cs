@@ -19,7 +19,8 @@ internal sealed class SimulatedHost : IDisposable
     private static SimulatedHost? s_current;
 
     private readonly Dictionary<ulong, nint> _pages = [];
-    private readonly HashSet<nint> _blocks = [];
+    /// <summary>With the schedule's step at which each was allocated.</summary>
+    private readonly Dictionary<nint, long> _blocks = [];
     private readonly List<nint> _deferred = [];
     private readonly List<nint> _rings = [];
     private readonly Dictionary<nint, SimulatedVm> _vms = [];
@@ -74,7 +75,7 @@ internal sealed class SimulatedHost : IDisposable
         EndReading();
         foreach (nint page in _pages.Values)
             FreeNative(page);
-        foreach (nint block in _blocks)
+        foreach (nint block in _blocks.Keys)
             FreeNative(block);
         foreach (nint ring in _rings)
             FreeNative(ring);
@@ -161,7 +162,7 @@ internal sealed class SimulatedHost : IDisposable
         if (!MayAllocate())
             return 0;
         nint block = AllocateNative(bytes);
-        _blocks.Add(block);
+        _blocks.Add(block, Schedule.Step);
         return block;
     }
 
@@ -176,9 +177,10 @@ internal sealed class SimulatedHost : IDisposable
 
     internal void FreeBlock(nint address)
     {
-        if (!_blocks.Remove(address))
+        if (!_blocks.Remove(address, out long allocated))
             throw new InvalidOperationException($"block {address:x} freed, but it is not allocated");
-        if (_interleaving)
+        Schedule.CheckReaders(allocated);
+        if (_interleaving || Schedule.IsRunning)
             _deferred.Add(address);
         else
             FreeNative(address);
@@ -198,7 +200,7 @@ internal sealed class SimulatedHost : IDisposable
     /// <summary>The page fault is through with the memory slots.</summary>
     internal void EndReading()
     {
-        if (_interleaving)
+        if (_interleaving || Schedule.IsRunning)
             return;
         foreach (nint address in _deferred)
             FreeNative(address);

@@ -16,7 +16,9 @@ internal sealed unsafe class SimulatedVm : IDisposable
     private readonly Dictionary<ulong, (Pfn Frame, bool Writable)> _tlb = [];
     private readonly HashSet<ulong> _cachedTables = [];
     private readonly List<nint> _vcpus = [];
-    private (Hva Start, Hva End)? _invalidating;
+    /// <summary>Invalidations under way, and the range that they cover together.</summary>
+    private int _invalidations;
+    private (ulong Start, ulong End) _invalid;
 
     public SimulatedVm(SimulatedHost host)
     {
@@ -39,7 +41,10 @@ internal sealed unsafe class SimulatedVm : IDisposable
         return vcpu;
     }
 
-    public bool IsLocked { get; private set; }
+    /// <summary>Threads that hold the MMU lock.</summary>
+    private readonly List<Thread> _holders = [];
+
+    public bool IsLocked => _holders.Contains(Thread.CurrentThread);
     public bool IsShared { get; private set; }
     public ulong Sequence { get; private set; }
     public int Flushes { get; private set; }
@@ -56,31 +61,40 @@ internal sealed unsafe class SimulatedVm : IDisposable
     public void Lock()
     {
         RunBeforeLock();
-        if (IsLocked)
-            throw new InvalidOperationException("MMU lock taken twice");
-        IsLocked = true;
+        Take(() => _holders.Count == 0);
     }
 
     public void Unlock()
     {
         if (!IsLocked || IsShared)
             throw new InvalidOperationException("MMU lock released without being held exclusively");
-        IsLocked = false;
+        _holders.Clear();
         _host.EndReading();
+        Schedule.Point();
     }
 
     public void LockShared()
     {
-        Lock();
+        RunBeforeLock();
+        Take(() => _holders.Count == 0 || IsShared);
         IsShared = true;
+    }
+
+    private void Take(Func<bool> isFree)
+    {
+        if (IsLocked)
+            throw new InvalidOperationException("MMU lock taken twice");
+        Schedule.Wait(isFree, "the MMU lock");
+        _holders.Add(Thread.CurrentThread);
     }
 
     public void UnlockShared()
     {
-        if (!IsShared)
+        if (!IsShared || !_holders.Remove(Thread.CurrentThread))
             throw new InvalidOperationException("MMU lock released without being held shared");
-        IsShared = false;
-        Unlock();
+        IsShared = _holders.Count != 0;
+        _host.EndReading();
+        Schedule.Point();
     }
 
     private void RunBeforeLock()
@@ -90,21 +104,25 @@ internal sealed unsafe class SimulatedVm : IDisposable
         hook?.Invoke();
     }
 
-    /// <summary>Whether the lock of the interrupt chips is held: interrupts are off.</summary>
-    public bool IsIrqLocked { get; private set; }
+    private Thread? _irqHolder;
+
+    /// <summary>Whether this thread holds the lock of the interrupt chips: interrupts are off.</summary>
+    public bool IsIrqLocked => _irqHolder == Thread.CurrentThread;
 
     public void LockIrq()
     {
         if (IsIrqLocked)
             throw new InvalidOperationException("irq lock taken twice");
-        IsIrqLocked = true;
+        Schedule.Wait(() => _irqHolder == null, "the irq lock");
+        _irqHolder = Thread.CurrentThread;
     }
 
     public void UnlockIrq()
     {
         if (!IsIrqLocked)
             throw new InvalidOperationException("irq lock released without being held");
-        IsIrqLocked = false;
+        _irqHolder = null;
+        Schedule.Point();
     }
 
     /// <summary>When the interrupt chips' timer expires; 0: it does not run.</summary>
@@ -145,8 +163,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
     {
         if (!IsLocked)
             throw new InvalidOperationException("sequence tested without the MMU lock");
-        bool inProgress = _invalidating is { } range
-            && start.Value < range.End.Value && start.Value + bytes > range.Start.Value;
+        bool inProgress = _invalidations != 0 && start.Value < _invalid.End && start.Value + bytes > _invalid.Start;
         return inProgress || sequence != Sequence;
     }
 
@@ -155,6 +172,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
         _tlb.Clear();
         _cachedTables.Clear();
         Flushes++;
+        Schedule.Point();
     }
 
     public void Synchronize()
@@ -162,6 +180,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
         if (IsLocked)
             throw new InvalidOperationException("waiting for readers under the MMU lock");
         Synchronizations++;
+        Schedule.Synchronize();
         Action? hook = OnSynchronize;
         OnSynchronize = null;
         hook?.Invoke();
@@ -173,7 +192,8 @@ internal sealed unsafe class SimulatedVm : IDisposable
     public void BeginInvalidation(Hva start, Hva end)
     {
         Lock();
-        _invalidating = (start, end);
+        _invalid = _invalidations++ == 0 ? (start.Value, end.Value)
+            : (Math.Min(start.Value, _invalid.Start), Math.Max(end.Value, _invalid.End));
         Invalidation.UnmapHva(ref Vm, start, end);
         foreach (ulong frame in _tlb.Keys)
         {
@@ -190,7 +210,7 @@ internal sealed unsafe class SimulatedVm : IDisposable
     {
         Lock();
         Sequence++;
-        _invalidating = null;
+        _invalidations--;
         Unlock();
     }
 
