@@ -34,8 +34,8 @@ internal static class BenchRun
         L1Result result = L1Machine.Run(new L1Options
         {
             Name = clock ? $"{name}-clock" : name,
-            Script = $"{MemoryGroup} && {load} || exit 125\n'{Program}' --device {device} {(clock ? "--clock " : "")}--json"
-                + " >/job/rows.json\n[ $? -le 1 ]\n",
+            Script = $"{MemoryGroup} && {load} || exit 125\n"
+                + $"'{Program}' --device {device} {(clock ? "--clock " : "")}--json >/job/rows.json\n[ $? -le 1 ]\n",
             Cpus = clock ? 2 : 1,
             CountInstructions = !clock,
             // An idle CPU would let the counted time jump to the next timer.

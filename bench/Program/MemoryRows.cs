@@ -163,7 +163,8 @@ static unsafe partial class Rows
         string group = File.ReadAllText("/proc/self/cgroup").Split("::")[^1].Trim();
         string file = $"/sys/fs/cgroup{group}/memory.stat";
         Check.Needs(File.Exists(file), "a memory cgroup of its own");
-        return double.Parse(File.ReadLines(file).First(line => line.StartsWith("kernel ", StringComparison.Ordinal))[7..]);
+        string line = File.ReadLines(file).First(line => line.StartsWith("kernel ", StringComparison.Ordinal));
+        return double.Parse(line.Split(' ')[1]);
     }
 
     /// <summary>Seconds in which the vCPUs of a machine together take a million faults on memory that their process has

@@ -9,7 +9,9 @@ public sealed unsafe partial class Vm
     /// <summary>KVM_CREATE_IRQCHIP: PIC, IOAPIC and local APICs in the kernel; before the first vCPU.</summary>
     public void CreateIrqchip() => Call(KvmIoctl.CreateIrqchip);
 
-    /// <summary>KVM_CAP_SPLIT_IRQCHIP: local APICs in the kernel, an IOAPIC with this many pins in user space.</summary>
+    /// <summary>
+    /// KVM_CAP_SPLIT_IRQCHIP: local APICs in the kernel, an IOAPIC with this many pins in user space.
+    /// </summary>
     public void CreateSplitIrqchip(uint pins) => EnableCap(KvmCap.SplitIrqchip, pins);
 
     /// <summary>KVM_CREATE_PIT2.</summary>

@@ -38,7 +38,8 @@ public static class DebugKernel
         string folder = Path.Combine(
             Repository.Folder("cache", "debug-kernel"), $"{version}-{Convert.ToHexStringLower(hash)[..8]}");
         string complete = Path.Combine(folder, "complete");
-        CacheLock.MakeOnce(complete, () => Build(folder, archive.FullName, config, complete), "debug-kernel.lock", Patience);
+        CacheLock.MakeOnce(
+            complete, () => Build(folder, archive.FullName, config, complete), "debug-kernel.lock", Patience);
         return new L1Kernel(
             File.ReadAllText(complete), Path.Combine(folder, "build/arch/x86/boot/bzImage"), folder) { IsDebug = true };
     }

@@ -35,7 +35,8 @@ public sealed class GuestSqueezes
         {
             (string word, GuestBoot guest) = (Word(way), GuestFor(way));
             return $"cpus={guest.Cpus} memory={guest.MemoryMib} episode {word} "
-                + $"\"{hypervisor.LoadFor(guest.Emulator)}\" \"{hypervisor.Unload}\" {word} /job/{word} {guest.Command(hypervisor)}";
+                + $"\"{hypervisor.LoadFor(guest.Emulator)}\" \"{hypervisor.Unload}\" "
+            + $"{word} /job/{word} {guest.Command(hypervisor)}";
         });
         return new GuestSqueezes(L1Machine.Run(new L1Options
         {

@@ -105,7 +105,9 @@ public sealed partial record L1Kernel(string Version, string Image, string Modul
     /// <summary>Versions in order of their numbers: 6.1.0-9 before 6.1.0-56.</summary>
     private static string SortKey(string version) => Digits().Replace(version, digits => digits.Value.PadLeft(8, '0'));
 
-    /// <summary>The payload of a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, _length).</summary>
+    /// <summary>
+    /// The payload of a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, _length).
+    /// </summary>
     private static byte[] Unpack(byte[] image)
     {
         const int SetupSectors = 0x1f1, PayloadOffset = 0x248, PayloadLength = 0x24c;

@@ -4,7 +4,7 @@ using System.Runtime.CompilerServices;
 
 namespace System;
 
-/// <summary>Bulk copy and clear. The compiler calls some of these by name; the door's assembly carries them out, so that
+/// <summary>Bulk copy and clear. The compiler calls some by name; the door's assembly carries them out, so that
 /// a bad address traps like any other access.</summary>
 internal static class SpanHelpers
 {

@@ -44,7 +44,9 @@ internal readonly partial struct HostVcpu(nint handle)
     /// </summary>
     public partial void SetTimer(ulong deadline);
 
-    /// <summary>Zeroed memory for the vCPU's dirty ring; null when there is none. It lives as long as the vCPU.</summary>
+    /// <summary>
+    /// Zeroed memory for the vCPU's dirty ring; null when there is none. It lives as long as the vCPU.
+    /// </summary>
     public partial KernelArray<Abi.kvm_dirty_gfn> AllocateRing(int entries);
     /// <summary>
     /// Has a page made present by another thread, which then calls the core's PageFetched with the number. False: no

@@ -171,7 +171,7 @@ internal readonly unsafe partial struct HostVm
     public partial bool IsInvalidated(ulong sequence, Hva start, ulong bytes) => Shared.Sequence != sequence
         || Shared.Running != 0 && start.Value < Shared.End && start.Value + bytes > Shared.Start;
 
-    // Bits of the process's page tables (SDM vol. 3, 4.5); where the frame's number is, Linux knows (memory encryption).
+    // Bits of the process's page tables (SDM vol. 3, 4.5); where the frame is, Linux knows (memory encryption).
     private const ulong Present = 1 << 0, Writable = 1 << 1, User = 1 << 2, Dirty = 1 << 6, Large = 1 << 7;
     private static ulong s_frameMask;
     private static int s_levels;
@@ -184,8 +184,8 @@ internal readonly unsafe partial struct HostVm
     }
 
     // With interrupts off no table is freed; the notifier's sequence guards what is found. No reference is taken, so it
-    // does not matter whether a struct page stands behind it. A page that Linux takes for clean is not writable: this is
-    // how it learns of writes, because it calls the notifier before it marks a page clean.
+    // does not matter whether a struct page stands behind it. A page that Linux takes for clean is not writable: so
+    // it learns of writes, because it calls the notifier before it marks a page clean.
     public partial bool FindPage(Hva address, bool write, out HostPage page)
     {
         ulong needed = Present | User | (write ? Writable : 0), entry;

@@ -25,7 +25,9 @@ internal struct InterruptMessage
     /// <summary>Level-triggered: its end is told to the IOAPICs.</summary>
     public bool Level;
     public Vector Vector;
-    /// <summary>Not <see cref="Shorthand.None"/>: the destination counts for nothing. Only in messages of CPUs.</summary>
+    /// <summary>
+    /// Not <see cref="Shorthand.None"/>: the destination counts for nothing. Only in messages of CPUs.
+    /// </summary>
     public Shorthand Shorthand;
     /// <summary>The destination has 32 bits, x2APIC's format, rather than 8.</summary>
     public bool Wide;

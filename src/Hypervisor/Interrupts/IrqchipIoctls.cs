@@ -98,7 +98,9 @@ internal static class IrqchipIoctls
         return Errno.Ok;
     }
 
-    /// <summary>EEXIST when there is one, ENOENT without the shared chips. Unknown flags are ignored, as by KVM.</summary>
+    /// <summary>
+    /// EEXIST when there is one, ENOENT without the shared chips. Unknown flags are ignored, as by KVM.
+    /// </summary>
     public static int CreatePit(ref Vm.Vm vm, uint flags)
     {
         if (vm.Irqchip.HasPit)

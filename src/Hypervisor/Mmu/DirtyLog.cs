@@ -32,7 +32,7 @@ internal static class DirtyLog
     /// lost.
     /// </summary>
     /// <returns>
-    /// 0, -ENXIO with rings, -EINVAL for a bad slot id, -ENOENT when the slot does not log, -EFAULT or -ENOMEM.
+    /// 0, -ENXIO with rings, -EINVAL for a bad slot id, -ENOENT when the slot does not log, -EFAULT, -ENOMEM.
     /// </returns>
     public static int Get(ref Vm.Vm vm, in kvm_dirty_log log)
     {

@@ -26,7 +26,9 @@ internal static class Invalidation
         retired.Free();
     }
 
-    /// <summary>Whether the guest has used pages in [start, end) since this was last asked. Starts a new turn.</summary>
+    /// <summary>
+    /// Whether the guest has used pages in [start, end) since this was last asked. Starts a new turn.
+    /// </summary>
     public static bool Age<TFormat>(ref Vm.Vm vm, Hva start, Hva end) where TFormat : struct, INestedFormat =>
         Visit<TFormat>(ref vm, start, end, Work.Age);
 
@@ -34,7 +36,8 @@ internal static class Invalidation
     public static bool IsYoung<TFormat>(ref Vm.Vm vm, Hva address) where TFormat : struct, INestedFormat =>
         Visit<TFormat>(ref vm, address, address + 1, Work.Test);
 
-    private static bool Visit<TFormat>(ref Vm.Vm vm, Hva start, Hva end, Work work) where TFormat : struct, INestedFormat
+    private static bool Visit<TFormat>(ref Vm.Vm vm, Hva start, Hva end, Work work)
+        where TFormat : struct, INestedFormat
     {
         TablePool none = default;
         return Visit(ref vm, start, end, work, TFormat.Accessed, ref none);

@@ -19,7 +19,9 @@ internal struct FetchedPage
 /// <summary>A vCPU's pages under way, and its guest's MSRs about them.</summary>
 internal struct AsyncFaultState
 {
-    /// <summary>MSR_KVM_ASYNC_PF_EN: user mode only without this bit; told of pages by interrupt with this one.</summary>
+    /// <summary>
+    /// MSR_KVM_ASYNC_PF_EN: user mode only without this bit; told of pages by interrupt with this one.
+    /// </summary>
     public const ulong InAllRings = 1 << 1, ByInterrupt = 1 << 3;
     /// <summary>The record is aligned to 64 bytes; bit 2 is about nested guests, which there are none of.</summary>
     public const ulong Reserved = 0x30;
@@ -113,7 +115,9 @@ internal static class AsyncFaults<TVendor> where TVendor : struct, IVendor
         return true;
     }
 
-    /// <summary>A page has been fetched, or cannot be: the guest finds out when it tries again. From any thread.</summary>
+    /// <summary>
+    /// A page has been fetched, or cannot be: the guest finds out when it tries again. From any thread.
+    /// </summary>
     public static void Arrive(ref Vcpu vcpu, int number)
     {
         Interlocked.Or(ref vcpu.Paravirt.Faults.Arrived, 1u << number);

@@ -20,7 +20,9 @@ internal enum MpState : uint
     SipiReceived = 4,
 }
 
-/// <summary>vCPUs that do not run: after HLT, and before they are started. Only with a local APIC in the kernel.</summary>
+/// <summary>
+/// vCPUs that do not run: after HLT, and before they are started. Only with a local APIC in the kernel.
+/// </summary>
 internal static class Halting<TVendor> where TVendor : struct, IVendor
 {
     private const ulong FirstPoll = 10_000;

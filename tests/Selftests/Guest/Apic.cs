@@ -18,7 +18,9 @@ static class Apic
     /// <summary>Bits of an entry of the local vector table.</summary>
     public const uint Masked = 1 << 16, TimerPeriodic = 1 << 17, TimerDeadline = 2 << 17, ModeExtInt = 7 << 8;
 
-    /// <summary>Bits of the interrupt command register; delivery modes are those of the I/O APIC and MSIs too.</summary>
+    /// <summary>
+    /// Bits of the interrupt command register; delivery modes are those of the I/O APIC and MSIs too.
+    /// </summary>
     public const uint LowestPriority = 1 << 8, Nmi = 4 << 8, Init = 5 << 8, Startup = 6 << 8, Logical = 1 << 11,
         Assert = 1 << 14, Level = 1 << 15, ToSelf = 1 << 18, ToAll = 2 << 18, ToOthers = 3 << 18;
 

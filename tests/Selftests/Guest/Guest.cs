@@ -14,7 +14,9 @@ sealed class Guest : IDisposable
 
     readonly Kvm _kvm;
 
-    /// <summary>A guest without code; <paramref name="prepare"/> sees its machine before the first CPU is made.</summary>
+    /// <summary>
+    /// A guest without code; <paramref name="prepare"/> sees its machine before the first CPU is made.
+    /// </summary>
     public Guest(GuestMode mode, Action<Vm>? prepare = null)
     {
         Mode = mode;

@@ -77,7 +77,7 @@ sealed class Machine : IDisposable
     public uint[] Results => MemoryMarshal.Cast<byte, uint>(Memory.Slice(MachineLayout.Results,
         (int)(Vcpu.Regs.R13 - MachineLayout.Results))).ToArray();
 
-    /// <summary>Seconds between two time stamps that CPU 0 has saved (<see cref="MachineAssembler.SaveTsc"/>), the first
+    /// <summary>Seconds between two time stamps that CPU 0 saved (<see cref="MachineAssembler.SaveTsc"/>), the first
     /// of which is this result.</summary>
     public double SecondsFrom(int result)
     {
@@ -89,7 +89,9 @@ sealed class Machine : IDisposable
     public uint Count(int vector, int cpu = 0) =>
         Memory.Read<uint>(MachineLayout.CpuPage(cpu) + MachineLayout.Counts + (ulong)vector * 4);
 
-    /// <summary>The vectors that a CPU has handled, in the order in which their handlers began (the last 256).</summary>
+    /// <summary>
+    /// The vectors that a CPU has handled, in the order in which their handlers began (the last 256).
+    /// </summary>
     public int[] Log(int cpu = 0)
     {
         ulong page = MachineLayout.CpuPage(cpu);

@@ -450,7 +450,7 @@ static class ClockTests
         Check.That(read >= 1ul << 52 && msr >= read && msr - read < 1ul << 45, $"RDTSC {read:x}, RDMSR {msr:x}");
     }
 
-    /// <summary>IA32_TSC_ADJUST (SDM volume 3, 18.17.3): a change of it moves the counter by as much, and a write of the
+    /// <summary>IA32_TSC_ADJUST (SDM volume 3, 18.17.3): a change of it moves the counter as much, and a write of the
     /// counter moves it.</summary>
     static void TscAdjust()
     {

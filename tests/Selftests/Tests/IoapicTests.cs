@@ -419,7 +419,9 @@ static class IoapicTests
         Check.Equal(0ul, (chip.Redirtbl[20] | chip.Redirtbl[21]) & KvmIoapicState.RemoteIrr, "remote IRR");
     }
 
-    /// <summary>A pin gets another vector while its old one is in service; the next interrupt has the new one.</summary>
+    /// <summary>
+    /// A pin gets another vector while its old one is in service; the next interrupt has the new one.
+    /// </summary>
     static void ReroutedInService()
     {
         using Machine machine = Stepping(code => code.IoapicRoute(20, 0x49));

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Selftests;
 
-/// <summary>How virtual machine monitors start their machines: what they ask for, and their requests in order.</summary>
+/// <summary>
+/// How virtual machine monitors start their machines: what they ask for, and their requests in order.
+/// </summary>
 static class StartupTests
 {
     const nuint TssAddress = 0xFFFBD000;

@@ -277,7 +277,9 @@ public class MsrTests
         Assert.That((_test.Call(Ioctls.GetMsrs), Value(0), _test.Call(Ioctls.SetMsrs)), Is.EqualTo((2, 0ul, 2)));
     }
 
-    /// <summary>Without a local APIC there are no pages to be told of by interrupt, but a VMM restores the MSRs.</summary>
+    /// <summary>
+    /// Without a local APIC there are no pages to be told of by interrupt, but a VMM restores the MSRs.
+    /// </summary>
     [TestCase(0x4b564d02u)]
     [TestCase(0x4b564d06u)]
     [TestCase(0x4b564d07u)]

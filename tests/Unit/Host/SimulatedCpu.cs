@@ -48,7 +48,9 @@ internal sealed class SimulatedThread
     public Dictionary<nint, ulong> Timers { get; } = [];
     /// <summary>vCPUs in the order in which others gave up the CPU for them.</summary>
     public List<nint> Yields { get; } = [];
-    /// <summary>Pages that others are to fetch, with the numbers to report them by; and whether there is memory for it.</summary>
+    /// <summary>
+    /// Pages that others are to fetch, with the numbers to report them by; and whether there is memory for it.
+    /// </summary>
     public List<(Hva Page, bool Write, int Number)> Fetches { get; } = [];
     public bool CanFetch { get; set; } = true;
     public bool SignalPending { get; set; }

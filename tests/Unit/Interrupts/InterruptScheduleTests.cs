@@ -8,9 +8,9 @@ using static SharpKvm.Abi.Ioctl;
 namespace SharpKvm.Tests.Interrupts;
 
 /// <summary>
-/// A vCPU that sleeps when it has nothing to do, devices that send the next interrupt when it has served the last, and a
-/// VMM that replaces the routes meanwhile, in many orders of events that repeat (<see cref="Schedule"/>): each interrupt
-/// comes, once. One that is lost leaves all of them waiting.
+/// A vCPU that sleeps when it has nothing to do, devices that send the next interrupt when it has served the last, and
+/// a VMM that replaces the routes meanwhile, in many orders of events that repeat (<see cref="Schedule"/>): each
+/// interrupt comes, once. One that is lost leaves all of them waiting.
 /// </summary>
 [TestFixture]
 internal sealed class InterruptScheduleTests
@@ -80,7 +80,9 @@ internal sealed class InterruptScheduleTests
         ChipVm.Pin(EdgeLine, kvm_irqchip.KVM_IRQCHIP_IOAPIC, EdgeLine),
         ChipVm.Msi(MsiLine, MsiVector)), Is.Zero);
 
-    /// <summary>The vCPU's thread: as the run loop, it takes the requests before it looks at what they stand for.</summary>
+    /// <summary>
+    /// The vCPU's thread: as the run loop, it takes the requests before it looks at what they stand for.
+    /// </summary>
     private static void Serve(ChipVm vm, Dictionary<int, int> served)
     {
         while (served.Values.Any(count => count < Interrupts))

@@ -88,7 +88,8 @@ internal sealed class MemoryScheduleTests
 
         public void Run(Action vmm)
         {
-            Schedule.Run(Memory.Host, _seed, () => RunGuest(Memory.VcpuRef), () => RunGuest(_second), ChangeMemory, vmm);
+            Schedule.Run(
+                Memory.Host, _seed, () => RunGuest(Memory.VcpuRef), () => RunGuest(_second), ChangeMemory, vmm);
             _second.Value.SpareTables.Free();
             Memory.CheckInvariants();
         }
@@ -135,7 +136,8 @@ internal sealed class MemoryScheduleTests
             Random random = new(_seed);
             for (int i = 0; i < Changes; i++)
             {
-                ulong first = (ulong)random.NextInt64((long)Pages), count = 1 + (ulong)random.NextInt64((long)(Pages - first));
+                ulong first = (ulong)random.NextInt64((long)Pages);
+                ulong count = 1 + (ulong)random.NextInt64((long)(Pages - first));
                 ulong start = s_user + (first << Page.Shift);
                 switch (random.Next(4))
                 {

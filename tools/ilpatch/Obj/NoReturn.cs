@@ -39,7 +39,8 @@ internal static class NoReturn
     {
         foreach (Op op in method.Code.Where(op => op is { IsTrapCall: false, Symbol: not null }))
         {
-            op.NeverReturns = op.Instruction.FlowControl is FlowControl.Call && silent.Contains(op.Symbol!.Value.Symbol);
+            op.NeverReturns =
+                op.Instruction.FlowControl is FlowControl.Call && silent.Contains(op.Symbol!.Value.Symbol);
         }
     }
 
