@@ -12,6 +12,9 @@ public static class BootCost
     /// <summary>The first boot reads all files; the smallest of the others counts.</summary>
     private const int Boots = 4;
 
+    /// <summary>Where the emulator counts instructions, every second guest of stock KVM falls silent half way.</summary>
+    private const int SparesOfStock = 4;
+
     private const string Answer = "microseconds ";
 
     /// <summary>
@@ -52,7 +55,7 @@ public static class BootCost
             .. result.Output.Where(line => line.StartsWith(Answer, StringComparison.Ordinal))
                 .Select(line => double.Parse(line[Answer.Length..], CultureInfo.InvariantCulture)),
         ];
-        return found.Length == Boots
+        return found.Length >= (hypervisor.Module is null ? 2 : Boots)
             ? found[1..].Min()
             : throw new LabException($"a guest on {hypervisor.Name} did not boot: {result.Describe()}");
     }
@@ -61,7 +64,8 @@ public static class BootCost
     {
         var guest = new GuestBoot { Cpus = cpus, LogLevel = 0 };
         IEnumerable<string> boots = Enumerable.Repeat(
-            $"stopwatch \"{GuestBoot.FirstWord}\" {guest.Command(hypervisor)}", Boots);
+            $"stopwatch \"{GuestBoot.FirstWord}\" {guest.Command(hypervisor)}",
+            hypervisor.Module is null ? Boots + SparesOfStock : Boots);
         return string.Join('\n',
             [Initramfs.Script("l1-guests.sh"), $"{hypervisor.LoadFor(guest.Emulator)} || exit 125", .. boots,
                 hypervisor.Unload]);

@@ -50,12 +50,13 @@ where() {
 	timeout 5 cat <&3
 }
 
-# stopwatch WORD COMMAND...: how long QEMU takes until its guest says WORD; then it is killed.
+# stopwatch WORD COMMAND...: how long QEMU takes until its guest says WORD; then it is killed. Nothing is printed when
+# the guest is silent for a minute.
 stopwatch() {
 	local word=$1 start=${EPOCHREALTIME/./} line
 	shift
 	coproc exec "$@" </dev/null 2>/job/qemu.txt
-	while read -r line; do
+	while read -r -t $((60 * LAB_TIME_FACTOR)) line; do
 		if [[ $line == *"$word"* ]]; then
 			echo "microseconds $((${EPOCHREALTIME/./} - start))"
 			break
