@@ -13,6 +13,8 @@ internal enum Outcome : byte
     UserSpace,
     /// <summary>Raise <see cref="Emulation.Fault"/>; RIP still points at the instruction.</summary>
     Exception,
+    /// <summary>Memory that an access needs is not there: run the instruction again when it may be.</summary>
+    Absent,
     /// <summary>Not done, nothing changed: KVM_INTERNAL_ERROR_EMULATION with the bytes that were fetched.</summary>
     Unsupported,
 }

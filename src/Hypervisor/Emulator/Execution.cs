@@ -163,8 +163,13 @@ internal ref partial struct Execution<TMachine>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private bool Stop(Access access)
     {
-        Result.Outcome = access == Access.Fault ? Outcome.Exception
-            : access == Access.UserSpace ? Outcome.UserSpace : Outcome.Unsupported;
+        Result.Outcome = access switch
+        {
+            Access.Fault => Outcome.Exception,
+            Access.UserSpace => Outcome.UserSpace,
+            Access.Absent => Outcome.Absent,
+            _ => Outcome.Unsupported,
+        };
         return false;
     }
 

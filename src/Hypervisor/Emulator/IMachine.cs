@@ -15,6 +15,8 @@ internal enum Access : byte
     /// runs the same instruction again once the answer is there.
     /// </summary>
     UserSpace,
+    /// <summary>The process has no memory behind the address: the instruction waits until it has.</summary>
+    Absent,
     /// <summary>The machine has no such service: the instruction ends as unsupported.</summary>
     Unsupported,
 }

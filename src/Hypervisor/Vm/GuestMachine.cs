@@ -70,7 +70,12 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         MemoryAccess memory = bytes.Length > sizeof(ulong)
             ? GuestMemory.ReadWords(ref _vcpu.Vm, physical, bytes)
             : GuestMemory.Read(ref _vcpu.Vm, physical, bytes);
-        return memory == MemoryAccess.Done ? Access.Done : Access.Unsupported;
+        return memory switch
+        {
+            MemoryAccess.Done => Access.Done,
+            MemoryAccess.Fault => Access.Absent,
+            _ => Access.Unsupported,
+        };
     }
 
     public Access Read(Gva address, Span<byte> data, Rights rights, ref Fault fault)
@@ -89,7 +94,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
             {
                 MemoryAccess.Done => Access.Done,
                 MemoryAccess.NoMemory => MmioRead(physical, data[..count]),
-                _ => Access.Unsupported,
+                _ => Access.Absent,
             };
             if (access != Access.Done)
                 return access;
@@ -142,7 +147,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
             case MemoryAccess.Done:
                 return Access.Done;
             case MemoryAccess.Fault:
-                return Access.Unsupported;
+                return Access.Absent;
             default:
                 exchanged = true;
                 return MmioWrite(physical, replacement);
@@ -238,7 +243,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         GuestMemory.Write(ref _vcpu.Vm, physical, data) switch
         {
             MemoryAccess.Done => Access.Done,
-            MemoryAccess.Fault => Access.Unsupported,
+            MemoryAccess.Fault => Access.Absent,
             _ => MmioWrite(physical, data),
         };
 

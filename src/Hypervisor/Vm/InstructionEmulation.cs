@@ -47,6 +47,13 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 // A REP instruction may have finished some iterations: what waits is at the RIP of now.
                 pending.Rip = vcpu.Registers.Rip;
                 return VcpuAction.UserSpace;
+            case Outcome.Absent:
+                // What user space has served already is not asked for again.
+                pending.Kind = PendingKind.Instruction;
+                pending.Rip = vcpu.Registers.Rip;
+                pending.Writes.Clear();
+                pending.Hint = default;
+                return VcpuAction.Fault;
             case Outcome.Exception:
                 pending.Forget();
                 // The debug-register access that DR7.GD forbids has queued its #DB with its cause already.

@@ -5,6 +5,7 @@ using SharpKvm.Cpu;
 using SharpKvm.Emulator;
 using SharpKvm.Host;
 using SharpKvm.Svm;
+using SharpKvm.Tests.Mmu;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace SharpKvm.Tests.Svm;
@@ -175,6 +176,23 @@ public class PendingAccessTests
         using SvmGuest guest = Accessing(a => a.mov(ecx, __dword_ptr[SvmGuest.Device + 0x10]));
         guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedTableFault(0xe0000010));
         Assert.That(Asked(guest), Is.EqualTo((SvmGuest.Device + 0x10, 4u, false)));
+    }
+
+    [Test]
+    public void AnAccessToMemoryThatIsNotThereWaitsForIt()
+    {
+        using SvmGuest guest = Accessing(a => a.movsd());
+        (guest.Registers[Gpr.Rsi], guest.Registers[Gpr.Rdi]) = (SvmGuest.Device, 0x3000);
+        ulong page = TestMemory.UserAddress(0, 3);
+        guest.Host.Process.Unmap(page, 1);
+        guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.NestedFault(SvmGuest.Device));
+        guest.RunPage.mmio.data = 0x11223344;
+        for (int i = 0; i < 2; i++)
+            Assert.That(guest.Run(), Is.EqualTo(Errno.EFAULT));
+        Assert.That((guest.Registers.Rip, guest.Registers[Gpr.Rdi]), Is.EqualTo((SvmGuest.Code, 0x3000ul)));
+        guest.Host.Process.Map(page, 1);
+        guest.RunThrough();
+        Assert.That(guest.Read<uint>(0x3000), Is.EqualTo(0x11223344), "the device was read once");
     }
 
     [Test]
