@@ -11,11 +11,6 @@ public sealed record KernelReport(string Title, IReadOnlyList<string> Lines);
 /// <summary>Finds in a kernel log whatever a healthy kernel does not say.</summary>
 public static partial class KernelLog
 {
-    /// <summary>
-    /// The module's word for what no processor does but QEMU's: docs/testing.md has the evidence.
-    /// </summary>
-    private const string EmulatorFault = "#VMEXIT came twice";
-
     /// <summary>A report that goes on without its end mark is cut here.</summary>
     private const int LongestReport = 400;
 
@@ -26,9 +21,6 @@ public static partial class KernelLog
         return [.. Split([.. log.Select(WithoutTime)])
             .Where(report => !report.Lines.Any(line => known.Any(pattern => pattern.IsMatch(line))))];
     }
-
-    /// <summary>Whether L1's processor has failed: what happened since says nothing of the module.</summary>
-    public static bool ShowsEmulatorFault(IEnumerable<string> log) => log.Any(line => line.Contains(EmulatorFault));
 
     /// <summary>A log line without its time stamp, level or task prefix.</summary>
     public static string WithoutTime(string line) => Prefix().Replace(line, "");
@@ -110,7 +102,7 @@ public static partial class KernelLog
         + @"vmalloc error: |alloc_cpumask_var: failed|"
         + @"NMI watchdog: Watchdog detected|irq \d+: nobody cared|unchecked MSR access|page allocation failure|"
         + @"Out of memory|Kernel panic|corrupted|Tainted: [A-Z ]*[BDLW]|slab .*(error|Objects remaining)|"
-        + @"Objects remaining|sharpkvm: trap:|: trap: |" + EmulatorFault,
+        + @"Objects remaining|sharpkvm: trap:|: trap: ",
         RegexOptions.CultureInvariant)]
     private static partial Regex Bad();
 }

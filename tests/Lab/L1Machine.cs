@@ -29,9 +29,6 @@ public sealed class L1Machine : IDisposable
     /// <summary>How long L1 may take from the job's end to its own, on Debian's kernel.</summary>
     private static readonly TimeSpan PowerOffTime = TimeSpan.FromSeconds(30);
 
-    /// <summary>How often a job is begun whose runs the emulator spoils.</summary>
-    private const int Attempts = 3;
-
     private readonly L1Options options;
     private readonly L1Kernel kernel;
     private readonly TimeSpan timeout;
@@ -57,24 +54,11 @@ public sealed class L1Machine : IDisposable
         log = new StreamWriter(logPath) { AutoFlush = true };
     }
 
-    /// <summary>
-    /// Boots L1, runs the job and waits for the end. Where the emulator has failed, once more from the beginning.
-    /// </summary>
+    /// <summary>Boots L1, runs the job and waits for the end.</summary>
     public static L1Result Run(L1Options options)
     {
-        for (int attempt = 1; ; attempt++)
-        {
-            using var machine = new L1Machine(options);
-            L1Result result = machine.Run();
-            if (attempt == Attempts || !KernelLog.ShowsEmulatorFault(result.KernelLog))
-            {
-                return result;
-            }
-
-            string kept = Path.ChangeExtension(result.LogPath, $".emulator-fault-{attempt}.log");
-            machine.Line(L1Source.Lab, $"the emulator's processor failed: all of it again; this log stays as {kept}");
-            File.Copy(result.LogPath, kept, overwrite: true);
-        }
+        using var machine = new L1Machine(options);
+        return machine.Run();
     }
 
     /// <inheritdoc/>

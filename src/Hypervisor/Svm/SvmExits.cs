@@ -131,23 +131,12 @@ internal static class SvmExits
             FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when (vmcb.ExitInfo1 & Final) != 0 =>
                 InstructionEmulation<SvmVendor>.RunAfterFault(ref vcpu, address, write,
                     device: outcome == FaultOutcome.Mmio),
-            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => TableIsNoMemory(ref vcpu, ref vmcb),
+            // A guest page table is no memory: the address is an entry's, not the operand's.
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<SvmVendor>.Run(ref vcpu),
             FaultOutcome.Interrupted => VcpuAction.Retry,
             FaultOutcome.NoMemory => VcpuAction.NoMemory,
             _ => VcpuAction.Fault,
         };
-    }
-
-    /// <summary>A guest page table is no memory: the address is an entry's, not the operand's.</summary>
-    private static VcpuAction TableIsNoMemory(ref Vcpu vcpu, ref Vmcb vmcb)
-    {
-        // What RAX holds at VMRUN. An emulated processor has been seen to leave the guest twice and to save the host's
-        // state for the guest's, which is lost (docs/testing.md).
-        if (vcpu.Registers[Gpr.Rax] != vcpu.Shared.ControlBlock)
-            return InstructionEmulation<SvmVendor>.Run(ref vcpu);
-        Log.Error("the processor gave the guest the host's state: #VMEXIT came twice; RIP\0"u8, vcpu.Registers.Rip);
-        return UserExit.InternalError(
-            ref vcpu, kvm_run.KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, vmcb.ExitCode, vmcb.ExitInfo1);
     }
 
     /// <summary>

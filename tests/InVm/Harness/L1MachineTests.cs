@@ -62,18 +62,4 @@ public sealed class L1MachineTests
         Assert.That(File.ReadAllText(result.LogPath), Does.Contain("Show backtrace of all active CPUs"));
         Assert.That(result.Reports, Is.Empty, "the backtraces that the lab asked for are no report");
     }
-
-    [Test]
-    public void AJobThatTheEmulatorSpoilsBeginsAgain()
-    {
-        L1Result result = L1Machine.Run(new L1Options
-        {
-            Name = "harness-emulator-fault",
-            Script = "echo '<3>sharpkvm: #VMEXIT came twice; RIP 0' >/dev/kmsg",
-        });
-        Assert.That(result.End, Is.EqualTo(L1End.Completed), result.Describe());
-        Assert.That(result.Reports.Select(report => report.Title), Has.One.Contains("#VMEXIT came twice"));
-        string[] kept = Directory.GetFiles(Repository.Logs, "harness-emulator-fault.emulator-fault-*.log");
-        Assert.That(kept, Has.Length.EqualTo(2), "logs of the runs before the last");
-    }
 }

@@ -196,16 +196,6 @@ public class PendingAccessTests
     }
 
     [Test]
-    public void AGuestWithTheHostsRegistersEnds()
-    {
-        using SvmGuest guest = Accessing(a => a.mov(ecx, __dword_ptr[SvmGuest.Device + 0x10]));
-        ulong controlBlock = guest.Vcpu.Shared.ControlBlock;
-        guest.RunTo(Exit.KVM_EXIT_INTERNAL_ERROR,
-            Turn.NestedTableFault(0xe0000010).Doing((ref vmcb, ref _) => vmcb.Rax = controlBlock));
-        Assert.That(guest.Host.Log, Has.One.Contains("#VMEXIT came twice"));
-    }
-
-    [Test]
     public void AReadOnlySlotIsReadAsMemoryAndWrittenAsADevice()
     {
         using SvmGuest guest = Accessing(a => a.add(__dword_ptr[SvmGuest.Rom], eax));
