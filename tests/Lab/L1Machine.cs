@@ -26,11 +26,20 @@ public sealed class L1Machine : IDisposable
         exit $status
         """;
 
+    /// <summary>
+    /// Keeps the job, and so each thread that enters a guest, away from CPU 0: the emulator writes to that one's SVM state
+    /// when another CPU loads its FPU (docs/testing.md).
+    /// </summary>
+    private string Placement => cpus == 1 ? "" : $"taskset -pc 1-{cpus} $$ >/dev/null || exit 125";
+
     /// <summary>How long L1 may take from the job's end to its own, on Debian's kernel.</summary>
     private static readonly TimeSpan PowerOffTime = TimeSpan.FromSeconds(30);
 
     private readonly L1Options options;
     private readonly L1Kernel kernel;
+    private readonly Emulator emulator = Emulator.Best;
+    /// <summary>CPUs for the job; where there are several, L1 has one more.</summary>
+    private readonly int cpus;
     private readonly TimeSpan timeout;
     private readonly string jobFolder;
     private readonly string logPath;
@@ -46,6 +55,7 @@ public sealed class L1Machine : IDisposable
     {
         this.options = options;
         kernel = options.Kernel ?? L1Kernel.Default;
+        cpus = options.CountInstructions ? 1 : Math.Min(options.Cpus, emulator.MaximumCpus);
         timeout = options.Timeout * kernel.TimeFactor;
         jobFolder = Repository.Folder("lab", $"{options.Name}-{Environment.ProcessId}");
         Directory.Delete(jobFolder, recursive: true);
@@ -71,11 +81,11 @@ public sealed class L1Machine : IDisposable
 
     private L1Result Run()
     {
-        Emulator emulator = Emulator.Best;
         string initramfs = Path.Combine(jobFolder, "initramfs");
         File.WriteAllBytes(initramfs, Initramfs.ForL1(kernel));
         File.WriteAllText(Path.Combine(jobFolder, "script.sh"),
             $"""
+            {Placement}
             cd '{Repository.Root}' || exit 125
             export LAB_ROOT='{Repository.Root}' LAB_JOB=/job LAB_TIME_FACTOR={kernel.TimeFactor}
             {Initramfs.Script("check-leaks.sh")}
@@ -90,7 +100,7 @@ public sealed class L1Machine : IDisposable
 
         Line(L1Source.Lab, $"{emulator.Name}, Linux {kernel.Version}");
         var clock = Stopwatch.StartNew();
-        using Process process = Start(emulator, initramfs);
+        using Process process = Start(initramfs);
         Task reading = Task.WhenAll(
             ReadLines(process.StandardOutput, L1Source.Kernel),
             ReadLines(process.StandardError, L1Source.Lab),
@@ -124,9 +134,8 @@ public sealed class L1Machine : IDisposable
         return result;
     }
 
-    private Process Start(Emulator emulator, string initramfs)
+    private Process Start(string initramfs)
     {
-        int cpus = options.CountInstructions ? 1 : Math.Min(options.Cpus, emulator.MaximumCpus);
         string[] timing = options.CountInstructions
             ? ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
                 "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]
@@ -140,7 +149,7 @@ public sealed class L1Machine : IDisposable
             .. emulator.DataFolders.SelectMany(folder => (string[])["-L", folder]),
             .. timing,
             "-machine", "q35", "-cpu", string.Join(',', [Cpu, .. options.CpuFeatures]),
-            "-smp", $"{cpus}", "-m", $"{options.MemoryMib}",
+            "-smp", $"{(cpus == 1 ? 1 : cpus + 1)}", "-m", $"{options.MemoryMib}",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-serial", "stdio",
             "-chardev", $"socket,id=job,path={jobPort.Path}", "-serial", "chardev:job",

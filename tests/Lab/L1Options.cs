@@ -32,7 +32,7 @@ public sealed record L1Options
     /// <summary>L1's memory in MiB.</summary>
     public int MemoryMib { get; init; } = 3072;
 
-    /// <summary>L1's CPUs; no more than the emulator is dependable with.</summary>
+    /// <summary>The job's CPUs; no more than the emulator is dependable with.</summary>
     public int Cpus { get; init; } = 2;
 
     /// <summary>One CPU, and virtual nanoseconds are instructions: repeatable counts, no wall-clock time.</summary>
