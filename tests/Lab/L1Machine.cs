@@ -35,6 +35,12 @@ public sealed class L1Machine : IDisposable
     /// <summary>How long L1 may take from the job's end to its own, on Debian's kernel.</summary>
     private static readonly TimeSpan PowerOffTime = TimeSpan.FromSeconds(30);
 
+    /// <summary>What L1 needs from the emulator's start to the job's, on Debian's kernel, when it does not hang.</summary>
+    private static readonly TimeSpan BootTime = TimeSpan.FromSeconds(90);
+
+    /// <summary>How often L1 is started to come up.</summary>
+    private const int Starts = 3;
+
     private readonly L1Options options;
     private readonly L1Kernel kernel;
     private readonly Emulator emulator = Emulator.Best;
@@ -48,6 +54,7 @@ public sealed class L1Machine : IDisposable
     private readonly UnixServer monitorPort = new("monitor");
     private readonly List<string> output = [];
     private readonly List<string> console = [];
+    private readonly TaskCompletionSource isUp = new();
     private readonly TaskCompletionSource jobEnded = new();
     private int? exitStatus;
 
@@ -64,11 +71,24 @@ public sealed class L1Machine : IDisposable
         log = new StreamWriter(logPath) { AutoFlush = true };
     }
 
-    /// <summary>Boots L1, runs the job and waits for the end.</summary>
+    /// <summary>
+    /// Boots L1, runs the job and waits for the end. A machine that hangs before the job begins, which is the emulator's
+    /// doing, is started again.
+    /// </summary>
     public static L1Result Run(L1Options options)
     {
-        using var machine = new L1Machine(options);
-        return machine.Run();
+        for (int start = 1; ; start++)
+        {
+            using var machine = new L1Machine(options);
+            L1Result result = machine.Run();
+            if (start == Starts || result.End != L1End.TimedOut || machine.isUp.Task.IsCompleted)
+            {
+                return result;
+            }
+
+            machine.Line(L1Source.Lab, "L1 did not come up; once more");
+            File.Copy(result.LogPath, Path.ChangeExtension(result.LogPath, $".no-boot-{start}.log"), overwrite: true);
+        }
     }
 
     /// <inheritdoc/>
@@ -176,13 +196,15 @@ public sealed class L1Machine : IDisposable
     private bool WaitFor(Process process)
     {
         Task exited = process.WaitForExitAsync();
-        if (Task.WhenAny(exited, jobEnded.Task).Wait(timeout) && exited.Wait(PowerOffTime * kernel.TimeFactor))
+        Task.WhenAny(exited, isUp.Task).Wait(BootTime * kernel.TimeFactor);
+        if ((isUp.Task.IsCompleted || exited.IsCompleted)
+            && Task.WhenAny(exited, jobEnded.Task).Wait(timeout) && exited.Wait(PowerOffTime * kernel.TimeFactor))
         {
             return true;
         }
 
         Line(L1Source.Lab, exitStatus is null
-            ? $"killed after {timeout.TotalSeconds:0} s; what its CPUs were doing:"
+            ? $"killed after {(isUp.Task.IsCompleted ? timeout : BootTime).TotalSeconds:0} s; what its CPUs were doing:"
             : "did not power off after the job; what its CPUs were doing:");
         AskForBacktraces();
         process.Kill(entireProcessTree: true);
@@ -255,10 +277,15 @@ public sealed class L1Machine : IDisposable
 
     private void TakeMark(string mark)
     {
-        if (mark.Split(' ') is ["exit", string status])
+        switch (mark.Split(' '))
         {
-            exitStatus = int.Parse(status);
-            jobEnded.TrySetResult();
+            case ["up", ..]:
+                isUp.TrySetResult();
+                break;
+            case ["exit", string status]:
+                exitStatus = int.Parse(status);
+                jobEnded.TrySetResult();
+                break;
         }
     }
 
