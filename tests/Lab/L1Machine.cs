@@ -26,12 +26,6 @@ public sealed class L1Machine : IDisposable
         exit $status
         """;
 
-    /// <summary>
-    /// Keeps the job, and so each thread that enters a guest, away from CPU 0: the emulator writes to that one's SVM state
-    /// when another CPU loads its FPU (docs/testing.md).
-    /// </summary>
-    private string Placement => cpus == 1 ? "" : $"taskset -pc 1-{cpus} $$ >/dev/null || exit 125";
-
     /// <summary>How long L1 may take from the job's end to its own, on Debian's kernel.</summary>
     private static readonly TimeSpan PowerOffTime = TimeSpan.FromSeconds(30);
 
@@ -90,6 +84,14 @@ public sealed class L1Machine : IDisposable
             File.Copy(result.LogPath, Path.ChangeExtension(result.LogPath, $".no-boot-{start}.log"), overwrite: true);
         }
     }
+
+    /// <summary>
+    /// Keeps the job, and so each thread that enters a guest, away from CPU 0: the emulator writes to that one's SVM
+    /// state when another CPU loads its FPU (docs/testing.md).
+    /// </summary>
+    private string Placement => cpus == 1 ? "" : $"taskset -pc 1-{cpus} $$ >/dev/null || exit 125";
+
+    private TimeSpan BootLimit => BootTime * kernel.TimeFactor;
 
     /// <inheritdoc/>
     public void Dispose()
@@ -196,7 +198,7 @@ public sealed class L1Machine : IDisposable
     private bool WaitFor(Process process)
     {
         Task exited = process.WaitForExitAsync();
-        Task.WhenAny(exited, isUp.Task).Wait(BootTime * kernel.TimeFactor);
+        Task.WhenAny(exited, isUp.Task).Wait(BootLimit);
         if ((isUp.Task.IsCompleted || exited.IsCompleted)
             && Task.WhenAny(exited, jobEnded.Task).Wait(timeout) && exited.Wait(PowerOffTime * kernel.TimeFactor))
         {
@@ -204,7 +206,7 @@ public sealed class L1Machine : IDisposable
         }
 
         Line(L1Source.Lab, exitStatus is null
-            ? $"killed after {(isUp.Task.IsCompleted ? timeout : BootTime).TotalSeconds:0} s; what its CPUs were doing:"
+            ? $"killed after {(isUp.Task.IsCompleted ? timeout : BootLimit).TotalSeconds:0} s; what its CPUs were doing:"
             : "did not power off after the job; what its CPUs were doing:");
         AskForBacktraces();
         process.Kill(entireProcessTree: true);
