@@ -175,7 +175,11 @@ static unsafe partial class Rows
         ulong bytes = Share * (ulong)cpus;
         using var memory = new HugeMemory(bytes, huge: false);
         memory.Bytes(0, (int)bytes).Fill(1);
-        using var guest = new Guest(GuestMode.Long, Touch);
+        using var guest = new Guest(GuestMode.Long, code =>
+        {
+            Touch(code, PageSize);
+            code.hlt();
+        });
         List<Vcpu> vcpus = [guest.Vcpu];
         while (vcpus.Count < cpus)
             vcpus.Add(guest.AddCpu((uint)vcpus.Count, GuestLayout.Code, GuestLayout.StackTop - 0x800));
@@ -200,17 +204,6 @@ static unsafe partial class Rows
             guest.Vm.SetMemoryRegion(1, 0, FaultMemory, 0, 0);
         }
         return Measurement.Once(seconds.Min());
-
-        static void Touch(Assembler code)
-        {
-            Label again = code.CreateLabel();
-            code.Label(ref again);
-            code.mov(__dword_ptr[rbx], esi);
-            code.add(rbx, (int)PageSize);
-            code.dec(rsi);
-            code.jnz(again);
-            code.hlt();
-        }
     }
 
     static ulong Time(Action action)

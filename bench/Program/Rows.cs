@@ -128,18 +128,25 @@ static unsafe partial class Rows
     /// <summary>A guest that writes one word to each of so many pages, and halts.</summary>
     static Guest Toucher(int pages, ulong pageSize) => new(GuestMode.Protected, code =>
     {
-        Label start = code.CreateLabel(), again = code.CreateLabel();
+        Label start = code.CreateLabel();
         code.Label(ref start);
         code.mov(esi, pages);
         code.mov(ebx, (uint)FaultMemory);
+        Touch(code, pageSize);
+        code.hlt();
+        code.jmp(start);
+    });
+
+    /// <summary>Writes one word to each of ESI pages from EBX on, in any mode.</summary>
+    static void Touch(Assembler code, ulong pageSize)
+    {
+        Label again = code.CreateLabel();
         code.Label(ref again);
         code.mov(__dword_ptr[ebx], esi);
         code.add(ebx, (int)pageSize);
         code.dec(esi);
         code.jnz(again);
-        code.hlt();
-        code.jmp(start);
-    });
+    }
 
     static ulong RunToHalt(Guest guest)
     {
