@@ -75,8 +75,7 @@ internal struct IoApic
         };
     }
 
-    public void Write<TSink>(uint offset, uint value, ref TSink sink)
-        where TSink : struct, IInterruptSink, allows ref struct
+    public void Write<TSink>(uint offset, uint value, ref TSink sink) where TSink : struct, IInterruptSink
     {
         uint index = _state.ioregsel - FirstEntry;
         if (offset == SelectOffset)
@@ -88,8 +87,7 @@ internal struct IoApic
     }
 
     /// <summary>Drives input <paramref name="pin"/>, 0 to 23.</summary>
-    public LineStatus SetLine<TSink>(int pin, bool level, ref TSink sink)
-        where TSink : struct, IInterruptSink, allows ref struct
+    public LineStatus SetLine<TSink>(int pin, bool level, ref TSink sink) where TSink : struct, IInterruptSink
     {
         uint bit = 1u << pin, before = _state.irr;
         _state.irr = level ? before | bit : before & ~bit;
@@ -105,8 +103,7 @@ internal struct IoApic
     /// <summary>
     /// A local APIC has ended an interrupt of this vector. Delivers again what is level-triggered and still asks.
     /// </summary>
-    public void EndOfInterrupt<TSink>(byte vector, ref TSink sink)
-        where TSink : struct, IInterruptSink, allows ref struct
+    public void EndOfInterrupt<TSink>(byte vector, ref TSink sink) where TSink : struct, IInterruptSink
     {
         uint pins = PinsOf(vector);
         _acknowledged |= pins;
@@ -121,7 +118,7 @@ internal struct IoApic
     }
 
     /// <summary>Ends the pause of pins in an EOI storm.</summary>
-    public void DeliverDeferred<TSink>(ref TSink sink) where TSink : struct, IInterruptSink, allows ref struct
+    public void DeliverDeferred<TSink>(ref TSink sink) where TSink : struct, IInterruptSink
     {
         uint pins = _deferred;
         _deferred = 0;
@@ -188,8 +185,7 @@ internal struct IoApic
     }
 
     /// <summary>Takes any state and delivers what its <c>irr</c> asks for.</summary>
-    public void Set<TSink>(in kvm_ioapic_state state, ref TSink sink)
-        where TSink : struct, IInterruptSink, allows ref struct
+    public void Set<TSink>(in kvm_ioapic_state state, ref TSink sink) where TSink : struct, IInterruptSink
     {
         Reset();
         _state.base_address = state.base_address;
@@ -207,8 +203,7 @@ internal struct IoApic
         }
     }
 
-    private void WriteEntry<TSink>(int pin, bool high, uint value, ref TSink sink)
-        where TSink : struct, IInterruptSink, allows ref struct
+    private void WriteEntry<TSink>(int pin, bool high, uint value, ref TSink sink) where TSink : struct, IInterruptSink
     {
         ref ulong entry = ref _state.redirtbl[pin];
         ulong before = entry;
@@ -222,7 +217,7 @@ internal struct IoApic
     }
 
     /// <summary>Delivers once more from those pins that still ask, or defers it.</summary>
-    private void Repeat<TSink>(uint pins, ref TSink sink) where TSink : struct, IInterruptSink, allows ref struct
+    private void Repeat<TSink>(uint pins, ref TSink sink) where TSink : struct, IInterruptSink
     {
         for (; pins != 0; pins &= pins - 1)
         {
@@ -243,7 +238,7 @@ internal struct IoApic
         return IsLevel(entry) && (entry & Masked) == 0 && (_state.irr >> pin & 1) != 0;
     }
 
-    private LineStatus Deliver<TSink>(int pin, ref TSink sink) where TSink : struct, IInterruptSink, allows ref struct
+    private LineStatus Deliver<TSink>(int pin, ref TSink sink) where TSink : struct, IInterruptSink
     {
         ref ulong entry = ref _state.redirtbl[pin];
         if ((entry & Masked) != 0)

@@ -3,6 +3,7 @@ using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Vm;
+using BitOperations = System.Numerics.BitOperations;
 
 namespace SharpKvm.Interrupts;
 
@@ -18,11 +19,12 @@ internal enum IrqchipMode : byte
 }
 
 /// <summary>Who drives a line: a line is high while any of them holds it high.</summary>
+[Flags]
 internal enum LineSource : byte
 {
-    UserSpace,
-    ResampleFd,
-    Pit,
+    UserSpace = 1 << 0,
+    ResampleFd = 1 << 1,
+    Pit = 1 << 2,
 }
 
 /// <summary>
@@ -40,12 +42,11 @@ internal struct IrqChip
     /// is, a guest's fast PIT does not fill it.
     /// </summary>
     private const ulong Breath = 50_000;
-    private const int Gsis = kvm_ioapic_state.KVM_IOAPIC_NUM_PINS;
 
-    [InlineArray(Gsis)]
-    private struct LineLevels
+    [InlineArray(RouteTable.Lines)]
+    private struct LineHolders
     {
-        private byte _first;
+        private LineSource _first;
     }
 
     /// <summary>Set before the first vCPU exists, never changed afterwards.</summary>
@@ -71,8 +72,8 @@ internal struct IrqChip
     public IoApic IoApic;
     public Pit Pit;
     private RouteTable _routes;
-    /// <summary>A bit for each <see cref="LineSource"/> that holds a pin's line high.</summary>
-    private LineLevels _picLevels, _ioApicLevels;
+    /// <summary>Who holds each line high.</summary>
+    private LineHolders _holders;
     /// <summary>Pins whose end of interrupt a resampling irqfd waits for, and whether there is one at all.</summary>
     private uint _resampled;
     private bool _hasResamplers;
@@ -151,38 +152,21 @@ internal struct IrqChip
         Route route = chip._routes.Find(gsi);
         if (route.IsMsi)
             return level ? SendMsi(ref vm, route.Address, route.Data) : -1;
-        int status = -1;
-        if (route.MasterLine != 0)
-            status = Merge(status, SetPicLine(ref vm, route.MasterLine - 1, source, level));
-        if (route.SlaveLine != 0)
-            status = Merge(status, SetPicLine(ref vm, route.SlaveLine - 1, source, level));
-        if (route.IoApicPin != 0)
-            status = Merge(status, chip.SetIoApicPin(ref vm, route.IoApicPin - 1, source, level));
-        return status;
-    }
-
-    private static int Merge(int status, LineStatus next) =>
-        next < 0 ? status : Math.Max(status, 0) + (int)next;
-
-    private static LineStatus SetPicLine(ref Vm.Vm vm, int line, LineSource source, bool level)
-    {
-        ref IrqChip chip = ref vm.Irqchip;
-        LineStatus status = chip.Pic.SetLine(line, Combine(ref chip._picLevels[line], source, level));
-        NotifyPicOutput(ref vm);
-        return status;
-    }
-
-    private LineStatus SetIoApicPin(ref Vm.Vm vm, int pin, LineSource source, bool level)
-    {
-        ApicSink sink = new(ref vm);
-        return IoApic.SetLine(pin, Combine(ref _ioApicLevels[pin], source, level), ref sink);
-    }
-
-    private static bool Combine(ref byte levels, LineSource source, bool level)
-    {
-        byte bit = (byte)(1 << (int)source);
-        levels = (byte)(level ? levels | bit : levels & ~bit);
-        return levels != 0;
+        int reached = -1;
+        for (ulong lines = route.Lines; lines != 0; lines &= lines - 1)
+        {
+            int line = BitOperations.TrailingZeroCount(lines);
+            ref LineSource holders = ref chip._holders[line];
+            holders = level ? holders | source : holders & ~source;
+            LineStatus status = line < RouteTable.PicLines
+                ? chip.Pic.SetLine(line, holders != 0)
+                : chip.IoApic.SetLine(line - RouteTable.PicLines, holders != 0, ref vm);
+            if (status != LineStatus.Masked)
+                reached = Math.Max(reached, 0) + (int)status;
+        }
+        if ((route.Lines & RouteTable.AllPicLines) != 0)
+            NotifyPicOutput(ref vm);
+        return reached;
     }
 
     /// <summary>Whoever takes interrupts from the PIC has a look, while it has one to give.</summary>
@@ -203,9 +187,7 @@ internal struct IrqChip
     {
         vm.Host.LockIrq();
         byte vector = vm.Irqchip.Pic.Acknowledge();
-        AckedLines ended = TakeEnded(ref vm);
-        vm.Host.UnlockIrq();
-        ended.Resample(ref vm);
+        UnlockAfterEnds(ref vm);
         return vector;
     }
 
@@ -233,17 +215,14 @@ internal struct IrqChip
         ref IrqChip chip = ref vm.Irqchip;
         // Lines that fall by this end must have fallen when the pin is looked at again.
         if (chip._hasResamplers)
-            LowerResampled(ref vm, new() { Pins = chip.IoApic.PinsOf(vector.Value) });
-        ApicSink sink = new(ref vm);
-        chip.IoApic.EndOfInterrupt(vector.Value, ref sink);
+            LowerResampled(ref vm, (ulong)chip.IoApic.PinsOf(vector.Value) << RouteTable.PicLines);
+        chip.IoApic.EndOfInterrupt(vector.Value, ref vm);
         if (chip.IoApic.Deferred != 0 && chip._resumeStorm == 0)
         {
             chip._resumeStorm = HostCpu.Nanoseconds() + StormPause;
             chip.ArmTimer(vm.Host);
         }
-        AckedLines ended = TakeEnded(ref vm);
-        vm.Host.UnlockIrq();
-        ended.Resample(ref vm);
+        UnlockAfterEnds(ref vm);
     }
 
     /// <summary>Split mode: the message of a route that stands for a pin. False behind the last.</summary>
@@ -281,8 +260,7 @@ internal struct IrqChip
         if (chip._resumeStorm != 0 && now >= chip._resumeStorm)
         {
             chip._resumeStorm = 0;
-            ApicSink sink = new(ref vm);
-            chip.IoApic.DeliverDeferred(ref sink);
+            chip.IoApic.DeliverDeferred(ref vm);
         }
         chip.ArmTimer(vm.Host, HostCpu.Nanoseconds() + Breath);
         vm.Host.UnlockIrq();
@@ -322,17 +300,14 @@ internal struct IrqChip
         ref IrqChip chip = ref vm.Irqchip;
         if (!chip.OwnsPort(port))
             return false;
-        bool isPic = Pic.Owns(port);
         vm.Host.LockIrq();
-        AckedLines ended = default;
-        if (isPic)
+        if (Pic.Owns(port))
         {
             if (write)
                 chip.Pic.Write(port, data);
             else
                 data = chip.Pic.Read(port);
             NotifyPicOutput(ref vm);
-            ended = TakeEnded(ref vm);
         }
         else if (write)
         {
@@ -343,8 +318,7 @@ internal struct IrqChip
         {
             data = chip.Pit.Read(port, HostCpu.Nanoseconds());
         }
-        vm.Host.UnlockIrq();
-        ended.Resample(ref vm);
+        UnlockAfterEnds(ref vm);
         return true;
     }
 
@@ -364,8 +338,7 @@ internal struct IrqChip
     public static void WriteIoApic(ref Vm.Vm vm, uint offset, uint value)
     {
         vm.Host.LockIrq();
-        ApicSink sink = new(ref vm);
-        vm.Irqchip.IoApic.Write(offset, value, ref sink);
+        vm.Irqchip.IoApic.Write(offset, value, ref vm);
         vm.Irqchip.UpdateEoiVectors();
         vm.Host.UnlockIrq();
     }
@@ -375,14 +348,9 @@ internal struct IrqChip
     {
         vm.Host.LockIrq();
         if (state.chip_id == kvm_irqchip.KVM_IRQCHIP_IOAPIC)
-        {
-            ApicSink sink = new(ref vm);
-            vm.Irqchip.IoApic.Set(in state.chip.ioapic, ref sink);
-        }
+            vm.Irqchip.IoApic.Set(in state.chip.ioapic, ref vm);
         else
-        {
             vm.Irqchip.Pic.Set((int)state.chip_id, in state.chip.pic);
-        }
         vm.Irqchip.UpdateEoiVectors();
         NotifyPicOutput(ref vm);
         vm.Host.UnlockIrq();
@@ -392,10 +360,8 @@ internal struct IrqChip
     public static void Watch(ref Vm.Vm vm, Gsi gsi)
     {
         vm.Host.LockIrq();
-        Route route = vm.Irqchip._routes.Find(gsi);
         vm.Irqchip._hasResamplers = true;
-        if (route.IoApicPin != 0)
-            vm.Irqchip._resampled |= 1u << (route.IoApicPin - 1);
+        vm.Irqchip._resampled |= (uint)(vm.Irqchip._routes.Find(gsi).Lines >> RouteTable.PicLines);
         vm.Irqchip.UpdateEoiVectors();
         vm.Host.UnlockIrq();
     }
@@ -421,62 +387,29 @@ internal struct IrqChip
     }
 
     /// <summary>
-    /// What has ended since the last look, if resamplers want to know: the PIT may owe another tick at once, resampled
-    /// lines go low.
+    /// Lets go of the lock when interrupts may have ended. Before that the PIT may owe another tick at once, and
+    /// resampled lines go low; behind it the resampling irqfds are told.
     /// </summary>
-    private static AckedLines TakeEnded(ref Vm.Vm vm)
+    private static void UnlockAfterEnds(ref Vm.Vm vm)
     {
         ref IrqChip chip = ref vm.Irqchip;
-        AckedLines ended = new() { PicLines = chip.Pic.TakeAcknowledged(), Pins = chip.IoApic.TakeAcknowledged() };
-        AckedLines rest = ended;
-        while (chip._routes.TryTakeGsi(ref rest.PicLines, ioApic: false, out Gsi gsi)
-            || chip._routes.TryTakeGsi(ref rest.Pins, ioApic: true, out gsi))
+        ulong ended = chip.Pic.TakeAcknowledged() | (ulong)chip.IoApic.TakeAcknowledged() << RouteTable.PicLines;
+        for (ulong lines = ended; lines != 0; lines &= lines - 1)
         {
-            if (gsi.Value == 0 && chip.HasPit && chip.Pit.Acknowledge())
+            if (chip._routes.GsiOf(lines).Value == 0 && chip.HasPit && chip.Pit.Acknowledge())
                 PulsePit(ref vm);
         }
-        if (!chip._hasResamplers)
-            return default;
+        ended = chip._hasResamplers ? ended : 0;
         LowerResampled(ref vm, ended);
-        return ended;
+        vm.Host.UnlockIrq();
+        // Routes that change under us lead to another irqfd, which takes it as one notice too many.
+        for (; ended != 0; ended &= ended - 1)
+            vm.Host.ResampleIrqFds(chip._routes.GsiOf(ended).Value);
     }
 
-    private static void LowerResampled(ref Vm.Vm vm, AckedLines ended)
+    private static void LowerResampled(ref Vm.Vm vm, ulong lines)
     {
-        ref RouteTable routes = ref vm.Irqchip._routes;
-        while (routes.TryTakeGsi(ref ended.PicLines, ioApic: false, out Gsi gsi)
-            || routes.TryTakeGsi(ref ended.Pins, ioApic: true, out gsi))
-            SetLineLocked(ref vm, gsi, LineSource.ResampleFd, false);
-    }
-
-    /// <summary>PIC lines and IOAPIC pins whose interrupt the guest has ended, a bit each.</summary>
-    private struct AckedLines
-    {
-        public uint PicLines, Pins;
-
-        /// <summary>Tells the resampling irqfds, without the lock.</summary>
-        public void Resample(ref Vm.Vm vm)
-        {
-            // Routes that change under us lead to another irqfd, which takes it as one notice too many.
-            while ((PicLines | Pins) != 0 && TryTake(ref vm, out Gsi gsi))
-                vm.Host.ResampleIrqFds(gsi.Value);
-        }
-
-        private bool TryTake(ref Vm.Vm vm, out Gsi gsi)
-        {
-            vm.Host.LockIrq();
-            bool found = vm.Irqchip._routes.TryTakeGsi(ref PicLines, ioApic: false, out gsi)
-                || vm.Irqchip._routes.TryTakeGsi(ref Pins, ioApic: true, out gsi);
-            vm.Host.UnlockIrq();
-            return found;
-        }
-    }
-
-    /// <summary>Messages of the IOAPIC on their way to the local APICs.</summary>
-    private readonly ref struct ApicSink(ref Vm.Vm vm) : IInterruptSink
-    {
-        private readonly ref Vm.Vm _vm = ref vm;
-
-        public int Deliver(in InterruptMessage message) => ApicBus.Send(ref _vm, in message);
+        for (; lines != 0; lines &= lines - 1)
+            SetLineLocked(ref vm, vm.Irqchip._routes.GsiOf(lines), LineSource.ResampleFd, false);
     }
 }

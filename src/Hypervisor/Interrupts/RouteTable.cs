@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Numerics;
 using SharpKvm.Abi;
 using SharpKvm.Host;
 
@@ -21,37 +22,35 @@ internal readonly struct Gsi
     }
 }
 
-/// <summary>Where a GSI leads: an MSI, or pins of the PIC, the IOAPIC or both.</summary>
+/// <summary>Where a GSI leads: an MSI, or lines of the shared chips.</summary>
 internal struct Route
 {
-    /// <summary>Lines of either PIC, 0 to 15, and a pin of the IOAPIC, each plus 1; 0 for none.</summary>
-    public byte MasterLine, SlaveLine, IoApicPin;
+    /// <summary>A bit for each line, as <see cref="RouteTable"/> numbers them.</summary>
+    public ulong Lines;
     public bool IsMsi;
     public uint Data;
     public ulong Address;
 }
 
-/// <summary>The routes of a VM by GSI (KVM_SET_GSI_ROUTING). Replaced as a whole under the irqchip lock.</summary>
+/// <summary>
+/// The routes of a VM by GSI (KVM_SET_GSI_ROUTING). Replaced as a whole under the irqchip lock. The inputs of the
+/// shared chips are lines of one numbering: 0 to 15 the two PICs', behind them the IOAPIC's pins.
+/// </summary>
 internal struct RouteTable
 {
-    private const int PicLines = 16;
+    public const int PicLines = 16, Lines = PicLines + IoApic.Pins;
+    public const ulong AllPicLines = (1ul << PicLines) - 1;
+    private const int LinesPerPic = PicLines / 2;
 
-    [InlineArray(PicLines)]
-    private struct PicGsis
+    [InlineArray(Lines)]
+    private struct LineGsis
     {
-        private ushort _first;
-    }
-
-    [InlineArray(kvm_ioapic_state.KVM_IOAPIC_NUM_PINS)]
-    private struct IoApicGsis
-    {
-        private ushort _first;
+        private Gsi _first;
     }
 
     private KernelArray<Route> _routes;
-    /// <summary>The way back: the GSI that leads to a line or pin.</summary>
-    private PicGsis _picGsis;
-    private IoApicGsis _ioApicGsis;
+    /// <summary>The way back: the GSI that leads to a line.</summary>
+    private LineGsis _gsis;
 
     public readonly int Count => _routes.Length;
 
@@ -59,33 +58,20 @@ internal struct RouteTable
 
     public readonly Route Find(Gsi gsi) => gsi.Value < _routes.Length ? _routes.Span[gsi.Value] : default;
 
-    /// <summary>The GSIs of the PIC lines or IOAPIC pins in <paramref name="mask"/>, taken out one by one.</summary>
-    public readonly bool TryTakeGsi(ref uint mask, bool ioApic, out Gsi gsi)
-    {
-        int pin = System.Numerics.BitOperations.TrailingZeroCount(mask);
-        bool found = mask != 0;
-        mask &= mask - 1;
-        uint value = !found ? 0u : ioApic ? _ioApicGsis[pin] : _picGsis[pin];
-        return Gsi.TryCreate(value, out gsi) && found;
-    }
+    /// <summary>The GSI that leads to the first of some lines; there is one.</summary>
+    public readonly Gsi GsiOf(ulong lines) => _gsis[BitOperations.TrailingZeroCount(lines)];
 
     /// <summary>The routes after KVM_CREATE_IRQCHIP: GSI n to pin n, and to line n of the PIC below 16.</summary>
     public static bool TryCreateDefault(out RouteTable table)
     {
         table = default;
-        if (!KernelArray<Route>.TryAllocate(kvm_ioapic_state.KVM_IOAPIC_NUM_PINS, out table._routes))
+        if (!KernelArray<Route>.TryAllocate(IoApic.Pins, out table._routes))
             return false;
-        for (int gsi = 0; gsi < table.Count; gsi++)
+        for (int number = 0; number < IoApic.Pins && Gsi.TryCreate((uint)number, out Gsi gsi); number++)
         {
-            byte number = (byte)(gsi + 1);
-            table._ioApicGsis[gsi] = (ushort)gsi;
-            if (gsi < PicLines)
-                table._picGsis[gsi] = (ushort)gsi;
-            table._routes.Span[gsi] = new Route
-            {
-                MasterLine = gsi < PicLines / 2 ? number : (byte)0, IoApicPin = number,
-                SlaveLine = gsi is >= PicLines / 2 and < PicLines ? number : (byte)0,
-            };
+            if (number < PicLines)
+                table.Add(gsi, number);
+            table.Add(gsi, PicLines + number);
         }
         return true;
     }
@@ -114,7 +100,8 @@ internal struct RouteTable
             // User space may have changed an entry since: what was allocated is the bound now.
             if (!TryReadEntry(entries, i, out kvm_irq_routing_entry entry))
                 error = Errno.EFAULT;
-            else if (entry.gsi >= (uint)needed || !table.TryAdd(in entry, pins, wide))
+            else if (!Gsi.TryCreate(entry.gsi, out Gsi gsi) || gsi.Value >= needed
+                || !table.TryAdd(gsi, in entry, pins, wide))
                 error = Errno.EINVAL;
         }
         if (error != Errno.Ok)
@@ -125,42 +112,32 @@ internal struct RouteTable
     private static bool TryReadEntry(Hva entries, uint index, out kvm_irq_routing_entry entry) =>
         UserMemory.TryRead(entries + index * (ulong)Unsafe.SizeOf<kvm_irq_routing_entry>(), out entry);
 
-    private bool TryAdd(in kvm_irq_routing_entry entry, bool pins, bool wide)
+    private bool TryAdd(Gsi gsi, in kvm_irq_routing_entry entry, bool pins, bool wide)
     {
-        ref Route route = ref _routes.Span[(int)entry.gsi];
+        ref Route route = ref _routes.Span[gsi.Value];
         if (entry.flags != 0 || route.IsMsi)
             return false;
         if (entry.type == kvm_irq_routing_entry.KVM_IRQ_ROUTING_MSI)
         {
             ulong address = (ulong)entry.u.msi.address_hi << 32 | entry.u.msi.address_lo;
-            bool hasPins = (route.MasterLine | route.SlaveLine | route.IoApicPin) != 0;
-            if (hasPins || wide && (entry.u.msi.address_hi & 0xff) != 0)
+            if (route.Lines != 0 || wide && (entry.u.msi.address_hi & 0xff) != 0)
                 return false;
             route = new Route { IsMsi = true, Address = address, Data = entry.u.msi.data };
             return true;
         }
-        return pins && entry.type == kvm_irq_routing_entry.KVM_IRQ_ROUTING_IRQCHIP
-            && TryAddPin(ref route, entry.u.irqchip.irqchip, entry.u.irqchip.pin, (ushort)entry.gsi);
+        uint chip = entry.u.irqchip.irqchip, pin = entry.u.irqchip.pin;
+        int first = (int)chip * LinesPerPic, count = chip < kvm_irqchip.KVM_IRQCHIP_IOAPIC ? LinesPerPic : IoApic.Pins;
+        if (!pins || entry.type != kvm_irq_routing_entry.KVM_IRQ_ROUTING_IRQCHIP
+            || chip > kvm_irqchip.KVM_IRQCHIP_IOAPIC || pin >= count
+            || (route.Lines >> first & (1ul << count) - 1) != 0)
+            return false;
+        Add(gsi, first + (int)pin);
+        return true;
     }
 
-    private bool TryAddPin(ref Route route, uint chip, uint pin, ushort gsi)
+    private void Add(Gsi gsi, int line)
     {
-        int limit = chip == kvm_irqchip.KVM_IRQCHIP_IOAPIC ? kvm_ioapic_state.KVM_IOAPIC_NUM_PINS : PicLines / 2;
-        return pin < limit && chip switch
-        {
-            kvm_irqchip.KVM_IRQCHIP_PIC_MASTER => TryAdd(ref route.MasterLine, pin, ref _picGsis[(int)pin], gsi),
-            kvm_irqchip.KVM_IRQCHIP_PIC_SLAVE =>
-                TryAdd(ref route.SlaveLine, pin + PicLines / 2, ref _picGsis[(int)pin + PicLines / 2], gsi),
-            kvm_irqchip.KVM_IRQCHIP_IOAPIC => TryAdd(ref route.IoApicPin, pin, ref _ioApicGsis[(int)pin], gsi),
-            _ => false,
-        };
-    }
-
-    private static bool TryAdd(ref byte place, uint line, ref ushort back, ushort gsi)
-    {
-        bool isFree = place == 0;
-        place = (byte)(line + 1);
-        back = gsi;
-        return isFree;
+        _routes.Span[gsi.Value].Lines |= 1ul << line;
+        _gsis[line] = gsi;
     }
 }

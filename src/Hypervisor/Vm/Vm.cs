@@ -8,7 +8,7 @@ using SharpKvm.Paravirt;
 namespace SharpKvm.Vm;
 
 /// <summary>A virtual machine. Lives in memory that the shim allocated together with its own part.</summary>
-internal struct Vm
+internal struct Vm : IInterruptSink
 {
     public HostVm Host;
     /// <summary>Memory slots, nested tables, dirty logs.</summary>
@@ -27,4 +27,6 @@ internal struct Vm
     public uint BootCpuId;
     public IoEventFds IoEventFds;
     public CoalescedIo Coalesced;
+
+    int IInterruptSink.Deliver(in InterruptMessage message) => ApicBus.Send(ref this, in message);
 }
