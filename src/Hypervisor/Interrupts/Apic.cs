@@ -77,12 +77,10 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static void Read(ref Vcpu vcpu, uint offset, Span<byte> data)
     {
-        uint register = offset / 16, value = register < ApicRegister.Count ? Value(ref vcpu, (int)register) : 0;
-        for (int i = 0; i < data.Length; i++)
-        {
-            int position = (int)(offset % 16) + i;
-            data[i] = position < sizeof(uint) ? (byte)(value >> (8 * position)) : (byte)0;
-        }
+        int register = (int)offset / 16, place = (int)offset % 16;
+        bool exists = register < ApicRegister.Count && place < sizeof(uint);
+        ulong value = exists ? Value(ref vcpu, register) >> (8 * place) : 0;
+        MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..data.Length].CopyTo(data);
     }
 
     /// <summary>Writes to the page in xAPIC mode. Only whole registers can be written; all else is ignored.</summary>

@@ -38,7 +38,7 @@ internal static class ApicBus
         for (uint id = first; id < end; id++)
         {
             KernelRef<Vcpu> target = vm.Vcpus.Find(id);
-            if (target.IsNull || !IsFor(ref vm, ref target.Value.Apic, id, in message, isBroadcast, sender))
+            if (target.IsNull || !IsFor(ref target.Value, in message, sender))
                 continue;
             if (message.Mode != DeliveryMode.LowestPriority)
                 reached += Deliver(ref target.Value, in message, id == sender) ? 1 : 0;
@@ -103,22 +103,18 @@ internal static class ApicBus
     private static bool IsBroadcast(in InterruptMessage message) =>
         message.Destination == (message.Wide ? uint.MaxValue : 0xff);
 
-    /// <summary>Whether this CPU is among those that the message is for.</summary>
-    public static bool IsFor(ref Vcpu vcpu, in InterruptMessage message) =>
-        IsFor(ref vcpu.Vm, ref vcpu.Apic, vcpu.Id, in message, IsBroadcast(in message), NoSender);
-
     /// <summary>Whether the message is for this CPU (SDM vol. 3, 11.6.2 and 11.12.10). Ids are vCPU ids.</summary>
-    private static bool IsFor(
-        ref Vm.Vm vm, ref Lapic apic, uint id, in InterruptMessage message, bool isBroadcast, uint sender)
+    public static bool IsFor(ref Vcpu vcpu, in InterruptMessage message, uint sender = NoSender)
     {
+        ref Lapic apic = ref vcpu.Apic;
+        uint id = vcpu.Id, destination = message.Destination;
         if (apic.Mode == ApicMode.Disabled)
             return false;
         if (message.Shorthand != Shorthand.None)
             return message.Shorthand != Shorthand.Others || id != sender;
         bool isX2 = apic.Mode == ApicMode.X2apic;
-        if (isBroadcast && !(isX2 && !message.Wide && vm.Irqchip.NoBroadcastQuirk))
+        if (IsBroadcast(in message) && !(isX2 && !message.Wide && vcpu.Vm.Irqchip.NoBroadcastQuirk))
             return true;
-        uint destination = message.Destination;
         if (!message.Logical)
             return id == destination;
         if (isX2)

@@ -34,18 +34,12 @@ internal struct IoApic
     /// </summary>
     private const int StormLimit = 10_000;
 
-    [InlineArray(Pins)]
-    private struct Counters
-    {
-        private ushort _first;
-    }
-
     /// <summary>As user space sees it, but <c>irr</c> has all lines' levels.</summary>
     private kvm_ioapic_state _state;
-    private Counters _repeats;
+    /// <summary>For each pin the EOIs in a row that found its line still high.</summary>
+    private ulong_24 _repeats;
     /// <summary>Edge-triggered pins that are high and whose interrupt was delivered.</summary>
     private uint _edgesDelivered;
-    private uint _deferred;
     private uint _acknowledged;
     private int _rtcInService;
 
@@ -55,22 +49,19 @@ internal struct IoApic
     /// <summary>
     /// Pins in an EOI storm: <see cref="DeliverDeferred"/> must be called after a while, 10 ms say, when not 0.
     /// </summary>
-    public readonly uint Deferred => _deferred;
+    public uint Deferred { get; private set; }
 
     /// <param name="offset">In the window; 0 is read where there is no register.</param>
     public readonly uint Read(uint offset)
     {
-        if (offset == SelectOffset)
-            return _state.ioregsel;
-        if (offset != WindowOffset)
-            return 0;
-        uint index = _state.ioregsel - FirstEntry;
-        if (index < 2 * Pins)
-            return (uint)(_state.redirtbl[(int)index / 2] >> (int)(index % 2 * 32));
-        return _state.ioregsel switch
+        int index = (int)(_state.ioregsel - FirstEntry);
+        return (offset, _state.ioregsel) switch
         {
-            IdRegister or ArbitrationRegister => _state.id << 24,
-            VersionRegister => (Pins - 1) << 16 | Version,
+            (SelectOffset, _) => _state.ioregsel,
+            (WindowOffset, IdRegister or ArbitrationRegister) => _state.id << 24,
+            (WindowOffset, VersionRegister) => (Pins - 1) << 16 | Version,
+            (WindowOffset, >= FirstEntry and < FirstEntry + 2 * Pins) =>
+                (uint)(_state.redirtbl[index / 2] >> (index % 2 * 32)),
             _ => 0,
         };
     }
@@ -109,20 +100,15 @@ internal struct IoApic
         _acknowledged |= pins;
         if ((pins >> RtcPin & 1) != 0 && _rtcInService > 0)
             _rtcInService--;
-        for (int pin = 0; pin < Pins; pin++)
-        {
-            if ((pins >> pin & 1) != 0)
-                _state.redirtbl[pin] &= ~RemoteIrr;
-        }
-        Repeat(pins, ref sink);
+        Repeat(pins, RemoteIrr, ref sink);
     }
 
     /// <summary>Ends the pause of pins in an EOI storm.</summary>
     public void DeliverDeferred<TSink>(ref TSink sink) where TSink : struct, IInterruptSink
     {
-        uint pins = _deferred;
-        _deferred = 0;
-        Repeat(pins, ref sink);
+        uint pins = Deferred;
+        Deferred = 0;
+        Repeat(pins, ended: 0, ref sink);
     }
 
     /// <summary>
@@ -195,9 +181,6 @@ internal struct IoApic
         {
             ulong entry = state.redirtbl[pin] & (Writable | RemoteIrr);
             _state.redirtbl[pin] = IsLevel(entry) ? entry : entry & ~RemoteIrr;
-        }
-        for (int pin = 0; pin < Pins; pin++)
-        {
             if ((state.irr >> pin & 1) != 0)
                 SetLine(pin, true, ref sink);
         }
@@ -217,15 +200,19 @@ internal struct IoApic
     }
 
     /// <summary>Delivers once more from those pins that still ask, or defers it.</summary>
-    private void Repeat<TSink>(uint pins, ref TSink sink) where TSink : struct, IInterruptSink
+    /// <param name="pins">A bit each.</param>
+    /// <param name="ended">What of their entries is over: Remote IRR or nothing.</param>
+    /// <param name="sink">Takes the messages.</param>
+    private void Repeat<TSink>(uint pins, ulong ended, ref TSink sink) where TSink : struct, IInterruptSink
     {
         for (; pins != 0; pins &= pins - 1)
         {
             int pin = BitOperations.TrailingZeroCount(pins);
+            _state.redirtbl[pin] &= ~ended;
             bool asks = Asks(pin), pause = asks && _repeats[pin] == StormLimit;
-            _repeats[pin] = (ushort)(asks && !pause ? _repeats[pin] + 1 : 0);
+            _repeats[pin] = asks && !pause ? _repeats[pin] + 1 : 0;
             if (pause)
-                _deferred |= 1u << pin;
+                Deferred |= 1u << pin;
             else if (asks)
                 Deliver(pin, ref sink);
         }

@@ -343,15 +343,22 @@ internal struct IrqChip
         vm.Host.UnlockIrq();
     }
 
-    /// <summary>KVM_SET_IRQCHIP; the chip's id was checked.</summary>
-    public static void Set(ref Vm.Vm vm, in kvm_irqchip state)
+    /// <summary>Gets or sets the state of a chip, whose id was checked.</summary>
+    public static void Access(ref Vm.Vm vm, ref kvm_irqchip state, bool set)
     {
+        ref IrqChip chip = ref vm.Irqchip;
+        bool isIoApic = state.chip_id == kvm_irqchip.KVM_IRQCHIP_IOAPIC;
         vm.Host.LockIrq();
-        if (state.chip_id == kvm_irqchip.KVM_IRQCHIP_IOAPIC)
-            vm.Irqchip.IoApic.Set(in state.chip.ioapic, ref vm);
+        if (!set && isIoApic)
+            state.chip.ioapic = chip.IoApic.Get();
+        else if (!set)
+            state.chip.pic = chip.Pic.Get((int)state.chip_id);
+        else if (isIoApic)
+            chip.IoApic.Set(in state.chip.ioapic, ref vm);
         else
-            vm.Irqchip.Pic.Set((int)state.chip_id, in state.chip.pic);
-        vm.Irqchip.UpdateEoiVectors();
+            chip.Pic.Set((int)state.chip_id, in state.chip.pic);
+        // Neither finds anything new when the state was only read.
+        chip.UpdateEoiVectors();
         NotifyPicOutput(ref vm);
         vm.Host.UnlockIrq();
     }

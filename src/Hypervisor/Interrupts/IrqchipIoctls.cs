@@ -67,26 +67,11 @@ internal static class IrqchipIoctls
         return vm.Host.AssignIrqFd((int)request.fd, request.gsi, (int)request.resamplefd, resample);
     }
 
-    /// <summary>ENXIO unless the shared chips are in the kernel, EINVAL for a chip that is none.</summary>
-    public static int GetChip(ref Vm.Vm vm, Hva argument)
-    {
-        if (!UserMemory.TryRead(argument, out uint id))
-            return Errno.EFAULT;
-        if (vm.Irqchip.Mode != IrqchipMode.Kernel)
-            return Errno.ENXIO;
-        if (id > kvm_irqchip.KVM_IRQCHIP_IOAPIC)
-            return Errno.EINVAL;
-        kvm_irqchip state = new() { chip_id = id };
-        vm.Host.LockIrq();
-        if (id == kvm_irqchip.KVM_IRQCHIP_IOAPIC)
-            state.chip.ioapic = vm.Irqchip.IoApic.Get();
-        else
-            state.chip.pic = vm.Irqchip.Pic.Get((int)id);
-        vm.Host.UnlockIrq();
-        return UserMemory.TryWrite(argument, state) ? Errno.Ok : Errno.EFAULT;
-    }
-
-    public static int SetChip(ref Vm.Vm vm, Hva argument)
+    /// <summary>
+    /// KVM_GET_IRQCHIP and KVM_SET_IRQCHIP. ENXIO unless the shared chips are in the kernel, EINVAL for a chip that is
+    /// none.
+    /// </summary>
+    public static int AccessChip(ref Vm.Vm vm, Hva argument, bool set)
     {
         if (!UserMemory.TryRead(argument, out kvm_irqchip state))
             return Errno.EFAULT;
@@ -94,8 +79,8 @@ internal static class IrqchipIoctls
             return Errno.ENXIO;
         if (state.chip_id > kvm_irqchip.KVM_IRQCHIP_IOAPIC)
             return Errno.EINVAL;
-        IrqChip.Set(ref vm, in state);
-        return Errno.Ok;
+        IrqChip.Access(ref vm, ref state, set);
+        return set || UserMemory.TryWrite(argument, state) ? Errno.Ok : Errno.EFAULT;
     }
 
     /// <summary>
@@ -115,30 +100,23 @@ internal static class IrqchipIoctls
         return Errno.Ok;
     }
 
-    public static int GetPit<T>(ref Vm.Vm vm, Hva argument) where T : unmanaged
+    /// <summary>Gets or sets the state, of which KVM_GET_PIT and KVM_SET_PIT take the first part.</summary>
+    public static int AccessPit<T>(ref Vm.Vm vm, Hva argument, bool set) where T : unmanaged
     {
-        if (!vm.Irqchip.HasPit)
-            return Errno.ENXIO;
-        vm.Host.LockIrq();
-        kvm_pit_state2 state = vm.Irqchip.Pit.Get(HostCpu.Nanoseconds());
-        vm.Host.UnlockIrq();
-        // KVM_GET_PIT takes the first part of it.
-        return UserMemory.TryWrite(argument, Unsafe.As<kvm_pit_state2, T>(ref state)) ? Errno.Ok : Errno.EFAULT;
-    }
-
-    public static int SetPit<T>(ref Vm.Vm vm, Hva argument) where T : unmanaged
-    {
-        if (!UserMemory.TryRead(argument, out T part))
+        kvm_pit_state2 state = default;
+        ref T part = ref Unsafe.As<kvm_pit_state2, T>(ref state);
+        if (set && !UserMemory.TryRead(argument, out part))
             return Errno.EFAULT;
         if (!vm.Irqchip.HasPit)
             return Errno.ENXIO;
-        kvm_pit_state2 state = default;
-        Unsafe.As<kvm_pit_state2, T>(ref state) = part;
         vm.Host.LockIrq();
-        vm.Irqchip.Pit.Set(in state, HostCpu.Nanoseconds());
+        if (set)
+            vm.Irqchip.Pit.Set(in state, HostCpu.Nanoseconds());
+        else
+            state = vm.Irqchip.Pit.Get(HostCpu.Nanoseconds());
         vm.Irqchip.ArmTimer(vm.Host);
         vm.Host.UnlockIrq();
-        return Errno.Ok;
+        return set || UserMemory.TryWrite(argument, part) ? Errno.Ok : Errno.EFAULT;
     }
 
     public static int ControlReinjection(ref Vm.Vm vm, Hva argument)

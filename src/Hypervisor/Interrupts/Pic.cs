@@ -91,8 +91,8 @@ internal struct Pic
     public void Reset()
     {
         this = default;
-        _master.Set(default, Pic8259.MasterTriggers);
-        _slave.Set(default, Pic8259.SlaveTriggers);
+        _master.State.elcr_mask = Pic8259.MasterTriggers;
+        _slave.State.elcr_mask = Pic8259.SlaveTriggers;
     }
 
     /// <param name="chip">0: master, 1: slave.</param>
@@ -102,7 +102,7 @@ internal struct Pic
     /// <param name="state">Any bits.</param>
     public void Set(int chip, in kvm_pic_state state)
     {
-        Chip(chip).Set(in state, (chip & 1) == 0 ? Pic8259.MasterTriggers : Pic8259.SlaveTriggers);
+        Chip(chip).Set(in state);
         Cascade();
     }
 

@@ -104,13 +104,11 @@ internal struct Pic8259
         State.irr = (byte)(State.irr & ~State.elcr | State.last_irr & State.elcr);
     }
 
-    /// <param name="state">Any bits.</param>
-    /// <param name="triggers"><see cref="MasterTriggers"/> or <see cref="SlaveTriggers"/>.</param>
-    public void Set(in kvm_pic_state state, byte triggers)
+    /// <param name="state">Any bits; which triggers can be changed is not its to say.</param>
+    public void Set(in kvm_pic_state state)
     {
-        State = state;
-        State.elcr_mask = triggers;
-        State.elcr &= triggers;
+        State = state with { elcr_mask = State.elcr_mask };
+        State.elcr &= State.elcr_mask;
         State.last_irr = (byte)(State.last_irr & ~State.elcr | State.irr & State.elcr);
         State.priority_add &= 7;
         State.irq_base &= 0xf8;

@@ -84,9 +84,9 @@ internal static class VmIoctls
             case KVM_CREATE_IRQCHIP:
                 return IrqChip.Create(ref vm);
             case KVM_GET_IRQCHIP:
-                return IrqchipIoctls.GetChip(ref vm, pointer);
+                return IrqchipIoctls.AccessChip(ref vm, pointer, set: false);
             case KVM_SET_IRQCHIP:
-                return IrqchipIoctls.SetChip(ref vm, pointer);
+                return IrqchipIoctls.AccessChip(ref vm, pointer, set: true);
             case KVM_IRQ_LINE:
             case KVM_IRQ_LINE_STATUS:
                 return IrqchipIoctls.SetLine(ref vm, pointer, reports: command == KVM_IRQ_LINE_STATUS);
@@ -103,13 +103,13 @@ internal static class VmIoctls
                     ? IrqchipIoctls.CreatePit(ref vm, pit.flags)
                     : Errno.EFAULT;
             case KVM_GET_PIT:
-                return IrqchipIoctls.GetPit<kvm_pit_state>(ref vm, pointer);
+                return IrqchipIoctls.AccessPit<kvm_pit_state>(ref vm, pointer, set: false);
             case KVM_SET_PIT:
-                return IrqchipIoctls.SetPit<kvm_pit_state>(ref vm, pointer);
+                return IrqchipIoctls.AccessPit<kvm_pit_state>(ref vm, pointer, set: true);
             case KVM_GET_PIT2:
-                return IrqchipIoctls.GetPit<kvm_pit_state2>(ref vm, pointer);
+                return IrqchipIoctls.AccessPit<kvm_pit_state2>(ref vm, pointer, set: false);
             case KVM_SET_PIT2:
-                return IrqchipIoctls.SetPit<kvm_pit_state2>(ref vm, pointer);
+                return IrqchipIoctls.AccessPit<kvm_pit_state2>(ref vm, pointer, set: true);
             case KVM_REINJECT_CONTROL:
                 return IrqchipIoctls.ControlReinjection(ref vm, pointer);
             case KVM_IOEVENTFD:
