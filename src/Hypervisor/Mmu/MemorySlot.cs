@@ -108,16 +108,14 @@ internal struct SlotTable
     /// <summary>A table of the empty slot alone.</summary>
     public static bool TryCreate(out KernelRef<SlotTable> table)
     {
-        table = default;
-        if (!KernelArray<MemorySlot>.TryAllocate(1, out KernelArray<MemorySlot> first))
+        if (!TryAllocate(1, out table))
             return false;
-        if (TryAllocate(1, out table))
+        if (KernelArray<MemorySlot>.TryAllocate(1, out table.Value._chunks.Span[0]))
         {
-            table.Value._chunks.Span[0] = first;
-            table.Value._recent = first.RefAt(0);
+            table.Value._recent = table.Value._chunks.Span[0].RefAt(0);
             return true;
         }
-        first.Free();
+        Free(table, default);
         return false;
     }
 
@@ -145,27 +143,15 @@ internal struct SlotTable
         if (!TryAllocate(old.Length + 1, out table))
             return false;
         Span<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span;
-        int last = Math.Max(left, entered), made = 0;
-        int count = Math.Min(left < 0 ? last : left, entered < 0 ? last : entered);
-        old[..count].CopyTo(chunks);
-        for (int i = count; i <= last && made >= 0; i++)
+        int count = 0, made = 1;
+        for (int i = 0; i < old.Length && made >= 0; i++)
         {
             made = 1;
+            chunks[count] = old[i];
             if (i == left || i == entered)
-            {
                 made = Merge(
                     old[i].Span, i == left ? removed : default, i == entered ? added : default, chunks[count..]);
-            }
-            else
-            {
-                chunks[count] = old[i];
-            }
             count += Math.Max(0, made);
-        }
-        if (made >= 0)
-        {
-            old[(last + 1)..].CopyTo(chunks[count..]);
-            count += old.Length - (last + 1);
         }
         table.Value._chunks = table.Value._chunks.First(count);
         if (made < 0)
@@ -183,37 +169,27 @@ internal struct SlotTable
         ReadOnlySpan<MemorySlot> chunk, MemorySlot removed, MemorySlot added, Span<KernelArray<MemorySlot>> result)
     {
         int length = chunk.Length - (removed.Size != 0 ? 1 : 0) + (added.Size != 0 ? 1 : 0);
+        int first = length > ChunkSize ? length - length / 2 : length;
         if (length == 0)
             return 0;
-        if (!KernelArray<MemorySlot>.TryAllocate(length, out KernelArray<MemorySlot> merged))
+        if (!KernelArray<MemorySlot>.TryAllocate(first, out result[0]))
             return -1;
-        Span<MemorySlot> slots = merged.Span;
-        int kept = chunk.Length;
-        if (removed.Size != 0)
+        if (first < length && !KernelArray<MemorySlot>.TryAllocate(length - first, out result[1]))
         {
-            kept = PlaceOf(chunk, removed.Start);
-            chunk[(kept + 1)..].CopyTo(slots[kept..]);
-        }
-        chunk[..kept].CopyTo(slots);
-        if (added.Size != 0)
-        {
-            int others = length - 1, place = 0;
-            if (others != 0 && slots[0].Start.Value <= added.Start.Value)
-                place = PlaceOf(slots[..others], added.Start) + 1;
-            slots[place..others].CopyTo(slots[(place + 1)..]);
-            slots[place] = added;
-        }
-        result[0] = merged;
-        if (length <= ChunkSize)
-            return 1;
-        if (!KernelArray<MemorySlot>.TryAllocate(length / 2, out result[1]))
-        {
-            merged.Free();
+            result[0].Free();
             return -1;
         }
-        slots[(length - length / 2)..].CopyTo(result[1].Span);
-        result[0] = merged.First(length - length / 2);
-        return 2;
+        bool adds = added.Size != 0;
+        for (int i = 0, next = 0; i < length; i++)
+        {
+            if (removed.Size != 0 && next < chunk.Length && chunk[next].Contains(removed.Start))
+                next++;
+            bool isAdded = adds && (next == chunk.Length || chunk[next].Start.Value > added.Start.Value);
+            ref MemorySlot slot = ref i < first ? ref result[0].Span[i] : ref result[1].Span[i - first];
+            slot = isAdded ? added : chunk[next++];
+            adds &= !isAdded;
+        }
+        return first < length ? 2 : 1;
     }
 
     /// <summary>

@@ -59,7 +59,12 @@ internal static class NestedFault
         {
             PageLookup lookup = vm.Host.FaultPage(hva, write, wait);
             if (lookup != PageLookup.Found)
-                return Failed(lookup);
+                return lookup switch
+                {
+                    PageLookup.NotYet => FaultOutcome.NotYet,
+                    PageLookup.Interrupted => FaultOutcome.Interrupted,
+                    _ => FaultOutcome.Error,
+                };
             sequence = vm.Host.InvalidationSequence();
             if (!vm.Host.FindPage(hva, write, out page))
                 return FaultOutcome.Retry;
@@ -73,13 +78,6 @@ internal static class NestedFault
             result = Replace(ref vcpu, in slot, in attempt);
         return result == MapResult.Mapped ? FaultOutcome.Mapped : FaultOutcome.Retry;
     }
-
-    private static FaultOutcome Failed(PageLookup lookup) => lookup switch
-    {
-        PageLookup.NotYet => FaultOutcome.NotYet,
-        PageLookup.Interrupted => FaultOutcome.Interrupted,
-        _ => FaultOutcome.Error,
-    };
 
     /// <summary>
     /// The fast way of a write to a page that was only write-protected, by the dirty log: the host's page is not looked

@@ -13,6 +13,17 @@ internal enum MapResult : byte
     Occupied,
 }
 
+/// <summary>What is done to bits of mappings.</summary>
+internal enum Sweeping : byte
+{
+    /// <summary>Nothing.</summary>
+    Look,
+    /// <summary>They are taken away.</summary>
+    Take,
+    /// <summary>So are the mappings, and with them the tables that are empty then.</summary>
+    Remove,
+}
+
 /// <summary>
 /// Nested page tables: four levels of 512 entries. A level-1 entry maps 4 KiB, one of level 2 or 3 a table or 2 MiB
 /// or 1 GiB.
@@ -30,6 +41,7 @@ internal static class NestedTables
     /// Software's bit: the process may write to the page, so the guest may when nothing else speaks against it.
     /// </summary>
     public const ulong HostWritable = 1UL << 52;
+    public const ulong AllBits = ulong.MaxValue;
     public const int AddressBits = Page.Shift + Levels * IndexBits;
 
     private const int Levels = 4;
@@ -131,7 +143,7 @@ internal static class NestedTables
     public static bool Take(ref VmMemory memory, Gfn first, Gfn end, ulong bits)
     {
         TablePool none = default;
-        return Sweep(ref memory, ref none, memory.Root, Levels, first.Value, end.Value, ~bits, prunes: false);
+        return Sweep(ref memory, first, end, Sweeping.Take, bits, ref none);
     }
 
     /// <summary>Makes the mappings of [first, end) read-only.</summary>
@@ -144,7 +156,7 @@ internal static class NestedTables
     /// </summary>
     /// <returns>Whether anything was removed, so that TLBs must be flushed.</returns>
     public static bool Remove(ref VmMemory memory, Gfn first, Gfn end, ref TablePool retired) =>
-        Sweep(ref memory, ref retired, memory.Root, Levels, first.Value, end.Value, keep: 0, prunes: true);
+        Sweep(ref memory, first, end, Sweeping.Remove, AllBits, ref retired);
 
     /// <summary>Frees all tables. No CPU uses them any more.</summary>
     public static void Destroy(ref VmMemory memory)
@@ -155,34 +167,20 @@ internal static class NestedTables
         retired.Free();
     }
 
-    /// <summary>Whether a mapping that reaches into [first, end) has one of <paramref name="bits"/>.</summary>
-    public static bool Any(ref VmMemory memory, Gfn first, Gfn end, ulong bits) =>
-        Any(memory.Root, Levels, first.Value, end.Value, bits);
-
-    private static bool Any(Hpa table, int level, ulong first, ulong end, ulong bits)
-    {
-        Span<ulong> entries = KernelPages.Entries(table);
-        for (ulong next; first < end; first = next)
-        {
-            next = Math.Min(end, NextEntry(first, level));
-            ulong entry = Volatile.Read(ref entries[IndexOf(first, level)]);
-            if (entry == 0)
-                continue;
-            if (IsLeaf(entry, level) ? (entry & bits) != 0 : Any(Target(entry), level - 1, first, next, bits))
-                return true;
-        }
-        return false;
-    }
-
     /// <summary>
-    /// Masks the mappings that reach into [first, end) with <paramref name="keep"/>; takes out tables that are empty
-    /// then if it <paramref name="prunes"/>. Recursion ends at level 1.
+    /// Looks at <paramref name="bits"/> of the mappings that reach into [first, end), and does the work. Tables that
+    /// are taken out go to <paramref name="retired"/>.
     /// </summary>
-    /// <returns>Whether an entry has changed.</returns>
+    /// <returns>Whether any mapping had one of the bits.</returns>
+    public static bool Sweep(
+        ref VmMemory memory, Gfn first, Gfn end, Sweeping work, ulong bits, ref TablePool retired) =>
+        Sweep(ref memory, ref retired, memory.Root, Levels, first.Value, end.Value, work, bits);
+
+    /// <summary>Recursion ends at level 1.</summary>
     private static bool Sweep(ref VmMemory memory, ref TablePool retired, Hpa table, int level, ulong first, ulong end,
-        ulong keep, bool prunes)
+        Sweeping work, ulong bits)
     {
-        bool changed = false;
+        bool found = false;
         Span<ulong> entries = KernelPages.Entries(table);
         for (ulong next; first < end; first = next)
         {
@@ -193,26 +191,26 @@ internal static class NestedTables
                 continue;
             if (!IsLeaf(old, level))
             {
-                changed |= Sweep(ref memory, ref retired, Target(old), level - 1, first, next, keep, prunes);
-                if (!prunes || KernelPages.Entries(Target(old)).ContainsAnyExcept(0ul))
+                found |= Sweep(ref memory, ref retired, Target(old), level - 1, first, next, work, bits);
+                if (work != Sweeping.Remove || KernelPages.Entries(Target(old)).ContainsAnyExcept(0ul))
                     continue;
                 Volatile.Write(ref entry, 0);
                 memory.Statistics.TablePages--;
                 retired.Push(Target(old));
-                changed = true;
+                found = true;
                 continue;
             }
-            if ((old & keep) == old)
+            if ((old & bits) == 0)
+                continue;
+            found = true;
+            if (work == Sweeping.Look)
                 continue;
             // Hardware may set accessed at any time, and others who age or map hold the lock, too.
-            for (ulong seen; (seen = Interlocked.CompareExchange(ref entry, old & keep, old)) != old; old = seen)
-            {
-            }
-            changed = true;
-            if (keep == 0)
+            Interlocked.And(ref entry, ~bits);
+            if (work == Sweeping.Remove)
                 memory.Statistics.MappedPages -= PagesOf(level);
         }
-        return changed;
+        return found;
     }
 
     private static bool IsLeaf(ulong entry, int level) => level == 1 || (entry & Large) != 0;

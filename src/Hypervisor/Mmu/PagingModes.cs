@@ -31,13 +31,14 @@ internal static class GuestEntry
 
 /// <summary>
 /// A format of the guest's page tables. A level is named by its shift: where its index lies in the linear address, and
-/// also the size of the page if the entry maps one.
+/// also the size of the page if the entry maps one. A format that says nothing else has tables of 512 entries of 64
+/// bits, each with rights and an accessed flag.
 /// </summary>
 internal interface IPagingMode
 {
-    static abstract int IndexBits { get; }
+    static virtual int IndexBits => 9;
     /// <summary>Binary logarithm of an entry's size in bytes.</summary>
-    static abstract int EntryShift { get; }
+    static virtual int EntryShift => 3;
     static abstract ulong RootMask { get; }
 
     /// <summary>Bits that must be 0 in each present entry.</summary>
@@ -48,10 +49,10 @@ internal interface IPagingMode
     static abstract ulong ReservedAbove(in PagingState paging, int shift, bool large);
 
     static abstract bool IsLargePage(in PagingState paging, ulong entry, int shift);
-    static abstract ulong LargePageBase(ulong entry);
+    static virtual ulong LargePageBase(ulong entry) => entry & GuestEntry.AddressMask;
 
     /// <summary>Whether the level has no rights and no accessed flag: then it restricts nothing.</summary>
-    static abstract bool IsPlain(int shift);
+    static virtual bool IsPlain(int shift) => false;
 }
 
 /// <summary>32-bit paging with 4 MiB pages and PSE-36 (SDM vol. 3, 4.3).</summary>
@@ -72,8 +73,6 @@ internal readonly struct Paging32 : IPagingMode
 
     public static ulong LargePageBase(ulong entry) =>
         (entry & 0xffc0_0000) | ((entry & 0x001f_e000) << (32 - 13));
-
-    public static bool IsPlain(int shift) => false;
 }
 
 /// <summary>
@@ -84,8 +83,6 @@ internal readonly struct PagingPae : IPagingMode
 {
     private const int PointerShift = 30;
 
-    public static int IndexBits => 9;
-    public static int EntryShift => 3;
     public static ulong RootMask => 0xffff_ffe0;
 
     public static ulong Reserved(in PagingState paging) =>
@@ -99,8 +96,6 @@ internal readonly struct PagingPae : IPagingMode
     public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
         (entry & GuestEntry.LargePage) != 0 && shift < PointerShift;
 
-    public static ulong LargePageBase(ulong entry) => entry & GuestEntry.AddressMask;
-
     public static bool IsPlain(int shift) => shift == PointerShift;
 }
 
@@ -109,8 +104,6 @@ internal readonly struct LongPaging : IPagingMode
 {
     private const int LargestPageShift = 30;
 
-    public static int IndexBits => 9;
-    public static int EntryShift => 3;
     public static ulong RootMask => GuestEntry.AddressMask;
 
     public static ulong Reserved(in PagingState paging) =>
@@ -121,8 +114,4 @@ internal readonly struct LongPaging : IPagingMode
 
     public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
         (entry & GuestEntry.LargePage) != 0 && shift <= LargestPageShift;
-
-    public static ulong LargePageBase(ulong entry) => entry & GuestEntry.AddressMask;
-
-    public static bool IsPlain(int shift) => false;
 }

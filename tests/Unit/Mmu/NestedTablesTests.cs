@@ -160,7 +160,9 @@ internal sealed class NestedTablesTests
             case Operation.Age:
                 List<ulong> aging = [.. model.Reach(frame, end)];
                 bool young = aging.Any(key => model.Pages[key].Accessed);
-                Assert.That(NestedTables.Any(ref tables, first, last, Npt.Accessed), Is.EqualTo(young));
+                TablePool none = default;
+                Assert.That(NestedTables.Sweep(ref tables, first, last, Sweeping.Look, Npt.Accessed, ref none),
+                    Is.EqualTo(young));
                 Assert.That(NestedTables.Take(ref tables, first, last, Npt.Accessed), Is.EqualTo(young));
                 aging.ForEach(key => model.Pages[key] = model.Pages[key] with { Accessed = false });
                 break;
