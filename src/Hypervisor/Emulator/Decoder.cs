@@ -33,6 +33,21 @@ internal ref struct Decoder
         return decoder._exhausted ? Decoding.Incomplete : result;
     }
 
+    /// <summary>
+    /// Length of the instruction at the start of <paramref name="bytes"/>, which the caller expects to be
+    /// <paramref name="opcode"/> (0xf4 HLT, 0x0fa2 CPUID, 0x0f01d9 VMMCALL …). 0 when it cannot be told.
+    /// </summary>
+    public static int LengthOf(ReadOnlySpan<byte> bytes, uint opcode, CodeSize code)
+    {
+        int length = opcode > 0xffff ? 3 : opcode > 0xff ? 2 : 1;
+        uint found = 0;
+        for (int n = 0; n < Math.Min(length, bytes.Length); n++)
+            found = found << 8 | bytes[n];
+        if (found == opcode)
+            return length;
+        return Decode(bytes, code, out Instruction instruction) == Decoding.Done ? instruction.Length : 0;
+    }
+
     private Decoding Decode(CodeSize code, ref Instruction i)
     {
         byte opcode = Prefixes(code, ref i, out bool addressPrefix, out int overridden);

@@ -143,18 +143,13 @@ internal ref partial struct Execution<TMachine>
 
     private bool Raise(byte vector, uint errorCode = 0)
     {
-        Result.Outcome = Outcome.Exception;
         Result.Fault.Vector = vector;
         Result.Fault.HasErrorCode = vector is >= Fault.InvalidTss and <= Fault.PageFault or Fault.AlignmentCheck;
         Result.Fault.ErrorCode = errorCode;
-        return false;
+        return Stop(Access.Fault);
     }
 
-    private bool Unsupported()
-    {
-        Result.Outcome = Outcome.Unsupported;
-        return false;
-    }
+    private bool Unsupported() => Stop(Access.Unsupported);
 
     /// <summary>True when the access is done; else the instruction ends as the access did.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -163,13 +158,7 @@ internal ref partial struct Execution<TMachine>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private bool Stop(Access access)
     {
-        Result.Outcome = access switch
-        {
-            Access.Fault => Outcome.Exception,
-            Access.UserSpace => Outcome.UserSpace,
-            Access.Absent => Outcome.Absent,
-            _ => Outcome.Unsupported,
-        };
+        Result.Outcome = access;
         return false;
     }
 

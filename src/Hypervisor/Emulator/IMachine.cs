@@ -4,20 +4,30 @@ using SharpKvm.Host;
 
 namespace SharpKvm.Emulator;
 
-/// <summary>How an access of the emulator to its machine ended.</summary>
+/// <summary>How an access of the emulator to its machine ended, and with it the instruction.</summary>
 internal enum Access : byte
 {
+    /// <summary>
+    /// After an instruction registers and RIP are up to date. A REP instruction may have done part of its work and then
+    /// still points at itself, as between two iterations on hardware; likewise a locked instruction that lost a race.
+    /// </summary>
     Done,
-    /// <summary>The guest gets the exception that the machine has put into the <see cref="Fault"/> argument.</summary>
+    /// <summary>
+    /// The guest gets the exception that the machine has put into the <see cref="Emulator.Fault"/> argument, or the
+    /// emulator into <see cref="Emulation.Fault"/>; RIP still points at the instruction.
+    /// </summary>
     Fault,
     /// <summary>
     /// User space must serve it first. The emulator stops, nothing of the guest's registers has changed; the caller
     /// runs the same instruction again once the answer is there.
     /// </summary>
     UserSpace,
-    /// <summary>The process has no memory behind the address: the instruction waits until it has.</summary>
+    /// <summary>The process has no memory behind the address: the instruction is run again when it may have.</summary>
     Absent,
-    /// <summary>The machine has no such service: the instruction ends as unsupported.</summary>
+    /// <summary>
+    /// The machine has no such service. The instruction is not done, nothing changed: KVM_INTERNAL_ERROR_EMULATION with
+    /// the bytes that were fetched.
+    /// </summary>
     Unsupported,
 }
 

@@ -25,14 +25,9 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
         Emulation result = Emulator.Emulator.Run(ref machine);
         switch (result.Outcome)
         {
-            case Outcome.Done:
+            case Access.Done:
                 bool steps = vcpu.Debug.SingleSteps || result.SingleStep;
-                TVendor.SetInterruptShadow(ref vcpu, result.Shadow switch
-                {
-                    Shadow.Sti => InterruptShadow.Sti,
-                    Shadow.MovSs => InterruptShadow.MovSs,
-                    _ => InterruptShadow.None,
-                });
+                TVendor.SetInterruptShadow(ref vcpu, (int)result.Shadow);
                 pending.Log.Clear();
                 pending.Hint = default;
                 pending.Writes.ThenStep = steps;
@@ -42,19 +37,19 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 if (steps)
                     return SingleStep.Completed<TVendor>(ref vcpu);
                 return result.Halted ? Halting<TVendor>.Halt(ref vcpu) : VcpuAction.Resume;
-            case Outcome.UserSpace:
+            case Access.UserSpace:
                 pending.Kind = PendingKind.Instruction;
                 // A REP instruction may have finished some iterations: what waits is at the RIP of now.
                 pending.Rip = vcpu.Registers.Rip;
                 return VcpuAction.UserSpace;
-            case Outcome.Absent:
+            case Access.Absent:
                 // What user space has served already is not asked for again.
                 pending.Kind = PendingKind.Instruction;
                 pending.Rip = vcpu.Registers.Rip;
                 pending.Writes.Clear();
                 pending.Hint = default;
                 return VcpuAction.Fault;
-            case Outcome.Exception:
+            case Access.Fault:
                 pending.Forget();
                 // The debug-register access that DR7.GD forbids has queued its #DB with its cause already.
                 if (result.Fault.Vector == Vector.Debug.Value)

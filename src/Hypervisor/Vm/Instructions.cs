@@ -33,12 +33,12 @@ internal static class Instructions<TVendor> where TVendor : struct, IVendor
         Fault fault = default;
         if (machine.Fetch(address, bytes[..inPage], ref fault) != Access.Done)
             return Failed(ref vcpu, in fault);
-        int length = InstructionLength.Skip(bytes[..inPage], opcode, size);
+        int length = Decoder.LengthOf(bytes[..inPage], opcode, size);
         if (length == 0 && inPage < bytes.Length)
         {
             if (machine.Fetch(address + (ulong)inPage, bytes[inPage..], ref fault) != Access.Done)
                 return Failed(ref vcpu, in fault);
-            length = InstructionLength.Skip(bytes, opcode, size);
+            length = Decoder.LengthOf(bytes, opcode, size);
         }
         end += (ulong)length;
         if (size != CodeSize.Bits64)

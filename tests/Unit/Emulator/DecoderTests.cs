@@ -213,7 +213,7 @@ public class DecoderTests
     [TestCase("", 0xf4u, 0)]
     public void AKnownInstructionIsSkipped(string bytes, uint opcode, int length)
     {
-        Assert.That(InstructionLength.Skip(Convert.FromHexString(bytes), opcode, CodeSize.Bits64), Is.EqualTo(length));
+        Assert.That(Decoder.LengthOf(Convert.FromHexString(bytes), opcode, CodeSize.Bits64), Is.EqualTo(length));
     }
 
     [Test]

@@ -131,7 +131,7 @@ public class ExecutionTests
         Dictionary<string, ulong> expected = [];
         foreach ((string name, ulong value) in Words(before))
         {
-            Access(state, name, value);
+            Named(state, name, value);
         }
         for (Gpr r = Gpr.Rax; r <= Gpr.R15; r++)
         {
@@ -147,11 +147,11 @@ public class ExecutionTests
         // Arithmetic flags count where a row names them.
         bool flags = after.Contains("flags=") || !before.Contains("flags=");
         Emulation result = state.RunServed();
-        Assert.That(result.Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(result.Outcome, Is.EqualTo(Access.Done));
         Assert.That(result.Halted, Is.EqualTo(code == "F4"));
         foreach ((string name, ulong value) in expected)
         {
-            ulong actual = name == "rip" ? state.Registers.Rip - origin : Access(state, name);
+            ulong actual = name == "rip" ? state.Registers.Rip - origin : Named(state, name);
             if (name != "flags" || flags && after.Contains("flags="))
             {
                 Assert.That(actual.ToString("x"), Is.EqualTo(value.ToString("x")), name);
@@ -164,7 +164,7 @@ public class ExecutionTests
             .Select(parts => (parts[0], ulong.Parse(parts[1], NumberStyles.HexNumber)));
 
     /// <summary>Gets, or first sets, what a word names.</summary>
-    private static ulong Access(FakeState state, string name, ulong? value = null)
+    private static ulong Named(FakeState state, string name, ulong? value = null)
     {
         if (name[0] == 'm')
         {

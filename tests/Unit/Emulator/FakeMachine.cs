@@ -93,7 +93,7 @@ internal sealed class FakeState
         {
             result = Run();
         }
-        while (result.Outcome == Outcome.UserSpace);
+        while (result.Outcome == Access.UserSpace);
         return result;
     }
 }

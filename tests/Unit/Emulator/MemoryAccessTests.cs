@@ -13,7 +13,7 @@ public class MemoryAccessTests
     private static void Completed(FakeState state, int length)
     {
         Emulation result = state.RunServed();
-        Assert.That(result.Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(result.Outcome, Is.EqualTo(Access.Done));
         Assert.That(state.Registers.Rip, Is.EqualTo(0x20000 + (ulong)length));
     }
 
@@ -34,7 +34,7 @@ public class MemoryAccessTests
         state.Registers[Gpr.Rbx] = 0xa0000;
         state.Registers[Gpr.Rdi] = 0xa0010;
         Emulation result = state.Run();
-        Assert.That(result.Outcome, Is.EqualTo(Outcome.UserSpace));
+        Assert.That(result.Outcome, Is.EqualTo(Access.UserSpace));
         Assert.That(state.Registers.Rip, Is.EqualTo(0x20000));
         Assert.That(state.Registers[Gpr.Rdi], Is.EqualTo(0xa0010));
         Completed(state, code.Length);
@@ -138,7 +138,7 @@ public class MemoryAccessTests
         state.Faulting[0x40] = true;
         state.Registers[Gpr.Rdi] = 0x40000;
         Emulation result = state.Run();
-        Assert.That(result.Outcome, Is.EqualTo(Outcome.Exception));
+        Assert.That(result.Outcome, Is.EqualTo(Access.Fault));
         Fault fault = result.Fault;
         Assert.That((fault.Vector, fault.ErrorCode, fault.Address), Is.EqualTo((14, 2u, 0x40000ul)));
         Assert.That(state.Trace, Is.Empty);
@@ -149,7 +149,7 @@ public class MemoryAccessTests
     {
         FakeState state = Long(0x8b, 0x03);
         state.Registers[Gpr.Rbx] = 0xa0000;
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.UserSpace));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.UserSpace));
         new byte[] { 0x0f, 0x22, 0xc0 }.CopyTo(state.At(0x20000, 3));
         Completed(state, 2);
         Assert.That(state.Registers[Gpr.Rax], Is.EqualTo(0x03020100));
@@ -177,7 +177,7 @@ public class MemoryAccessTests
         FakeState state = Long(0xf0, 0xff, 0x03);
         state.Registers[Gpr.Rbx] = 0x40000;
         state.LoseRace = true;
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
         Assert.That(state.Registers.Rip, Is.EqualTo(0x20000));
         state.LoseRace = false;
         Completed(state, 3);

@@ -60,7 +60,7 @@ public class NativeTests
             pristine.CopyTo(state.Memory, Low);
             state.Code(CodeAt, bytes);
             Emulation result = state.RunServed();
-            if (result.Outcome != Outcome.Done)
+            if (result.Outcome != Access.Done)
             {
                 continue;
             }

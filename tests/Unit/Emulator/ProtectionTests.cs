@@ -32,7 +32,7 @@ public class ProtectionTests
     {
         GuestRegisters before = state.Registers;
         Emulation result = state.RunServed();
-        Assert.That(result.Outcome, Is.EqualTo(Outcome.Exception));
+        Assert.That(result.Outcome, Is.EqualTo(Access.Fault));
         bool hasCode = vector is Gp or Ss or Pf or Ac or Np or Fault.InvalidTss;
         Assert.That((result.Fault.Vector, result.Fault.HasErrorCode, result.Fault.ErrorCode),
             Is.EqualTo(((byte)vector, hasCode, code)));
@@ -51,7 +51,7 @@ public class ProtectionTests
     private static void Done(FakeState state, int length)
     {
         ulong rip = state.Registers.Rip;
-        Assert.That(state.RunServed().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.RunServed().Outcome, Is.EqualTo(Access.Done));
         Assert.That(state.Registers.Rip, Is.EqualTo(rip + (ulong)length));
     }
 
@@ -362,7 +362,7 @@ public class ProtectionTests
             return;
         }
         Emulation result = state.Run();
-        Assert.That((result.Outcome, result.Shadow), Is.EqualTo((Outcome.Done, Shadow.MovSs)));
+        Assert.That((result.Outcome, result.Shadow), Is.EqualTo((Access.Done, Shadow.MovSs)));
     }
 
     [Test]
@@ -399,10 +399,10 @@ public class ProtectionTests
         state.Registers.Rip = 0x100;
         state.Registers[Gpr.Rsp] = 0x1000;
         state.Registers.Rflags |= Rflags.If | Rflags.Cf;
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
         Assert.That((state.Registers.Rip, state[SegmentName.Cs].Base), Is.EqualTo((0x200ul, 0x20000ul)));
         Assert.That(state.Registers.Rflags & Rflags.If, Is.Zero);
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
         Assert.That((state.Registers.Rip, state.Registers[Gpr.Rsp]), Is.EqualTo((0x102ul, 0x1000ul)));
         Assert.That(state.Registers.Rflags & Rflags.If, Is.EqualTo(Rflags.If));
     }
@@ -422,7 +422,7 @@ public class ProtectionTests
     public void RealModeFarJump()
     {
         FakeState state = Real(0xea, 0x34, 0x12, 0x00, 0x40);
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
         Assert.That((state.Registers.Rip, state[SegmentName.Cs].Base), Is.EqualTo((0x1234ul, 0x40000ul)));
     }
 
@@ -439,7 +439,7 @@ public class ProtectionTests
         FakeState state = State((CodeSize)size, bytes);
         GuestRegisters before = state.Registers;
         Emulation result = state.Run();
-        Assert.That(result.Outcome, Is.EqualTo(Outcome.Unsupported));
+        Assert.That(result.Outcome, Is.EqualTo(Access.Unsupported));
         Assert.That(((ReadOnlySpan<byte>)state.Fetched.Bytes)[..bytes.Length].ToArray(), Is.EqualTo(bytes));
         Assert.That(state.Fetched.ByteCount, Is.EqualTo(15));
         Same(state.Registers, before);
@@ -471,11 +471,11 @@ public class ProtectionTests
         state.Registers[Gpr.Rcx] = 3;
         state.Registers[Gpr.Rdi] = 0x40000;
         state.Yield = true;
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
         Assert.That((state.Registers[Gpr.Rcx], state.Registers.Rip), Is.EqualTo((2ul, 0x20000ul)));
         state.Yield = false;
         state.Registers[Gpr.Rcx] = 1_000_000;
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
         Assert.That(state.Registers[Gpr.Rcx], Is.GreaterThan(990_000), "bounded");
     }
 
@@ -511,7 +511,7 @@ public class ProtectionTests
                 state.Registers.Rflags = values[16] & 0x3cd5 | 2;
                 GuestRegisters before = state.Registers;
                 Emulation result = state.Run();
-                if (result.Outcome is Outcome.Exception or Outcome.Unsupported && state.Retired == 0)
+                if (result.Outcome is Access.Fault or Access.Unsupported && state.Retired == 0)
                 {
                     Same(state.Registers, before);
                 }

@@ -46,7 +46,7 @@ public class RepeatedInstructionTests
         Assert.That(state.Registers.Rip, Is.EqualTo(Here + 3));
         FakeState narrow = new(CodeSize.Bits32) { Fetched = state.Fetched };
         narrow.Code(Here, Wide);
-        Assert.That(narrow.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(narrow.Run().Outcome, Is.EqualTo(Access.Done));
         Assert.That((narrow.Registers.Rip, After(narrow)), Is.EqualTo((Here + 1, (ulong)uint.MaxValue)));
     }
 
@@ -57,22 +57,22 @@ public class RepeatedInstructionTests
         state.Code(LastOfPage, Short);
         state.Faulting[(LastOfPage >> 12) + 1] = false;
         Emulation result = state.Run();
-        Assert.That((result.Outcome, result.Fault.Vector), Is.EqualTo((Outcome.Exception, Fault.PageFault)));
+        Assert.That((result.Outcome, result.Fault.Vector), Is.EqualTo((Access.Fault, Fault.PageFault)));
     }
 
     [Test]
     public void WhatCannotBeDoneStaysSo([Values(new byte[] { 0x0f, 0xff, 0xc0 }, new byte[] { 0xd9, 0xc0 })] byte[] code)
     {
         FakeState state = new FakeState(CodeSize.Bits64).Code(Here, code);
-        Outcome first = state.Run().Outcome;
-        Assert.That(first, Is.Not.EqualTo(Outcome.Done));
+        Access first = state.Run().Outcome;
+        Assert.That(first, Is.Not.EqualTo(Access.Done));
         Assert.That(state.Run().Outcome, Is.EqualTo(first));
     }
 
     private static FakeState Run(CodeSize size, byte[] code)
     {
         FakeState state = new FakeState(size).Code(Here, code);
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
         return state;
     }
 
@@ -80,7 +80,7 @@ public class RepeatedInstructionTests
     {
         state.Registers[Gpr.Rax] = 0;
         state.Code(Here, code);
-        Assert.That(state.Run().Outcome, Is.EqualTo(Outcome.Done));
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
     }
 
     private static ulong After(FakeState state) => state.Registers[Gpr.Rax];
