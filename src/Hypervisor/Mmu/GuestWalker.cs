@@ -30,12 +30,9 @@ internal static class GuestWalker
         /// <summary>The level of the table that CR3 points at.</summary>
         public readonly int TopShift = topShift;
 
+        public readonly bool IsUser = paging.Cpl == 3 && (access & PageAccess.Implicit) == 0;
+
         public bool Writes => (Access & PageAccess.Write) != 0;
-        public bool IsUser
-        {
-            [MethodImpl(MethodImplOptions.AggressiveInlining)]
-            get => Paging.Cpl == 3 && (Access & PageAccess.Implicit) == 0;
-        }
 
         /// <summary>The flag that the access needs in the entry that maps the page.</summary>
         public ulong Dirty => Writes ? GuestEntry.Dirty : 0;

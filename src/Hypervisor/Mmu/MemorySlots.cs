@@ -96,14 +96,14 @@ internal static class MemorySlots
 
         bool stays = slot.Size != 0 && slot.Start.Value == old.Start.Value;
         if (exists && !stays)
-            TakeAway(ref vm, ref old, retires: true);
+            TakeAway(ref vm, ref old, Sweeping.Remove);
 
         vm.Host.LockMmu();
         vm.Memory.Publish(next);
         vm.Host.UnlockMmu();
         vm.Memory.Note(id, in slot);
         if (starts && exists && stays && !full)
-            TakeAway(ref vm, ref slot, retires: false);
+            TakeAway(ref vm, ref slot, Sweeping.Take);
         if (stops && stays)
             Enlarge(ref vm, in slot);
         vm.Host.SynchronizeSlots();
@@ -114,33 +114,26 @@ internal static class MemorySlots
     }
 
     /// <summary>
-    /// Ends a slot's use by the guest, or starts the logging of writes to it: from here on each first write to a page
-    /// faults. The mark of the end comes first, so that a fault under way cannot map the slot's pages again; the slot
-    /// stays in the table until nothing is mapped, so that the MMU notifier misses none. What was removed is flushed
-    /// under the lock, because the notifier takes it that what it does not find is in no TLB.
+    /// Ends a slot's use by the guest (<see cref="Sweeping.Remove"/>), or starts the logging of writes to it: from here
+    /// on each first write to a page faults. The mark of the end comes first, so that a fault under way cannot map the
+    /// slot's pages again; the slot stays in the table until nothing is mapped, so that the MMU notifier misses none.
+    /// What was removed is flushed under the lock, because the notifier takes it that what it does not find is in no
+    /// TLB.
     /// </summary>
-    private static void TakeAway(ref Vm.Vm vm, ref MemorySlot slot, bool retires)
+    private static void TakeAway(ref Vm.Vm vm, ref MemorySlot slot, Sweeping work)
     {
         TablePool retired = default;
-        bool flush = false;
+        bool ends = work == Sweeping.Remove;
+        ulong bits = ends ? NestedTables.AllBits : NestedTables.Writable;
         for (ulong done = 0; done < slot.Size; done += BytesPerLock)
         {
             Gfn first = (slot.Start + done).Frame, end = (slot.Start + Math.Min(slot.Size, done + BytesPerLock)).Frame;
             vm.Host.LockMmu();
-            if (retires)
-            {
-                slot.Flags |= SlotFlags.Retired;
-                if (NestedTables.Remove(ref vm.Memory, first, end, ref retired))
-                    vm.Host.FlushTlbs();
-            }
-            else
-            {
-                flush |= NestedTables.WriteProtect(ref vm.Memory, first, end);
-            }
+            slot.Flags |= ends ? SlotFlags.Retired : SlotFlags.None;
+            if (NestedTables.Sweep(ref vm.Memory, first, end, work, bits, ref retired))
+                vm.Host.FlushTlbs();
             vm.Host.UnlockMmu();
         }
-        if (flush)
-            vm.Host.FlushTlbs();
         retired.Free();
     }
 

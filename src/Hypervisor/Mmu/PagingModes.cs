@@ -17,16 +17,16 @@ internal static class GuestEntry
     public const ulong AddressMask = 0x000f_ffff_ffff_f000;
     public const int ProtectionKeyShift = 59;
 
-    /// <summary>Address bits that the processor does not have.</summary>
+    /// <summary>
+    /// Bits that must be 0 in entries of 64 bits: addresses that the processor does not have, no-execute when that is
+    /// off.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong BeyondPhysical(in PagingState paging) => AddressMask & (~0UL << paging.PhysicalBits);
+    public static ulong Reserved(in PagingState paging) =>
+        AddressMask & (~0UL << paging.PhysicalBits) | ((paging.Efer & Efer.Nxe) != 0 ? 0 : NoExecute);
 
     /// <summary>Bits 13 up to the page's size, which are no part of a large page's address.</summary>
     public static ulong BelowLargePage(int shift) => (1UL << shift) - (1UL << 13);
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong NoExecuteIfReserved(in PagingState paging) =>
-        (paging.Efer & Efer.Nxe) != 0 ? 0 : NoExecute;
 }
 
 /// <summary>
@@ -85,8 +85,7 @@ internal readonly struct PagingPae : IPagingMode
 
     public static ulong RootMask => 0xffff_ffe0;
 
-    public static ulong Reserved(in PagingState paging) =>
-        GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging) | 0x7ff0_0000_0000_0000;
+    public static ulong Reserved(in PagingState paging) => GuestEntry.Reserved(in paging) | 0x7ff0_0000_0000_0000;
 
     // Emulated processors set the accessed flag in pointers, though the manuals reserve its place.
     public static ulong ReservedAbove(in PagingState paging, int shift, bool large) =>
@@ -106,8 +105,7 @@ internal readonly struct LongPaging : IPagingMode
 
     public static ulong RootMask => GuestEntry.AddressMask;
 
-    public static ulong Reserved(in PagingState paging) =>
-        GuestEntry.BeyondPhysical(in paging) | GuestEntry.NoExecuteIfReserved(in paging);
+    public static ulong Reserved(in PagingState paging) => GuestEntry.Reserved(in paging);
 
     public static ulong ReservedAbove(in PagingState paging, int shift, bool large) =>
         large ? GuestEntry.BelowLargePage(shift) : shift > LargestPageShift ? GuestEntry.LargePage : 0;

@@ -105,9 +105,7 @@ internal struct VmMemory
     {
         if (id < (uint)_starts.Length)
             return true;
-        int length = 16;
-        while ((uint)length <= id)
-            length *= 2;
+        int length = (int)System.Numerics.BitOperations.RoundUpToPowerOf2(Math.Max(id + 1, 16));
         if (!KernelArray<ulong>.TryAllocate(length, out KernelArray<ulong> larger))
             return false;
         _starts.Span.CopyTo(larger.Span);
