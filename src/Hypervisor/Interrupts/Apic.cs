@@ -18,6 +18,8 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     private const uint CanSuppressEoi = 1 << 24;
     private const uint SuppressEoi = 1 << 12;
     private const uint SvrReset = 0xff, FlatModel = 0xf0000000, DfrFixed = 0x0fffffff, ExtInt = 7 << 8;
+    /// <summary>From one register of the page to the next, in its 32-bit words.</summary>
+    private const int Stride = 4;
     private const uint FirstMsr = 0x800, Masked = 1 << 16, SendIllegalVector = 1 << 5;
     private const uint IcrBusy = 1 << 12, IcrAssert = 1 << 14, IcrLevel = 1 << 15, IcrSelf = 1 << 18;
 
@@ -156,11 +158,11 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         // What is due is posted first, so that it is in IRR.
         ApicTimer<TVendor>.Expired(ref vcpu);
         state = default;
-        Span<byte> page = state.regs;
+        Span<uint> page = MemoryMarshal.Cast<byte, uint>((Span<byte>)state.regs);
         for (int register = 0; register < ApicRegister.Count; register++)
-            BinaryPrimitives.WriteUInt32LittleEndian(page.Slice(register * 16), Value(ref vcpu, register));
+            page[register * Stride] = Value(ref vcpu, register);
         if (!vcpu.Vm.Irqchip.Wide)
-            BinaryPrimitives.WriteUInt32LittleEndian(page.Slice(ApicRegister.Id * 16), vcpu.Id << 24);
+            page[ApicRegister.Id * Stride] = vcpu.Id << 24;
     }
 
     /// <summary>
@@ -169,9 +171,9 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static int Set(ref Vcpu vcpu, in kvm_lapic_state state)
     {
-        ReadOnlySpan<byte> page = state.regs;
+        ReadOnlySpan<uint> page = MemoryMarshal.Cast<byte, uint>((ReadOnlySpan<byte>)state.regs);
         ref Lapic apic = ref vcpu.Apic;
-        if (apic.Mode == ApicMode.X2apic && vcpu.Vm.Irqchip.Wide && At(page, ApicRegister.Id) != vcpu.Id)
+        if (apic.Mode == ApicMode.X2apic && vcpu.Vm.Irqchip.Wide && page[ApicRegister.Id * Stride] != vcpu.Id)
             return Errno.EINVAL;
         for (int register = 0; register < ApicRegister.Count; register++)
         {
@@ -185,14 +187,13 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
                 ApicRegister.IcrHigh when apic.Mode == ApicMode.X2apic => ~0u,
                 _ => Writable(ref vcpu, register),
             };
-            apic.Registers[register] = At(page, register) & kept;
+            apic.Registers[register] = page[register * Stride] & kept;
         }
         apic.Registers[ApicRegister.Dfr] |= DfrFixed;
-        if ((apic.Registers[ApicRegister.Svr] & Lapic.SoftwareEnable) == 0)
-            MaskLvts(ref apic);
+        MaskLvts(ref apic);
         Identify(ref vcpu);
         SetTpr(ref vcpu, apic.Tpr);
-        ApicTimer<TVendor>.Restore(ref vcpu, At(page, ApicRegister.CurrentCount));
+        ApicTimer<TVendor>.Restore(ref vcpu, page[ApicRegister.CurrentCount * Stride]);
         apic.NoteRequests();
         vcpu.Shared.Request(VcpuRequests.Event);
         return Errno.Ok;
@@ -200,9 +201,6 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
 
     private static bool HasMsr(ref Vcpu vcpu, uint register, ulong registers) =>
         vcpu.Apic.Mode == ApicMode.X2apic && register < ApicRegister.Count && (registers >> (int)register & 1) != 0;
-
-    private static uint At(ReadOnlySpan<byte> page, int register) =>
-        BinaryPrimitives.ReadUInt32LittleEndian(page.Slice(register * 16));
 
     private static uint Value(ref Vcpu vcpu, int register) => register == ApicRegister.CurrentCount
         ? ApicTimer<TVendor>.CurrentCount(ref vcpu)
@@ -258,26 +256,19 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         ref Lapic apic = ref vcpu.Apic;
         switch (register)
         {
-            case ApicRegister.Eoi:
-                Eoi(ref vcpu);
-                break;
-            case ApicRegister.Tpr:
-                SetTpr(ref vcpu, (byte)value);
-                break;
+            case ApicRegister.Eoi: Eoi(ref vcpu); break;
+            case ApicRegister.Tpr: SetTpr(ref vcpu, (byte)value); break;
             case ApicRegister.Icr:
                 apic.Registers[register] = value;
                 SendIpi(ref vcpu, value);
                 break;
-            case ApicRegister.SelfIpi:
-                SendIpi(ref vcpu, value | IcrSelf);
-                break;
+            case ApicRegister.SelfIpi: SendIpi(ref vcpu, value | IcrSelf); break;
             case ApicRegister.Esr:
                 apic.Registers[register] = Interlocked.Exchange(ref apic.Errors, 0);
                 break;
             case ApicRegister.Svr:
                 apic.Registers[register] = value;
-                if ((value & Lapic.SoftwareEnable) == 0)
-                    MaskLvts(ref apic);
+                MaskLvts(ref apic);
                 break;
             case >= ApicRegister.LvtTimer and <= ApicRegister.LvtError:
                 value |= apic.IsEnabled ? 0 : Masked;
@@ -286,23 +277,20 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
                 else
                     apic.Registers[register] = value;
                 break;
-            case ApicRegister.InitialCount:
-                ApicTimer<TVendor>.SetInitialCount(ref vcpu, value);
-                break;
-            case ApicRegister.Divide:
-                ApicTimer<TVendor>.SetDivide(ref vcpu, value);
-                break;
+            case ApicRegister.InitialCount: ApicTimer<TVendor>.SetInitialCount(ref vcpu, value); break;
+            case ApicRegister.Divide: ApicTimer<TVendor>.SetDivide(ref vcpu, value); break;
             default:
                 apic.Registers[register] = register == ApicRegister.Dfr ? value | DfrFixed : value;
                 break;
         }
     }
 
-    /// <summary>Software-disabled: all entries are masked and stay so (SDM vol. 3, 11.4.7.2).</summary>
+    /// <summary>While software-disabled all entries are masked and stay so (SDM vol. 3, 11.4.7.2).</summary>
     private static void MaskLvts(ref Lapic apic)
     {
+        uint mask = (apic.Registers[ApicRegister.Svr] & Lapic.SoftwareEnable) == 0 ? Masked : 0;
         for (int register = ApicRegister.LvtTimer; register <= ApicRegister.LvtError; register++)
-            apic.Registers[register] |= Masked;
+            apic.Registers[register] |= mask;
     }
 
     /// <summary>

@@ -148,9 +148,7 @@ internal static class ApicBus
                 if (!target.Apic.TryRequest(message.Vector.Value, message.Level))
                     return true;
                 break;
-            case DeliveryMode.Nmi:
-                request = VcpuRequests.Nmi;
-                break;
+            case DeliveryMode.Nmi: request = VcpuRequests.Nmi; break;
             case DeliveryMode.Init:
                 // It forgets a start-up that came before it.
                 Interlocked.And(ref target.Shared.RequestBits, ~(uint)VcpuRequests.StartUp);
@@ -160,12 +158,10 @@ internal static class ApicBus
                 Volatile.Write(ref target.Apic.StartUpVector, message.Vector.Value);
                 request = VcpuRequests.StartUp;
                 break;
-            case DeliveryMode.ExtInt:
-                // The chip that sends it will say the vector when the CPU asks.
-                break;
-            default:
-                // No system-management mode; remote reads are history.
-                return false;
+            // The chip that sends it will say the vector when the CPU asks.
+            case DeliveryMode.ExtInt: break;
+            // No system-management mode; remote reads are history.
+            default: return false;
         }
         if (own)
             target.Shared.Request(request);

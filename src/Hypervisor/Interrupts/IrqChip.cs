@@ -225,27 +225,24 @@ internal struct IrqChip
         UnlockAfterEnds(ref vm);
     }
 
-    /// <summary>Split mode: the message of a route that stands for a pin. False behind the last.</summary>
-    private readonly bool TryGetReserved(uint number, out InterruptMessage message)
+    /// <summary>Split mode: the message of a route that stands for a pin. False unless that is level-triggered.</summary>
+    private readonly bool IsLevel(in Route route, out InterruptMessage message)
     {
-        message = default;
-        if (number >= (uint)Math.Min(ReservedRoutes, _routes.Count) || !Gsi.TryCreate(number, out Gsi gsi))
-            return false;
-        Route route = _routes.Find(gsi);
-        if (route.IsMsi)
-            ApicBus.TryDecodeMsi(route.Address, route.Data, Wide, out message);
-        return true;
+        // Of a route that is none all is 0: an edge.
+        ApicBus.TryDecodeMsi(route.Address, route.Data, Wide, out message);
+        return message.Level;
     }
 
     /// <summary>Split mode: whether a level-triggered pin sends this vector to this CPU.</summary>
     private static bool IsRouted(ref Vcpu vcpu, Vector vector)
     {
+        ref Vm.Vm vm = ref vcpu.Vm;
         bool found = false;
-        HostVm host = vcpu.Vm.Host;
-        host.LockIrq();
-        for (uint i = 0; !found && vcpu.Vm.Irqchip.TryGetReserved(i, out InterruptMessage message); i++)
-            found = message.Level && message.Vector.Value == vector.Value && ApicBus.IsFor(ref vcpu, in message);
-        host.UnlockIrq();
+        vm.Host.LockIrq();
+        foreach (ref readonly Route route in vm.Irqchip._routes.First(vm.Irqchip.ReservedRoutes))
+            found |= vm.Irqchip.IsLevel(in route, out InterruptMessage message)
+                && message.Vector.Value == vector.Value && ApicBus.IsFor(ref vcpu, in message);
+        vm.Host.UnlockIrq();
         return found;
     }
 
@@ -274,12 +271,12 @@ internal struct IrqChip
         host.SetChipTimer(next == 0 ? 0 : Math.Max(next, earliest));
     }
 
+    /// <summary>An edge of GSI 0.</summary>
     private static void PulsePit(ref Vm.Vm vm)
     {
-        Gsi.TryCreate(0, out Gsi gsi);
-        if (SetLineLocked(ref vm, gsi, LineSource.Pit, true) < 0)
+        if (SetLineLocked(ref vm, default, LineSource.Pit, true) < 0)
             vm.Irqchip.Pit.ForgetOwed();
-        SetLineLocked(ref vm, gsi, LineSource.Pit, false);
+        SetLineLocked(ref vm, default, LineSource.Pit, false);
     }
 
     /// <summary>A CPU was reset: what it had in service it will not end.</summary>
@@ -379,16 +376,11 @@ internal struct IrqChip
         const uint PitAndRtc = 1 << 0 | 1 << 2 | 1 << 8;
         VectorSet vectors = default;
         if (Mode == IrqchipMode.Kernel)
-        {
             IoApic.CollectEoiVectors(ref vectors, PitAndRtc | _resampled);
-        }
-        else
+        foreach (ref readonly Route route in _routes.First(ReservedRoutes))
         {
-            for (uint i = 0; TryGetReserved(i, out InterruptMessage message); i++)
-            {
-                if (message.Level)
-                    vectors.Add(message.Vector.Value);
-            }
+            if (IsLevel(in route, out InterruptMessage message))
+                vectors.Add(message.Vector.Value);
         }
         EoiVectors.Assign(in vectors);
     }

@@ -121,9 +121,7 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
         }
         vcpu.Apic.Timer.Deadline = 0;
         uint initial = vcpu.Apic.Registers[ApicRegister.InitialCount];
-        if (initial == 0)
-            Start(ref vcpu, 0);
-        else if (count == 0 && IsPeriodic(ref vcpu))
+        if (initial == 0 || count == 0 && IsPeriodic(ref vcpu))
             SetInitialCount(ref vcpu, initial);
         else
             Continue(ref vcpu, Math.Min(count, initial));

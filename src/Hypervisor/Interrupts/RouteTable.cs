@@ -52,7 +52,8 @@ internal struct RouteTable
     /// <summary>The way back: the GSI that leads to a line.</summary>
     private LineGsis _gsis;
 
-    public readonly int Count => _routes.Length;
+    /// <summary>The first routes; not more than there are.</summary>
+    public readonly ReadOnlySpan<Route> First(int count) => _routes.Span[..Math.Min(count, _routes.Length)];
 
     public readonly void Free() => _routes.Free();
 

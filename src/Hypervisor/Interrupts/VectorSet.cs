@@ -13,8 +13,6 @@ internal struct VectorSet
 
     public void Add(byte vector) => Volatile.Write(ref this[vector >> 6], this[vector >> 6] | 1ul << (vector & 63));
 
-    public void Clear() => Assign(default);
-
     /// <summary>Becomes another set; what is in both is never missing meanwhile.</summary>
     public void Assign(in VectorSet other)
     {

@@ -278,7 +278,7 @@ internal sealed class IoApicTests
         _chip.CollectEoiVectors(ref set, watchedPins: 1 << 2);
         Assert.That(Vectors(set), Is.EqualTo(new[] { 0x32, 0x33, 0x35, 0xf8 }));
         End(0x35);
-        set.Clear();
+        set = default;
         _chip.CollectEoiVectors(ref set, watchedPins: 0);
         Assert.That(Vectors(set), Is.EqualTo(new[] { 0x33, 0xf8 }));
     }
