@@ -33,18 +33,13 @@ internal struct FetchedInstruction
 
     private readonly bool IsSame(int length)
     {
-        ReadOnlySpan<byte> now = Bytes, then = _decodedBytes;
-        if (length > sizeof(ulong))
-        {
-            if (BinaryPrimitives.ReadUInt64LittleEndian(now) != BinaryPrimitives.ReadUInt64LittleEndian(then))
-                return false;
-            now = now[sizeof(ulong)..];
-            then = then[sizeof(ulong)..];
-            length -= sizeof(ulong);
-        }
-        ulong difference =
-            BinaryPrimitives.ReadUInt64LittleEndian(now) ^ BinaryPrimitives.ReadUInt64LittleEndian(then);
-        return difference << (64 - length * 8) == 0;
+        ReadOnlySpan<ulong> now = MemoryMarshal.Cast<byte, ulong>((ReadOnlySpan<byte>)Bytes);
+        ReadOnlySpan<ulong> then = MemoryMarshal.Cast<byte, ulong>((ReadOnlySpan<byte>)_decodedBytes);
+        ulong low = now[0] ^ then[0], high = now[1] ^ then[1];
+        // What lies behind the instruction is shifted out.
+        return length > sizeof(ulong)
+            ? low == 0 && high << (2 * 64 - length * 8) == 0
+            : low << (64 - length * 8) == 0;
     }
 
     private Decoding DecodeAnew(CodeSize code)

@@ -40,7 +40,6 @@ internal struct IoApic
     private ulong_24 _repeats;
     /// <summary>Edge-triggered pins that are high and whose interrupt was delivered.</summary>
     private uint _edgesDelivered;
-    private uint _acknowledged;
     private int _rtcInService;
 
     /// <summary>Guest physical address of the registers.</summary>
@@ -92,12 +91,12 @@ internal struct IoApic
     }
 
     /// <summary>
-    /// A local APIC has ended an interrupt of this vector. Delivers again what is level-triggered and still asks.
+    /// A local APIC has ended the interrupts of these pins. Delivers again what is level-triggered and still asks.
     /// </summary>
-    public void EndOfInterrupt<TSink>(byte vector, ref TSink sink) where TSink : struct, IInterruptSink
+    /// <param name="pins">What <see cref="PinsOf"/> says of the interrupt's vector.</param>
+    /// <param name="sink">Takes the messages.</param>
+    public void EndOfInterrupt<TSink>(uint pins, ref TSink sink) where TSink : struct, IInterruptSink
     {
-        uint pins = PinsOf(vector);
-        _acknowledged |= pins;
         if ((pins >> RtcPin & 1) != 0 && _rtcInService > 0)
             _rtcInService--;
         Repeat(pins, RemoteIrr, ref sink);
@@ -120,14 +119,6 @@ internal struct IoApic
         uint pins = 0;
         for (int pin = 0; pin < Pins; pin++)
             pins |= (byte)_state.redirtbl[pin] == vector ? 1u << pin : 0;
-        return pins;
-    }
-
-    /// <summary>The pins, a bit each, whose interrupts have ended since the last call.</summary>
-    public uint TakeAcknowledged()
-    {
-        uint pins = _acknowledged;
-        _acknowledged = 0;
         return pins;
     }
 

@@ -213,19 +213,20 @@ internal struct IrqChip
         }
         vm.Host.LockIrq();
         ref IrqChip chip = ref vm.Irqchip;
+        uint pins = chip.IoApic.PinsOf(vector.Value);
         // Lines that fall by this end must have fallen when the pin is looked at again.
         if (chip._hasResamplers)
-            LowerResampled(ref vm, (ulong)chip.IoApic.PinsOf(vector.Value) << RouteTable.PicLines);
-        chip.IoApic.EndOfInterrupt(vector.Value, ref vm);
+            LowerResampled(ref vm, (ulong)pins << RouteTable.PicLines);
+        chip.IoApic.EndOfInterrupt(pins, ref vm);
         if (chip.IoApic.Deferred != 0 && chip._resumeStorm == 0)
         {
             chip._resumeStorm = HostCpu.Nanoseconds() + StormPause;
             chip.ArmTimer(vm.Host);
         }
-        UnlockAfterEnds(ref vm);
+        UnlockAfterEnds(ref vm, pins);
     }
 
-    /// <summary>Split mode: the message of a route that stands for a pin. False unless that is level-triggered.</summary>
+    /// <summary>Split mode: whether a route stands for a level-triggered pin, and its message.</summary>
     private readonly bool IsLevel(in Route route, out InterruptMessage message)
     {
         // Of a route that is none all is 0: an edge.
@@ -389,10 +390,10 @@ internal struct IrqChip
     /// Lets go of the lock when interrupts may have ended. Before that the PIT may owe another tick at once, and
     /// resampled lines go low; behind it the resampling irqfds are told.
     /// </summary>
-    private static void UnlockAfterEnds(ref Vm.Vm vm)
+    private static void UnlockAfterEnds(ref Vm.Vm vm, uint pins = 0)
     {
         ref IrqChip chip = ref vm.Irqchip;
-        ulong ended = chip.Pic.TakeAcknowledged() | (ulong)chip.IoApic.TakeAcknowledged() << RouteTable.PicLines;
+        ulong ended = chip.Pic.TakeAcknowledged() | (ulong)pins << RouteTable.PicLines;
         for (ulong lines = ended; lines != 0; lines &= lines - 1)
         {
             if (chip._routes.GsiOf(lines).Value == 0 && chip.HasPit && chip.Pit.Acknowledge())

@@ -22,7 +22,6 @@ internal sealed class IoApicModel
     }
 
     private readonly Pin[] _pins = [.. Enumerable.Range(0, 24).Select(_ => new Pin())];
-    private readonly HashSet<int> _acknowledged = [];
     private int _select;
     private int _id;
     private int _rtcInService;
@@ -77,10 +76,10 @@ internal sealed class IoApicModel
         return pin.Masked ? -1 : Send(number);
     }
 
-    public void EndOfInterrupt(byte vector)
+    /// <returns>The pins, a bit each, whose interrupts have ended.</returns>
+    public uint EndOfInterrupt(byte vector)
     {
         int[] ended = [.. Enumerable.Range(0, 24).Where(number => _pins[number].Vector == vector)];
-        _acknowledged.UnionWith(ended);
         if (ended.Contains(8))
             _rtcInService = Math.Max(0, _rtcInService - 1);
         foreach (int number in ended)
@@ -89,13 +88,7 @@ internal sealed class IoApicModel
             if (_pins[number].Asks)
                 Send(number);
         }
-    }
-
-    public uint TakeAcknowledged()
-    {
-        uint bits = (uint)_acknowledged.Sum(number => 1 << number);
-        _acknowledged.Clear();
-        return bits;
+        return (uint)ended.Sum(number => 1 << number);
     }
 
     /// <summary>The vectors whose EOI matters.</summary>
@@ -109,7 +102,6 @@ internal sealed class IoApicModel
     public void Migrate()
     {
         _rtcInService = 0;
-        _acknowledged.Clear();
         for (int number = 0; number < 24; number++)
         {
             bool wasHigh = _pins[number].High && !_pins[number].Delivered;
