@@ -30,4 +30,15 @@ internal struct Emulation
     /// <summary>HLT completed: the vCPU sleeps.</summary>
     public bool Halted;
     public Fault Fault;
+
+    /// <summary>
+    /// Emulates the instruction at CS:RIP. Pure: all that it reads and changes is behind <paramref name="machine"/>,
+    /// and registers, flags and RIP change only when the instruction (or a batch of a REP instruction) is complete.
+    /// </summary>
+    public static Emulation Run<TMachine>(ref TMachine machine) where TMachine : struct, IMachine, allows ref struct
+    {
+        Execution<TMachine> execution = new(machine);
+        execution.Run();
+        return execution.Result;
+    }
 }

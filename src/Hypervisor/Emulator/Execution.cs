@@ -45,10 +45,9 @@ internal ref partial struct Execution<TMachine>
         _virtual8086 = _protected && (flags & Rflags.Vm) != 0;
         if (!_machine.Resumes && !Fetch())
             return;
-        CodeSize code = _fetched.Code;
+        _code = _fetched.Code;
         ulong next = registers.Rip + _i.Length;
-        _code = code;
-        _next = code == CodeSize.Bits64 ? next : (uint)next;
+        _next = Long64 ? next : (uint)next;
         if (!Legal() || !Execute())
             return;
         registers.Rip = _next;

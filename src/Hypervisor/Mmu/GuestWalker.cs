@@ -49,9 +49,7 @@ internal static class GuestWalker
         bool isLong = (paging.Efer & Efer.Lma) != 0, isPae = (paging.Cr4 & Cr4.Pae) != 0;
         int topShift = !isLong ? isPae ? 30 : 22 : (paging.Cr4 & Cr4.La57) != 0 ? 48 : 39;
         Request request = new(ref vm, in paging, isLong ? address : new((uint)address.Value), access, topShift);
-        if (isLong)
-            return Walk<LongPaging>(in request);
-        return isPae ? Walk<PagingPae>(in request) : Walk<Paging32>(in request);
+        return isLong ? Walk<LongPaging>(in request) : isPae ? Walk<PagingPae>(in request) : Walk<Paging32>(in request);
     }
 
     private static Translation Walk<TMode>(ref readonly Request request) where TMode : struct, IPagingMode
@@ -186,9 +184,8 @@ internal static class GuestWalker
         {
             Gpa location = EntryAddress<TMode>(table, request.Address, shift);
             ref MemorySlot slot = ref request.Vm.Memory.Slots.Find(location);
-            if (!slot.TryToHva(location, out Hva hva) || !TryReadEntry<TMode>(hva, out ulong entry))
-                return false;
-            if ((entry & GuestEntry.Present) == 0)
+            if (!slot.TryToHva(location, out Hva hva) || !TryReadEntry<TMode>(hva, out ulong entry)
+                || (entry & GuestEntry.Present) == 0)
                 return false;
             bool last = shift == Page.Shift || TMode.IsLargePage(in request.Paging, entry, shift);
             if (last && ((entry ^ leaf) & ~(GuestEntry.Accessed | GuestEntry.Dirty)) != 0)

@@ -138,17 +138,13 @@ internal static class NestedTables
         }
     }
 
-    /// <summary>Takes away <paramref name="bits"/> of the mappings that reach into [first, end).</summary>
-    /// <returns>Whether any mapping had one.</returns>
-    public static bool Take(ref VmMemory memory, Gfn first, Gfn end, ulong bits)
-    {
-        TablePool none = default;
-        return Sweep(ref memory, first, end, Sweeping.Take, bits, ref none);
-    }
-
     /// <summary>Makes the mappings of [first, end) read-only.</summary>
     /// <returns>Whether any was writable, so that TLBs must be flushed.</returns>
-    public static bool WriteProtect(ref VmMemory memory, Gfn first, Gfn end) => Take(ref memory, first, end, Writable);
+    public static bool WriteProtect(ref VmMemory memory, Gfn first, Gfn end)
+    {
+        TablePool none = default;
+        return Sweep(ref memory, first, end, Sweeping.Take, Writable, ref none);
+    }
 
     /// <summary>
     /// Removes the mappings of [first, end) and the tables that are empty then. The tables go to

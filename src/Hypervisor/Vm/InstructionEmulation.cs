@@ -22,7 +22,7 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
     {
         ref PendingIo pending = ref vcpu.Pending;
         var machine = new GuestMachine<TVendor>(ref vcpu);
-        Emulation result = Emulator.Emulator.Run(ref machine);
+        Emulation result = Emulation.Run(ref machine);
         switch (result.Outcome)
         {
             case Access.Done:

@@ -82,7 +82,7 @@ internal sealed class FakeState
     {
         FakeMachine machine = new(this);
         Replay = 0;
-        return SharpKvm.Emulator.Emulator.Run(ref machine);
+        return Emulation.Run(ref machine);
     }
 
     /// <summary>Runs until user space is not needed any more.</summary>

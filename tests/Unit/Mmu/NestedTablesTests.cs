@@ -163,7 +163,8 @@ internal sealed class NestedTablesTests
                 TablePool none = default;
                 Assert.That(NestedTables.Sweep(ref tables, first, last, Sweeping.Look, Npt.Accessed, ref none),
                     Is.EqualTo(young));
-                Assert.That(NestedTables.Take(ref tables, first, last, Npt.Accessed), Is.EqualTo(young));
+                Assert.That(NestedTables.Sweep(ref tables, first, last, Sweeping.Take, Npt.Accessed, ref none),
+                    Is.EqualTo(young));
                 aging.ForEach(key => model.Pages[key] = model.Pages[key] with { Accessed = false });
                 break;
             default:
@@ -192,7 +193,8 @@ internal sealed class NestedTablesTests
                 NestedTables.TryAllowWrite(ref tables, new Gfn(frame), 1);
                 break;
             case Operation.Age:
-                NestedTables.Take(ref tables, default, new Gfn(1024), Npt.Accessed);
+                TablePool none = default;
+                NestedTables.Sweep(ref tables, default, new Gfn(1024), Sweeping.Take, Npt.Accessed, ref none);
                 break;
             default:
                 NestedTables.Map<Npt>(ref tables, ref spare, new Gfn(frame), 1,
