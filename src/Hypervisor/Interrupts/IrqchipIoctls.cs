@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Abi;
-using SharpKvm.Host;
-
 namespace SharpKvm.Interrupts;
 
 /// <summary>The VM ioctls of interrupt chips and routes; the caller holds the VM's lock.</summary>

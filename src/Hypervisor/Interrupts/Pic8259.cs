@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Numerics;
-using SharpKvm.Abi;
 
 namespace SharpKvm.Interrupts;
 

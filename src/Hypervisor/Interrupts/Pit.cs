@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Abi;
 using static SharpKvm.Abi.kvm_pit_state2;
 
 namespace SharpKvm.Interrupts;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Numerics;
-using SharpKvm.Abi;
-using SharpKvm.Host;
 
 namespace SharpKvm.Interrupts;
 
@@ -59,7 +57,7 @@ internal struct RouteTable
 
     public readonly Route Find(Gsi gsi) => gsi.Value < _routes.Length ? _routes.Span[gsi.Value] : default;
 
-    /// <summary>The GSI that leads to the first of some lines; there is one.</summary>
+    /// <summary>The GSI that leads to the first of some lines, of which there is one. Needs no lock.</summary>
     public readonly Gsi GsiOf(ulong lines) => _gsis[BitOperations.TrailingZeroCount(lines)];
 
     /// <summary>The routes after KVM_CREATE_IRQCHIP: GSI n to pin n, and to line n of the PIC below 16.</summary>

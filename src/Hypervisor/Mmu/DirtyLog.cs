@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Numerics;
-using SharpKvm.Abi;
-using SharpKvm.Host;
 
 namespace SharpKvm.Mmu;
 
@@ -57,7 +55,7 @@ internal static class DirtyLog
 
     /// <summary>Takes pages out of the log that user space names: their next write is logged again.</summary>
     /// <returns>
-    /// 0, -ENXIO with rings, -EINVAL for a bad slot id or range, -ENOENT when the slot does not log, -EFAULT or -ENOMEM.
+    /// 0, -ENXIO with rings, -EINVAL for a bad slot id or range, -ENOENT when the slot does not log, -EFAULT, -ENOMEM.
     /// </returns>
     public static int Clear(ref Vm.Vm vm, in kvm_clear_dirty_log request)
     {

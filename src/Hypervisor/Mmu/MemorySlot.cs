@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Host;
-
 namespace SharpKvm.Mmu;
 
 /// <summary>Properties of a memory slot: the flags of the UAPI, and one of our own.</summary>
@@ -93,8 +91,8 @@ internal struct MemorySlot
 
 /// <summary>
 /// The memory slots of a VM in ascending guest order, in chunks, so that a change copies one or two of them. Never
-/// changed once published, except that a slot may become <see cref="SlotFlags.Retired"/>. The first is an empty slot, so
-/// that each search ends at a slot.
+/// changed once published, except that a slot may become <see cref="SlotFlags.Retired"/>. The first is an empty slot,
+/// so that each search ends at a slot.
 /// </summary>
 internal struct SlotTable
 {

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Abi;
-using SharpKvm.Host;
-
 namespace SharpKvm.Mmu;
 
 /// <summary>KVM_SET_USER_MEMORY_REGION: creates, moves, changes and deletes memory slots.</summary>

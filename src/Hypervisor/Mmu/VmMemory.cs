@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Host;
-
 namespace SharpKvm.Mmu;
 
 /// <summary>Counts for people; changed atomically or under the exclusive MMU lock, read at any time.</summary>
