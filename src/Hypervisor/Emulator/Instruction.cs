@@ -33,13 +33,14 @@ internal struct FetchedInstruction
 
     private readonly bool IsSame(int length)
     {
-        ReadOnlySpan<ulong> now = MemoryMarshal.Cast<byte, ulong>((ReadOnlySpan<byte>)Bytes);
-        ReadOnlySpan<ulong> then = MemoryMarshal.Cast<byte, ulong>((ReadOnlySpan<byte>)_decodedBytes);
-        ulong low = now[0] ^ then[0], high = now[1] ^ then[1];
+        ReadOnlySpan<byte> now = Bytes, then = _decodedBytes;
+        ulong low = BinaryPrimitives.ReadUInt64LittleEndian(now) ^ BinaryPrimitives.ReadUInt64LittleEndian(then);
         // What lies behind the instruction is shifted out.
-        return length > sizeof(ulong)
-            ? low == 0 && high << (2 * 64 - length * 8) == 0
-            : low << (64 - length * 8) == 0;
+        if (length <= sizeof(ulong))
+            return low << (64 - length * 8) == 0;
+        ulong high = BinaryPrimitives.ReadUInt64LittleEndian(now[sizeof(ulong)..])
+            ^ BinaryPrimitives.ReadUInt64LittleEndian(then[sizeof(ulong)..]);
+        return low == 0 && high << (128 - length * 8) == 0;
     }
 
     private Decoding DecodeAnew(CodeSize code)
