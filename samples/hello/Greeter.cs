@@ -2,6 +2,7 @@
 using System;
 using System.Runtime;
 using System.Runtime.CompilerServices;
+using Kernel;
 
 namespace Hello;
 
@@ -51,7 +52,6 @@ internal static unsafe class Greeter
         return 0;
     }
 
-    [MethodImpl(MethodImplOptions.InternalCall)]
-    [RuntimeImport("*", "hello_warn")]
+    [KernelImport("hello_warn")]
     private static extern void WarnFromC();
 }

@@ -56,6 +56,18 @@ public sealed class SubsetTests
     public void FieldIsRefused(string field, string what)
         => Assert.That(result.Errors, Does.Contain($"error: Violations.{field}: {what}"));
 
+    [TestCase("Instance", "generic or not static", "Declare it 'static extern'")]
+    [TestCase("Generic", "generic or not static", "outside of generic types")]
+    [TestCase("Misnamed", "without a C function's name", "Write it as in C")]
+    [TestCase("WithBody", "has a body", "Declare it 'static extern'")]
+    [TestCase("Unbound", "not an import", "Name the C function")]
+    public void ImportIsRefused(string method, string what, string instead)
+    {
+        string pattern = $@"^tests/Toolchain/Violations/Violations\.cs\(\d+\): error: "
+            + $@"Violations\.Imports\.{method}: .*{Regex.Escape(what)}.*{Regex.Escape(instead)}";
+        Assert.That(result.Errors, Does.Match(new Regex(pattern, RegexOptions.Multiline)));
+    }
+
     private static int LineOf(string method)
         => Array.FindIndex(File.ReadAllLines(Source), line => line.EndsWith($"// line of {method}")) + 1;
 }

@@ -7,7 +7,7 @@ using IlPatch.Obj;
 
 var report = new Option<FileInfo?>("--report") { Description = "Write a table here: one line per method or symbol." };
 
-var il = new Command("il", "IL pass: verify the restricted subset, lower switches, make line numbers dense.");
+var il = new Command("il", "IL pass: verify the restricted subset, bind imports, lower switches, make line numbers dense.");
 var inputAssembly = new Argument<FileInfo>("input") { Description = "The assembly the C# compiler made." };
 var outputAssembly = new Argument<FileInfo>("output") { Description = "The assembly for the native compiler." };
 il.Add(inputAssembly);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Runtime;
 using System.Runtime.CompilerServices;
+using Kernel;
 
 namespace System;
 
@@ -9,13 +9,11 @@ namespace System;
 internal static class SpanHelpers
 {
     /// <summary>Copies <paramref name="length"/> bytes; the ranges may overlap.</summary>
-    [MethodImpl(MethodImplOptions.InternalCall)]
-    [RuntimeImport("*", "cs_memmove")]
+    [KernelImport("cs_memmove")]
     internal static extern void Memmove(ref byte destination, ref byte source, nuint length);
 
     /// <summary>Zeroes <paramref name="length"/> bytes.</summary>
-    [MethodImpl(MethodImplOptions.InternalCall)]
-    [RuntimeImport("*", "cs_memzero")]
+    [KernelImport("cs_memzero")]
     internal static extern void ClearWithoutReferences(ref byte destination, nuint length);
 
     /// <summary>Sets <paramref name="length"/> bytes to one value.</summary>

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #if !SIMULATED
-using System.Runtime;
+using Kernel;
 using SharpKvm.Cpu;
-using static System.Runtime.CompilerServices.MethodImplOptions;
 
 namespace SharpKvm.Host;
 
@@ -12,81 +11,81 @@ namespace SharpKvm.Host;
 /// </summary>
 internal static unsafe class Shim
 {
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_pages_allocate")]
+    [KernelImport("sk_pages_allocate")]
     public static extern ulong PagesAllocate(uint order, byte fill);
-    [MethodImpl(InternalCall), RuntimeImport("*", "free_pages")]
+    [KernelImport("free_pages")]
     public static extern void PagesFree(void* address, uint order);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_page_address")]
+    [KernelImport("sk_page_address")]
     public static extern void* PageAddress(ulong address);
-    [MethodImpl(InternalCall), RuntimeImport("*", "_copy_from_user")]
+    [KernelImport("_copy_from_user")]
     public static extern nuint UserRead(void* destination, ulong source, nuint bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "_copy_to_user")]
+    [KernelImport("_copy_to_user")]
     public static extern nuint UserWrite(ulong destination, void* source, nuint bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_u64")]
+    [KernelImport("sk_user_read_u64")]
     public static extern int UserReadUInt64(ulong source, ulong* value);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_read_words")]
+    [KernelImport("sk_user_read_words")]
     public static extern int UserReadWords(void* destination, ulong source, nuint bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_range")]
+    [KernelImport("sk_user_range")]
     public static extern int UserRange(ulong start, ulong bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_user_exchange")]
+    [KernelImport("sk_user_exchange")]
     public static extern long UserExchange(ulong address, uint size, ulong expected, ulong replacement);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_fault_page")]
+    [KernelImport("sk_fault_page")]
     public static extern long FaultPage(nint vm, ulong address, byte write, byte wait);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_lock")] public static extern void MmuLock(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_unlock")] public static extern void MmuUnlock(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_read_lock")]
+    [KernelImport("sk_mmu_lock")] public static extern void MmuLock(nint vm);
+    [KernelImport("sk_mmu_unlock")] public static extern void MmuUnlock(nint vm);
+    [KernelImport("sk_mmu_read_lock")]
     public static extern void MmuReadLock(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_mmu_read_unlock")]
+    [KernelImport("sk_mmu_read_unlock")]
     public static extern void MmuReadUnlock(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_lock")] public static extern void IrqLock(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irq_unlock")] public static extern void IrqUnlock(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_request_all")]
+    [KernelImport("sk_irq_lock")] public static extern void IrqLock(nint vm);
+    [KernelImport("sk_irq_unlock")] public static extern void IrqUnlock(nint vm);
+    [KernelImport("sk_request_all")]
     public static extern void RequestAll(nint vm, VcpuRequests requests, byte wait);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_synchronize_slots")]
+    [KernelImport("sk_synchronize_slots")]
     public static extern void SynchronizeSlots(nint vm);
-    [MethodImpl(InternalCall), RuntimeImport("*", "hrtimer_start_range_ns")]
+    [KernelImport("hrtimer_start_range_ns")]
     public static extern void StartTimer(nint timer, ulong deadline, ulong slack, uint mode);
-    [MethodImpl(InternalCall), RuntimeImport("*", "hrtimer_try_to_cancel")]
+    [KernelImport("hrtimer_try_to_cancel")]
     public static extern int TryCancelTimer(nint timer);
-    [MethodImpl(InternalCall), RuntimeImport("*", "hrtimer_cancel")]
+    [KernelImport("hrtimer_cancel")]
     public static extern int CancelTimer(nint timer);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_assign")]
+    [KernelImport("sk_irqfd_assign")]
     public static extern long AssignIrqFd(nint vm, int descriptor, uint gsi, int resampler, byte resample);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_deassign")]
+    [KernelImport("sk_irqfd_deassign")]
     public static extern long DeassignIrqFd(nint vm, int descriptor, uint gsi, byte* resampled);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_irqfd_resample")]
+    [KernelImport("sk_irqfd_resample")]
     public static extern void ResampleIrqFds(nint vm, uint gsi);
-    [MethodImpl(InternalCall), RuntimeImport("*", "eventfd_ctx_fdget")] public static extern nint OpenEvent(int fd);
-    [MethodImpl(InternalCall), RuntimeImport("*", "eventfd_ctx_put")]
+    [KernelImport("eventfd_ctx_fdget")] public static extern nint OpenEvent(int fd);
+    [KernelImport("eventfd_ctx_put")]
     public static extern void CloseEvent(nint context);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_eventfd_signal")]
+    [KernelImport("sk_eventfd_signal")]
     public static extern void SignalEvent(nint context);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_create_vm")] public static extern int CreateVm();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_create_vcpu")]
+    [KernelImport("sk_create_vm")] public static extern int CreateVm();
+    [KernelImport("sk_create_vcpu")]
     public static extern long CreateVcpu(nint vm, uint id);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_enter")] public static extern long VcpuEnter(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_work")] public static extern long VcpuWork(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_kick")] public static extern void VcpuKick(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_halt")]
+    [KernelImport("sk_vcpu_enter")] public static extern long VcpuEnter(nint vcpu);
+    [KernelImport("sk_vcpu_work")] public static extern long VcpuWork(nint vcpu);
+    [KernelImport("sk_vcpu_kick")] public static extern void VcpuKick(nint vcpu);
+    [KernelImport("sk_vcpu_halt")]
     public static extern int VcpuHalt(nint vcpu, ulong poll);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_yield_to")] public static extern void YieldTo(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_allocate_ring")]
+    [KernelImport("sk_vcpu_yield_to")] public static extern void YieldTo(nint vcpu);
+    [KernelImport("sk_vcpu_allocate_ring")]
     public static extern nint AllocateRing(nint vcpu, nuint bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_fetch_page")]
+    [KernelImport("sk_vcpu_fetch_page")]
     public static extern int FetchPage(nint vcpu, ulong page, byte write, uint number);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_vcpu_renew_slots")]
+    [KernelImport("sk_vcpu_renew_slots")]
     public static extern void VcpuRenewSlots(nint vcpu);
-    [MethodImpl(InternalCall), RuntimeImport("*", "fpu_copy_guest_fpstate_to_uabi")]
+    [KernelImport("fpu_copy_guest_fpstate_to_uabi")]
     public static extern void FpuExport(nint fpu, void* buffer, uint size, ulong components, uint pkru);
-    [MethodImpl(InternalCall), RuntimeImport("*", "fpu_copy_uabi_to_guest_fpstate")]
+    [KernelImport("fpu_copy_uabi_to_guest_fpstate")]
     public static extern int FpuImport(nint fpu, void* buffer, ulong components, uint* pkru);
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_read_msr")]
+    [KernelImport("sk_read_msr")]
     public static extern int ReadMsr(uint index, ulong* value);
-    [MethodImpl(InternalCall), RuntimeImport("*", "ktime_get_with_offset")]
+    [KernelImport("ktime_get_with_offset")]
     public static extern ulong KtimeWithOffset(int clock);
-    [MethodImpl(InternalCall), RuntimeImport("*", "check_tsc_unstable")] public static extern int TscIsUnstable();
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_parameters")] public static extern ulong Parameters();
-    [MethodImpl(InternalCall), RuntimeImport("*", "_printk")]
+    [KernelImport("check_tsc_unstable")] public static extern int TscIsUnstable();
+    [KernelImport("sk_parameters")] public static extern ulong Parameters();
+    [KernelImport("_printk")]
     public static extern int Print(byte* format, byte* text, ulong value);
 }
 
@@ -107,9 +106,9 @@ internal static unsafe partial class KernelPages
 
 internal static partial class KernelHeap
 {
-    [MethodImpl(InternalCall), RuntimeImport("*", "sk_heap_allocate")]
+    [KernelImport("sk_heap_allocate")]
     public static extern partial nint Allocate(nuint bytes);
-    [MethodImpl(InternalCall), RuntimeImport("*", "kvfree")] public static extern partial void Free(nint address);
+    [KernelImport("kvfree")] public static extern partial void Free(nint address);
 }
 
 internal static unsafe partial class UserMemory
@@ -339,7 +338,7 @@ internal static unsafe partial class HostCpu
 
     public static partial void WriteMsr(uint index, ulong value) => Kernel.X86.Wrmsr(index, value);
     public static partial ulong Tsc() => Kernel.X86.Rdtsc();
-    [MethodImpl(InternalCall), RuntimeImport("*", "ktime_get")] public static extern partial ulong Nanoseconds();
+    [KernelImport("ktime_get")] public static extern partial ulong Nanoseconds();
     // TK_OFFS_REAL
     public static partial ulong RealNanoseconds() => Shim.KtimeWithOffset(0);
     public static partial bool TscIsStable() => Shim.TscIsUnstable() == 0;

@@ -97,16 +97,13 @@ internal static unsafe class Failing
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static bool Tail(long value) => SmallBool(value);
 
-    [MethodImpl(MethodImplOptions.InternalCall)]
-    [RuntimeImport("*", "traps_small")]
+    [KernelImport("traps_small")]
     private static extern bool SmallBool(long value);
 
-    [MethodImpl(MethodImplOptions.InternalCall)]
-    [RuntimeImport("*", "traps_small")]
+    [KernelImport("traps_small")]
     private static extern byte SmallByte(long value);
 
-    [MethodImpl(MethodImplOptions.InternalCall)]
-    [RuntimeImport("*", "traps_small_short")]
+    [KernelImport("traps_small_short")]
     private static extern short SmallShort(long value);
 
     /// <summary>Calls back into C, which enters again; the inner trap must not end the outer call.</summary>
@@ -120,7 +117,6 @@ internal static unsafe class Failing
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static ulong Take(ref Node node) => node.Other;
 
-    [MethodImpl(MethodImplOptions.InternalCall)]
-    [RuntimeImport("*", "traps_enter_again")]
+    [KernelImport("traps_enter_again")]
     private static extern long EnterAgain(long value);
 }

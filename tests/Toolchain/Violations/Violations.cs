@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime.CompilerServices;
+using Kernel;
 
 namespace Violations;
 
@@ -54,6 +55,26 @@ internal static class FloatField
     public static void Nothing()
     {
     }
+}
+
+internal struct Imports
+{
+    [KernelImport("imports_instance")]
+    public extern void Instance();
+
+    [KernelImport("imports_generic")]
+    public static extern void Generic<T>();
+
+    [KernelImport("imports body")]
+    public static extern void Misnamed();
+
+    [KernelImport("imports_body")]
+    public static void WithBody()
+    {
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static extern void Unbound();
 }
 
 internal static unsafe class Broken

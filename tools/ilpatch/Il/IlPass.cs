@@ -11,6 +11,7 @@ internal static class IlPass
         File.Delete(output);
         using var assembly = new IlAssembly(input);
         SubsetVerifier.Run(assembly);
+        KernelImports.Run(assembly);
         TrapHelpers.Run(assembly);
         IReadOnlyDictionary<MethodDefinition, int> switches = SwitchLowering.Run(assembly);
         DenseSequencePoints.Run(assembly);

@@ -51,12 +51,7 @@ internal static class SubsetVerifier
                 continue;
             }
 
-            var place = new SourcePlace($"{type.FullName.Replace('/', '.')}.{field.Name}", "", 0);
-            if (type.Methods.FirstOrDefault(m => m.DebugInformation.HasSequencePoints) is { } near)
-            {
-                place = place with { File = IlAssembly.PlaceOf(near).File, Line = IlAssembly.PlaceOf(near).Line };
-            }
-
+            SourcePlace place = PlaceNear(type, field.Name);
             if (field.IsStatic && IsReference(field.FieldType))
             {
                 violations.Add(new(place, $"a static field of the reference type {field.FieldType.Name}",
@@ -73,8 +68,22 @@ internal static class SubsetVerifier
         }
     }
 
+    /// <summary>Of a member that has no code: the first line of its type's code.</summary>
+    private static SourcePlace PlaceNear(TypeDefinition type, string member)
+    {
+        var place = new SourcePlace($"{type.FullName.Replace('/', '.')}.{member}", "", 0);
+        return type.Methods.FirstOrDefault(method => method.DebugInformation.HasSequencePoints) is { } near
+            ? place with { File = IlAssembly.PlaceOf(near).File, Line = IlAssembly.PlaceOf(near).Line }
+            : place;
+    }
+
     private static void CheckMethod(MethodDefinition method, List<Violation> violations)
     {
+        if (KernelImports.Check(method) is var (wrong, right))
+        {
+            violations.Add(new(PlaceNear(method.DeclaringType, method.Name), wrong, right));
+        }
+
         // Record structs bring Equals(object), ToString and the like; what is really used is seen in the object.
         if (!method.HasBody || TrapHelpers.IsTrap(method) || IsSynthesized(method))
         {

@@ -23,7 +23,7 @@ internal sealed class CoreProgram
         ("RhpByRefAssignRef", "stores an object reference", "Use structs and 'ref'."),
         ("JIT_StackProbe", "needs a stack frame of a page or more",
             "Pass large structs by 'ref' or 'in', or keep them in the VM's memory."),
-        ("RhpPInvoke", "calls out through P/Invoke", "Use RuntimeImport with MethodImplOptions.InternalCall."),
+        ("RhpPInvoke", "calls out through P/Invoke", "Use [KernelImport]."),
         ("RhpReversePInvoke", "is entered through UnmanagedCallersOnly", "Use RuntimeExport."),
     ];
 
