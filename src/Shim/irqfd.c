@@ -130,6 +130,7 @@ long sk_irqfd_deassign(struct sk_vm *vm, int fd, u32 gsi, bool *resampled)
 	struct eventfd_ctx *trigger = eventfd_ctx_fdget(fd);
 	struct sk_irqfd *irqfd;
 
+	*resampled = false;
 	if (IS_ERR(trigger))
 		return PTR_ERR(trigger);
 	sweep(vm, trigger, gsi);

@@ -6,26 +6,16 @@ internal static partial class KernelPages
 {
     public const int EntriesPerTable = Page.Size / sizeof(ulong);
 
-    /// <summary>One zeroed page, charged to the calling process; <see cref="Hpa.IsNull"/> when there is none.</summary>
-    public static partial Hpa Allocate();
-
-    public static partial void Free(Hpa page);
-
+    // SAFETY: the kernel's direct map has every page; who gave the address keeps the page as long as the span.
     /// <summary>The page as bytes, through the kernel's direct map.</summary>
-    public static partial Span<byte> Bytes(Hpa page);
+    public static unsafe Span<byte> Bytes(Hpa page) => new((void*)Address(page), Page.Size);
 
     /// <summary>The page as a table of 512 entries.</summary>
-    public static partial Span<ulong> Entries(Hpa page);
+    public static unsafe Span<ulong> Entries(Hpa page) => new((void*)Address(page), EntriesPerTable);
 
     /// <summary>The page as a hardware structure of at most its size.</summary>
     public static KernelRef<T> Reference<T>(Hpa page) where T : unmanaged =>
         new(Unsafe.SizeOf<T>() <= Page.Size ? Address(page) : 0);
-
-    private static partial nint Address(Hpa page);
-
-    /// <summary>2^order contiguous pages with all bits set, for bitmaps that hardware reads.</summary>
-    public static partial Hpa AllocateBitmap(int order);
-    public static partial void FreeBitmap(Hpa bitmap, int order);
 }
 
 /// <summary>An array in kernel memory with an explicit owner: who allocates it frees it.</summary>
@@ -69,11 +59,4 @@ internal readonly partial struct KernelArray<T> where T : unmanaged
     /// <summary>All elements. Valid until <see cref="Free"/>.</summary>
     // SAFETY: the address and length come from TryAllocate and never change.
     public unsafe Span<T> Span => new((void*)_address, Length);
-}
-
-/// <summary>The kernel's general allocator (kvzalloc and kvfree).</summary>
-internal static partial class KernelHeap
-{
-    public static partial nint Allocate(nuint bytes);
-    public static partial void Free(nint address);
 }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#if !SIMULATED
 using System.Runtime;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
@@ -168,4 +167,3 @@ internal static class Exports
         return Errno.Ok;
     }
 }
-#endif

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using Kernel;
+using SharpKvm.Cpu;
+
+namespace SharpKvm.Host;
+
+/// <summary>What the physical CPUs can do.</summary>
+internal static unsafe class HostCpu
+{
+    private const ulong AmxComponents = 3 << 17;
+
+    public static void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result)
+    {
+        // SAFETY: the instruction writes four registers, which are the whole of a leaf.
+        fixed (CpuidLeaf* target = &result)
+            X86.Cpuid(leaf, subleaf, (uint*)target);
+    }
+
+    /// <summary>False when the MSR does not exist (#GP).</summary>
+    [KernelImport("sk_read_msr")] public static extern bool TryReadMsr(uint index, out ulong value);
+
+    /// <summary>Writes an MSR that is known to exist; anything else is a trap of the core.</summary>
+    public static void WriteMsr(uint index, ulong value) => X86.Wrmsr(index, value);
+
+    public static ulong Tsc() => X86.Rdtsc();
+
+    /// <summary>CLOCK_MONOTONIC: what timers are armed by.</summary>
+    [KernelImport("ktime_get")] public static extern ulong Nanoseconds();
+
+    /// <summary>CLOCK_REALTIME: the time of day, since 1970.</summary>
+    public static ulong RealNanoseconds() => NanosecondsOf(RealClock);
+
+    /// <summary>TK_OFFS_REAL.</summary>
+    private const int RealClock = 0;
+    [KernelImport("ktime_get_with_offset")] private static extern ulong NanosecondsOf(int clock);
+
+    /// <summary>Whether the kernel trusts the time-stamp counters to be the same on all CPUs.</summary>
+    public static bool TscIsStable() => IsTscUnstable() == 0;
+    [KernelImport("check_tsc_unstable")] private static extern int IsTscUnstable();
+
+    /// <summary>Rate of the time-stamp counter in kHz.</summary>
+    public static uint TscKhz() => (uint)(Parameters.All() >> 32) & int.MaxValue;
+
+    /// <summary>XCR0 bits that the kernel's guest-FPU code can save; 0 without XSAVE.</summary>
+    // Linux asks for permission before it saves the state of AMX.
+    public static ulong SupportedXcr0() =>
+        (X86.ReadCr4() & Cr4.Osxsave) != 0 ? X86.Xgetbv(0) & ~AmxComponents : 0;
+
+    /// <summary>Indirect branch prediction barrier.</summary>
+    public static void FlushPredictors() => X86.Wrmsr(Msr.PredCmd, 1);
+}
+
+/// <summary>Module parameters that the core asks for.</summary>
+internal static class Parameters
+{
+    /// <summary>Unknown MSRs read as zero and swallow writes instead of #GP.</summary>
+    public static bool IgnoreMsrs() => (long)All() < 0;
+
+    /// <summary>The longest that a vCPU polls before it sleeps in a halt.</summary>
+    public static ulong HaltPollNanoseconds() => (uint)All();
+
+    /// <summary>All of them in one word, and the rate of the time-stamp counter in bits 32 to 62.</summary>
+    [KernelImport("sk_parameters")] public static extern ulong All();
+}

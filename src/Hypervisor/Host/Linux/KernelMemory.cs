@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using Kernel;
+
+namespace SharpKvm.Host;
+
+internal static partial class KernelPages
+{
+    /// <summary>One zeroed page, charged to the calling process; <see cref="Hpa.IsNull"/> when there is none.</summary>
+    public static Hpa Allocate() => Allocate(0, 0);
+
+    public static void Free(Hpa page) => FreeBitmap(page, 0);
+
+    /// <summary>2^order contiguous pages with all bits set, for bitmaps that hardware reads.</summary>
+    public static Hpa AllocateBitmap(int order) => Allocate(order, 0xff);
+
+    public static void FreeBitmap(Hpa bitmap, int order) => Free(Address(bitmap), order);
+
+    /// <summary>Where the kernel's direct map has the page.</summary>
+    [KernelImport("sk_page_address")] public static extern nint Address(Hpa page);
+
+    [KernelImport("sk_pages_allocate")] private static extern Hpa Allocate(int order, byte fill);
+    [KernelImport("free_pages")] private static extern void Free(nint address, int order);
+}
+
+/// <summary>The kernel's general allocator (kvzalloc and kvfree).</summary>
+internal static class KernelHeap
+{
+    [KernelImport("sk_heap_allocate")] public static extern nint Allocate(nuint bytes);
+    [KernelImport("kvfree")] public static extern void Free(nint address);
+}

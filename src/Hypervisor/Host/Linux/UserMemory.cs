@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using Kernel;
+
+namespace SharpKvm.Host;
+
+/// <summary>
+/// Memory of the calling process, guest memory included. Copies may sleep and fail (the page may be gone); a failure
+/// is EFAULT towards user space. Only in the context of the VM's own process.
+/// </summary>
+internal static partial class UserMemory
+{
+    public static bool Read(Hva source, Span<byte> destination) =>
+        CopyFrom(ref MemoryMarshal.GetReference(destination), source, (nuint)destination.Length) == 0;
+
+    public static bool Write(Hva destination, ReadOnlySpan<byte> source) =>
+        CopyTo(destination, in MemoryMarshal.GetReference(source), (nuint)source.Length) == 0;
+
+    /// <summary>8 to 16 bytes by two loads: the cheap path for instruction bytes.</summary>
+    public static bool ReadWords(Hva source, Span<byte> destination) =>
+        CopyWords(ref MemoryMarshal.GetReference(destination), source, (nuint)destination.Length);
+
+    /// <summary>One load of 8 bytes, the cheap path; atomic when aligned, as page-table entries are.</summary>
+    [KernelImport("sk_user_read_u64")] public static extern bool TryReadUInt64(Hva source, out ulong value);
+
+    /// <summary>Atomic compare and exchange of 1, 2, 4 or 8 naturally aligned bytes.</summary>
+    [KernelImport("sk_user_exchange")]
+    public static extern Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement);
+
+    /// <summary>Whether [start, start + bytes) lies in the user half (access_ok).</summary>
+    [KernelImport("sk_user_range")] public static extern bool IsUserRange(Hva start, ulong bytes);
+
+    [KernelImport("_copy_from_user")] private static extern nuint CopyFrom(ref byte to, Hva source, nuint bytes);
+    [KernelImport("_copy_to_user")] private static extern nuint CopyTo(Hva destination, in byte from, nuint bytes);
+    [KernelImport("sk_user_read_words")] private static extern bool CopyWords(ref byte to, Hva source, nuint bytes);
+}
