@@ -13,8 +13,7 @@ internal struct kvm_clock_data
 
     public ulong clock;
     public uint flags, pad0;
-    public ulong realtime;
-    public ulong host_tsc;
+    public ulong realtime, host_tsc;
     public InlineArray4<uint> pad;
 }
 
@@ -39,8 +38,7 @@ internal struct PvClockTime
     public const uint Offset = 8, FlagsOffset = 29;
     public const byte TscStable = 1, GuestStopped = 2;
 
-    public ulong TscTimestamp;
-    public ulong SystemTime;
+    public ulong TscTimestamp, SystemTime;
     public uint Multiplier;
     public sbyte Shift;
     public byte Flags;

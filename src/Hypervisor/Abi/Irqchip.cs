@@ -4,22 +4,10 @@ namespace SharpKvm.Abi;
 // Arguments of the ioctls of interrupt chips, interrupt routes and event channels (asm/kvm.h, linux/kvm.h). A Size
 // larger than the fields stands for reserved ones at the end of what only user space fills.
 
-[InlineArray(9)]
-internal struct uint_9
-{
-    private uint _first;
-}
-
 [InlineArray(24)]
 internal struct ulong_24
 {
     private ulong _first;
-}
-
-[InlineArray(512)]
-internal struct byte_512
-{
-    private byte _first;
 }
 
 [InlineArray(1024)]
@@ -43,9 +31,7 @@ internal struct kvm_pic_state
     public byte special_mask;
     /// <summary>The initialization word that comes next: 0 none, 1 ICW2, 2 ICW3, 3 ICW4.</summary>
     public byte init_state;
-    public byte auto_eoi;
-    public byte rotate_on_auto_eoi;
-    public byte special_fully_nested_mode;
+    public byte auto_eoi, rotate_on_auto_eoi, special_fully_nested_mode;
     /// <summary>Whether ICW4 is part of the initialization.</summary>
     public byte init4;
     public byte elcr, elcr_mask;
@@ -57,10 +43,7 @@ internal struct kvm_ioapic_state
     public const int KVM_IOAPIC_NUM_PINS = 24;
 
     public ulong base_address;
-    public uint ioregsel;
-    public uint id;
-    public uint irr;
-    public uint pad;
+    public uint ioregsel, id, irr, pad;
     public ulong_24 redirtbl;
 }
 
@@ -74,21 +57,18 @@ internal struct kvm_irqchip
     [StructLayout(LayoutKind.Explicit)]
     public struct chip_state
     {
-        [FieldOffset(0)] public byte_512 dummy;
+        [FieldOffset(0)] public InlineArray8<InlineArray8<ulong>> dummy;
         [FieldOffset(0)] public kvm_pic_state pic;
         [FieldOffset(0)] public kvm_ioapic_state ioapic;
     }
 
-    public uint chip_id;
-    public uint pad;
+    public uint chip_id, pad;
     public chip_state chip;
 }
 
 /// <summary>KVM_GET_LAPIC, KVM_SET_LAPIC: the registers' page, each at its offset (SDM vol. 3, 11.4.1).</summary>
 internal struct kvm_lapic_state
 {
-    public const int KVM_APIC_REG_SIZE = 0x400;
-
     public byte_1024 regs;
 }
 
@@ -106,8 +86,7 @@ internal struct kvm_pit_channel_state
     /// <summary>The initial count, 1 to 65536.</summary>
     public uint count;
     public ushort latched_count;
-    public byte count_latched, status_latched;
-    public byte status;
+    public byte count_latched, status_latched, status;
     public byte read_state, write_state;
     public byte write_latch;
     public byte rw_mode, mode, bcd;
@@ -116,16 +95,10 @@ internal struct kvm_pit_channel_state
     public long count_load_time;
 }
 
-[InlineArray(3)]
-internal struct kvm_pit_channel_state_3
-{
-    private kvm_pit_channel_state _first;
-}
-
 /// <summary>KVM_GET_PIT, KVM_SET_PIT.</summary>
 internal struct kvm_pit_state
 {
-    public kvm_pit_channel_state_3 channels;
+    public InlineArray3<kvm_pit_channel_state> channels;
 }
 
 /// <summary>KVM_GET_PIT2, KVM_SET_PIT2.</summary>
@@ -134,9 +107,9 @@ internal struct kvm_pit_state2
     public const uint KVM_PIT_FLAGS_HPET_LEGACY = 1;
     public const uint KVM_PIT_FLAGS_SPEAKER_DATA_ON = 2;
 
-    public kvm_pit_channel_state_3 channels;
+    public InlineArray3<kvm_pit_channel_state> channels;
     public uint flags;
-    public uint_9 reserved;
+    public InlineArray9<uint> reserved;
 }
 
 /// <summary>KVM_REINJECT_CONTROL.</summary>
@@ -161,17 +134,14 @@ internal struct kvm_msi
 {
     public const uint KVM_MSI_VALID_DEVID = 1;
 
-    public uint address_lo, address_hi;
-    public uint data;
-    public uint flags;
-    public uint devid;
+    public uint address_lo, address_hi, data;
+    public uint flags, devid;
 }
 
 /// <summary>Head of KVM_SET_GSI_ROUTING; <see cref="kvm_irq_routing_entry"/> elements follow.</summary>
 internal struct kvm_irq_routing
 {
-    public uint nr;
-    public uint flags;
+    public uint nr, flags;
 }
 
 internal struct kvm_irq_routing_entry
@@ -186,23 +156,18 @@ internal struct kvm_irq_routing_entry
         [FieldOffset(0)] public kvm_irq_routing_msi msi;
     }
 
-    public uint gsi;
-    public uint type;
-    public uint flags;
-    public uint pad;
+    public uint gsi, type, flags, pad;
     public irq_target u;
 }
 
 internal struct kvm_irq_routing_irqchip
 {
-    public uint irqchip;
-    public uint pin;
+    public uint irqchip, pin;
 }
 
 internal struct kvm_irq_routing_msi
 {
-    public uint address_lo, address_hi;
-    public uint data;
+    public uint address_lo, address_hi, data;
     public uint devid;
 }
 
@@ -213,10 +178,7 @@ internal struct kvm_irqfd
     public const uint KVM_IRQFD_FLAG_DEASSIGN = 1 << 0;
     public const uint KVM_IRQFD_FLAG_RESAMPLE = 1 << 1;
 
-    public uint fd;
-    public uint gsi;
-    public uint flags;
-    public uint resamplefd;
+    public uint fd, gsi, flags, resamplefd;
 }
 
 /// <summary>KVM_IOEVENTFD.</summary>
@@ -227,8 +189,7 @@ internal struct kvm_ioeventfd
     public const uint KVM_IOEVENTFD_FLAG_PIO = 1 << 1;
     public const uint KVM_IOEVENTFD_FLAG_DEASSIGN = 1 << 2;
 
-    public ulong datamatch;
-    public ulong addr;
+    public ulong datamatch, addr;
     /// <summary>1, 2, 4 or 8 bytes; 0: a write of any length.</summary>
     public uint len;
     public int fd;
@@ -239,16 +200,14 @@ internal struct kvm_ioeventfd
 internal struct kvm_coalesced_mmio_zone
 {
     public ulong addr;
-    public uint size;
-    public uint pio;
+    public uint size, pio;
 }
 
 /// <summary>Element of <see cref="kvm_coalesced_mmio_ring"/>: one write.</summary>
 internal struct kvm_coalesced_mmio
 {
     public ulong phys_addr;
-    public uint len;
-    public uint pio;
+    public uint len, pio;
     public ulong data;
 }
 

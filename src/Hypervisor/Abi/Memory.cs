@@ -19,8 +19,7 @@ internal struct kvm_userspace_memory_region
 /// <summary>Argument of KVM_GET_DIRTY_LOG.</summary>
 internal struct kvm_dirty_log
 {
-    public uint slot;
-    public uint padding1;
+    public uint slot, padding1;
     /// <summary>User address of the bitmap: one bit per page, rounded up to 8 bytes.</summary>
     public ulong dirty_bitmap;
 }
@@ -28,8 +27,7 @@ internal struct kvm_dirty_log
 /// <summary>Argument of KVM_CLEAR_DIRTY_LOG.</summary>
 internal struct kvm_clear_dirty_log
 {
-    public uint slot;
-    public uint num_pages;
+    public uint slot, num_pages;
     /// <summary>A multiple of 64.</summary>
     public ulong first_page;
     /// <summary>User address of the bitmap, whose first bit is the first page's.</summary>
@@ -44,8 +42,7 @@ internal struct kvm_dirty_gfn
     /// <summary>User space has seen it; the kernel may use the entry again.</summary>
     public const uint KVM_DIRTY_GFN_F_RESET = 1 << 1;
 
-    public uint flags;
-    public uint slot;
+    public uint flags, slot;
     /// <summary>Page within the slot.</summary>
     public ulong offset;
 }
@@ -53,8 +50,7 @@ internal struct kvm_dirty_gfn
 /// <summary>KVM_ENABLE_CAP.</summary>
 internal struct kvm_enable_cap
 {
-    public uint cap;
-    public uint flags;
+    public uint cap, flags;
     public InlineArray4<ulong> args;
     public InlineArray8<ulong> pad;
 }

@@ -48,7 +48,6 @@ internal struct kvm_run
     [FieldOffset(16)] public ulong cr8;
     [FieldOffset(24)] public ulong apic_base;
 
-    [FieldOffset(32)] public ulong hardware_exit_reason;
     [FieldOffset(32)] public FailEntry fail_entry;
     [FieldOffset(32)] public Io io;
     [FieldOffset(32)] public kvm_debug_exit_arch debug;
@@ -70,8 +69,7 @@ internal struct kvm_run
 
     internal struct Io
     {
-        public byte direction;
-        public byte size;
+        public byte direction, size;
         public ushort port;
         public uint count;
         public ulong data_offset;
@@ -79,16 +77,14 @@ internal struct kvm_run
 
     internal struct Mmio
     {
-        public ulong phys_addr;
-        public ulong data;
+        public ulong phys_addr, data;
         public uint len;
         public byte is_write;
     }
 
     internal struct Internal
     {
-        public uint suberror;
-        public uint ndata;
+        public uint suberror, ndata;
         public InlineArray16<ulong> data;
     }
 
@@ -113,8 +109,7 @@ internal struct kvm_run
 
     internal struct EmulationFailure
     {
-        public uint suberror;
-        public uint ndata;
+        public uint suberror, ndata;
         public ulong flags;
         public byte insn_size;
         public InlineArray15<byte> insn_bytes;

@@ -4,12 +4,6 @@ namespace SharpKvm.Abi;
 // Arguments of the ioctls that get and set guest state: the UAPI's names, order and sizes (asm/kvm.h, linux/kvm.h).
 // Structs lie in memory in the order of their fields unless they say otherwise.
 
-[InlineArray(26)]
-internal struct byte_26
-{
-    private byte _first;
-}
-
 /// <summary>KVM_GET_REGS, KVM_SET_REGS.</summary>
 internal struct kvm_regs
 {
@@ -25,10 +19,7 @@ internal struct kvm_segment
     public ulong @base;
     public uint limit;
     public ushort selector;
-    public byte type;
-    public byte present, dpl, db, s, l, g, avl;
-    public byte unusable;
-    public byte padding;
+    public byte type, present, dpl, db, s, l, g, avl, unusable, padding;
 }
 
 internal struct kvm_dtable
@@ -45,8 +36,7 @@ internal struct kvm_sregs_common
     public kvm_segment tr, ldt;
     public kvm_dtable gdt, idt;
     public ulong cr0, cr2, cr3, cr4, cr8;
-    public ulong efer;
-    public ulong apic_base;
+    public ulong efer, apic_base;
 
     /// <summary>The segments in the order of their fields, <see cref="cs"/> to <see cref="ldt"/>.</summary>
     // SAFETY: the layout is sequential, the eight fields stand one after the other.
@@ -86,8 +76,7 @@ internal struct kvm_fpu
     public InlineArray16<ulong> fpr;
     public x87_environment x87;
     public InlineArray16<InlineArray2<ulong>> xmm;
-    public uint mxcsr;
-    public uint pad2;
+    public uint mxcsr, pad2;
 }
 
 /// <summary>The FXSAVE image and the head of the XSAVE header behind it (SDM vol. 1, 10.5 and 13.4).</summary>
@@ -106,16 +95,14 @@ internal struct fxregs_state
 
 internal struct kvm_msr_entry
 {
-    public uint index;
-    public uint reserved;
+    public uint index, reserved;
     public ulong data;
 }
 
 /// <summary>Head of KVM_GET_MSRS and KVM_SET_MSRS; <see cref="kvm_msr_entry"/> elements follow.</summary>
 internal struct kvm_msrs
 {
-    public uint nmsrs;
-    public uint pad;
+    public uint nmsrs, pad;
 }
 
 /// <summary>Element of the legacy KVM_SET_CPUID.</summary>
@@ -130,9 +117,7 @@ internal struct kvm_cpuid_entry2
 {
     public const uint KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1 << 0;
 
-    public uint function;
-    public uint index;
-    public uint flags;
+    public uint function, index, flags;
     public uint eax, ebx, ecx, edx;
     public InlineArray3<uint> padding;
 }
@@ -140,17 +125,13 @@ internal struct kvm_cpuid_entry2
 /// <summary>Head of KVM_SET_CPUID2 and its kin; elements follow.</summary>
 internal struct kvm_cpuid2
 {
-    public uint nent;
-    public uint padding;
+    public uint nent, padding;
 }
 
 internal struct kvm_debug_exit_arch
 {
-    public uint exception;
-    public uint pad;
-    public ulong pc;
-    public ulong dr6;
-    public ulong dr7;
+    public uint exception, pad;
+    public ulong pc, dr6, dr7;
 }
 
 /// <summary>KVM_SET_GUEST_DEBUG.</summary>
@@ -163,8 +144,7 @@ internal struct kvm_guest_debug
     public const uint KVM_GUESTDBG_INJECT_DB = 1 << 18;
     public const uint KVM_GUESTDBG_INJECT_BP = 1 << 19;
 
-    public uint control;
-    public uint pad;
+    public uint control, pad;
     public InlineArray8<ulong> debugreg;
 }
 
@@ -184,11 +164,10 @@ internal struct kvm_vcpu_events
     public uint exception_error_code;
     public byte interrupt_injected, interrupt_nr, interrupt_soft, interrupt_shadow;
     public byte nmi_injected, nmi_pending, nmi_masked, nmi_pad;
-    public uint sipi_vector;
-    public uint flags;
+    public uint sipi_vector, flags;
     public byte smi_smm, smi_pending, smi_smm_inside_nmi, smi_latched_init;
     public byte triple_fault_pending;
-    public byte_26 reserved;
+    public InlineArray2<InlineArray13<byte>> reserved;
     public byte exception_has_payload;
     public ulong exception_payload;
 }
@@ -205,16 +184,13 @@ internal struct kvm_sync_regs
 internal struct kvm_debugregs
 {
     public InlineArray4<ulong> db;
-    public ulong dr6;
-    public ulong dr7;
-    public ulong flags;
+    public ulong dr6, dr7, flags;
     public ulong reserved0, reserved1, reserved2, reserved3, reserved4, reserved5, reserved6, reserved7, reserved8;
 }
 
 internal struct kvm_xcr
 {
-    public uint xcr;
-    public uint reserved;
+    public uint xcr, reserved;
     public ulong value;
 }
 
@@ -223,8 +199,7 @@ internal struct kvm_xcrs
 {
     public const uint KVM_MAX_XCRS = 16;
 
-    public uint nr_xcrs;
-    public uint flags;
+    public uint nr_xcrs, flags;
     public InlineArray16<kvm_xcr> xcrs;
     public InlineArray16<ulong> padding;
 }
@@ -232,19 +207,14 @@ internal struct kvm_xcrs
 /// <summary>KVM_GET_MP_STATE, KVM_SET_MP_STATE.</summary>
 internal struct kvm_mp_state
 {
-    public const uint KVM_MP_STATE_RUNNABLE = 0;
-
     public uint mp_state;
 }
 
 /// <summary>KVM_TRANSLATE.</summary>
 internal struct kvm_translation
 {
-    public ulong linear_address;
-    public ulong physical_address;
-    public byte valid;
-    public byte writeable;
-    public byte usermode;
+    public ulong linear_address, physical_address;
+    public byte valid, writeable, usermode;
     public byte pad0, pad1, pad2, pad3, pad4;
 }
 
@@ -259,8 +229,7 @@ internal struct kvm_interrupt
 /// <summary>KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR.</summary>
 internal struct kvm_device_attr
 {
-    public uint flags;
-    public uint group;
+    public uint flags, group;
     public ulong attr;
     /// <summary>User address of the value.</summary>
     public ulong addr;
@@ -269,18 +238,14 @@ internal struct kvm_device_attr
 /// <summary>KVM_TPR_ACCESS_REPORTING.</summary>
 internal struct kvm_tpr_access_ctl
 {
-    public uint enabled;
-    public uint flags;
+    public uint enabled, flags;
     public uint reserved0, reserved1, reserved2, reserved3, reserved4, reserved5, reserved6, reserved7;
 }
 
 /// <summary>KVM_X86_SET_MCE.</summary>
 internal struct kvm_x86_mce
 {
-    public ulong status;
-    public ulong addr;
-    public ulong misc;
-    public ulong mcg_status;
+    public ulong status, addr, misc, mcg_status;
     public byte bank;
     public byte pad10, pad11, pad12, pad13, pad14, pad15, pad16;
     public ulong pad20, pad21, pad22;

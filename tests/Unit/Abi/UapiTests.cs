@@ -18,7 +18,6 @@ public class UapiTests
     /// <summary>Fields that the header keeps deeper.</summary>
     private static readonly Dictionary<string, string> s_paths = new()
     {
-        ["kvm_run.hardware_exit_reason"] = "hw.hardware_exit_reason",
         ["kvm_run.debug"] = "debug.arch",
         ["kvm_run.regs"] = "s.regs",
         ["kvm_guest_debug.debugreg"] = "arch.debugreg",

@@ -25,8 +25,20 @@ public struct InlineArray8<T>
     private T _element0;
 }
 
+[InlineArray(9)]
+public struct InlineArray9<T>
+{
+    private T _element0;
+}
+
 [InlineArray(12)]
 public struct InlineArray12<T>
+{
+    private T _element0;
+}
+
+[InlineArray(13)]
+public struct InlineArray13<T>
 {
     private T _element0;
 }
