@@ -26,9 +26,7 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
         {
             bool enable = (value & Cr0.Pg) != 0;
             bool code64 = TVendor.GetSegment(ref vcpu, SegmentName.Cs).Long;
-            if (code64 || enable && (cr4 & Cr4.Pae) == 0)
-                return false;
-            if (!enable && (cr4 & Cr4.Pcide) != 0)
+            if (code64 || (enable ? (cr4 & Cr4.Pae) == 0 : (cr4 & Cr4.Pcide) != 0))
                 return false;
             TVendor.SetEfer(ref vcpu, enable ? efer | Efer.Lma : efer & ~Efer.Lma);
         }
@@ -112,15 +110,9 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     {
         if (!Cr0.IsValid(sregs.cr0) || (sregs.cr4 & ~vcpu.Cpuid.Cr4Allowed) != 0 || (sregs.efer & ~EferOfHost()) != 0)
             return false;
-        if ((sregs.efer & Efer.Lme) != 0 && (sregs.cr0 & Cr0.Pg) != 0)
-        {
-            if ((sregs.cr4 & Cr4.Pae) == 0 || (sregs.efer & Efer.Lma) == 0 || !vcpu.Cpuid.IsValidGpa(sregs.cr3))
-                return false;
-        }
-        else if ((sregs.efer & Efer.Lma) != 0 || sregs.cs.l != 0)
-        {
-            return false;
-        }
-        return Msrs<TVendor>.IsValidApicBase(ref vcpu, sregs.apic_base);
+        bool isLong = (sregs.efer & Efer.Lme) != 0 && (sregs.cr0 & Cr0.Pg) != 0;
+        bool fits = isLong ? (sregs.cr4 & Cr4.Pae) != 0 && vcpu.Cpuid.IsValidGpa(sregs.cr3) : sregs.cs.l == 0;
+        return fits && ((sregs.efer & Efer.Lma) != 0) == isLong
+            && Msrs<TVendor>.IsValidApicBase(ref vcpu, sregs.apic_base);
     }
 }

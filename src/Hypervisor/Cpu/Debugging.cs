@@ -113,11 +113,8 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
     /// <summary>Puts the breakpoints in effect where the world switch finds them.</summary>
     public static void Apply(ref Vcpu vcpu)
     {
-        InlineArray4<ulong> effective = vcpu.Debug.HardwareBreakpoints ? vcpu.Debug.User : vcpu.Debug.Guest;
-        vcpu.Shared.Dr0 = effective[0];
-        vcpu.Shared.Dr1 = effective[1];
-        vcpu.Shared.Dr2 = effective[2];
-        vcpu.Shared.Dr3 = effective[3];
+        ref DebugState state = ref vcpu.Debug;
+        vcpu.Shared.Dr = state.HardwareBreakpoints ? ref state.User : ref state.Guest;
         bool enabled = (TVendor.GetDr7(ref vcpu) & DebugBits.Dr7Enable) != 0;
         EntryFlags others = vcpu.Shared.Flags & ~EntryFlags.LoadDebugRegisters;
         vcpu.Shared.Flags = enabled ? others | EntryFlags.LoadDebugRegisters : others;
@@ -142,8 +139,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
         }
         ulong guestDr7 = GetDr7(ref vcpu);
         state.Control = (debug.control & KVM_GUESTDBG_ENABLE) != 0 ? debug.control & ~Inject : 0;
-        for (int i = 0; i < 4; i++)
-            state.User[i] = debug.debugreg[i];
+        ((ReadOnlySpan<ulong>)debug.debugreg).Slice(0, 4).CopyTo(state.User);
         // A debugger's GD would trap the guest's own accesses.
         ulong userDr7 = debug.debugreg[7] & DebugBits.Dr7Writable & ~DebugBits.Dr7Gd | DebugBits.Dr7Fixed;
         state.GuestDr7 = guestDr7;

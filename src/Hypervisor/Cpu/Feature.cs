@@ -22,23 +22,11 @@ internal struct CpuidLeaf
 /// <summary>Features that the core asks about: 32 times the row in <see cref="FeatureWords"/>, plus the bit.</summary>
 internal enum Feature : ushort
 {
-    Pcid = 0 * 32 + 17,
-    X2apic = 0 * 32 + 21,
-    TscDeadline = 0 * 32 + 24,
-    Xsave = 0 * 32 + 26,
-    Fsgsbase = 2 * 32 + 0,
-    Smep = 2 * 32 + 7,
-    Smap = 2 * 32 + 20,
-    Umip = 3 * 32 + 2,
-    Pku = 3 * 32 + 3,
-    La57 = 3 * 32 + 16,
-    Rdpid = 3 * 32 + 22,
-    Nx = 8 * 32 + 20,
-    FxsrOpt = 8 * 32 + 25,
-    Rdtscp = 8 * 32 + 27,
-    LongMode = 8 * 32 + 29,
-    Ibpb = 10 * 32 + 12,
-    Ibrs = 10 * 32 + 14,
+    Pcid = 0 * 32 + 17, X2apic = 0 * 32 + 21, TscDeadline = 0 * 32 + 24, Xsave = 0 * 32 + 26,
+    Fsgsbase = 2 * 32 + 0, Smep = 2 * 32 + 7, Smap = 2 * 32 + 20,
+    Umip = 3 * 32 + 2, Pku = 3 * 32 + 3, La57 = 3 * 32 + 16, Rdpid = 3 * 32 + 22,
+    Nx = 8 * 32 + 20, FxsrOpt = 8 * 32 + 25, Rdtscp = 8 * 32 + 27, LongMode = 8 * 32 + 29,
+    Ibpb = 10 * 32 + 12, Ibrs = 10 * 32 + 14,
 }
 
 /// <summary>

@@ -9,8 +9,7 @@ namespace SharpKvm.Cpu;
 internal static class MachineCheck<TVendor> where TVendor : struct, IVendor
 {
     private const ulong Valid = 1ul << 63, Overflow = 1ul << 62, Uncorrected = 1ul << 61;
-    private const ulong InProgress = 1 << 2;
-    private const ulong CountAndVendorBits = 0xff | 0xff0000;
+    private const ulong InProgress = 1 << 2, CountAndVendorBits = 0xff | 0xff0000;
     private const int Ctl = 0, Status = 1, Address = 2, Misc = 3;
 
     /// <summary>KVM_X86_SETUP_MCE. EINVAL for no bank, more than 32, or a capability that is not supported.</summary>

@@ -12,9 +12,8 @@ internal struct MsrState
     /// <summary>Machine-check banks, the value of KVM_CAP_MCE.</summary>
     public const int MaxBanks = 32;
     public const int RegistersPerBank = 4;
-    public const ulong McgCtlPresent = 1 << 8;
     private const ulong McgRecovery = 1 << 24;
-    public const ulong McgSupported = McgCtlPresent | McgRecovery;
+    public const ulong McgCtlPresent = 1 << 8, McgSupported = McgCtlPresent | McgRecovery;
     public const int VariableMtrrCount = 16;
     /// <summary>Eight variable pairs, fixed ranges, write-combining (SDM vol. 3, 12.11.1).</summary>
     public const ulong MtrrCapabilities = 0x500 | VariableMtrrCount / 2;
@@ -82,7 +81,6 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         {
             case Msr.Efer: value = TVendor.GetEfer(ref vcpu); return true;
             case Msr.Tsc: value = HostCpu.Tsc() + TVendor.GetTscOffset(ref vcpu); return true;
-            case Msr.TscAux: value = vcpu.Shared.TscAux; return host || HasTscAux(ref vcpu);
             case Msr.TscDeadline when vcpu.HasApic: value = ApicTimer<TVendor>.GetDeadline(ref vcpu); return true;
             case >= Msr.X2apic and <= Msr.X2apicLast:
                 return vcpu.HasApic && Apic<TVendor>.TryReadMsr(ref vcpu, index, out value);
@@ -103,33 +101,12 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         Msr.SysenterEsp or Msr.SysenterEip => TVendor.TrySetMsr(ref vcpu, index, (ulong)((long)(value << 16) >> 16)),
         Msr.Pat => AreTypes(value, pat: true) && TVendor.TrySetMsr(ref vcpu, index, value),
         Msr.Tsc => SetTsc(ref vcpu, value, host),
-        Msr.TscAux => (host || HasTscAux(ref vcpu)) && Assign(ref vcpu.Shared.TscAux, (uint)value, ~0ul),
         Msr.ApicBase when vcpu.HasApic => Apic<TVendor>.TrySetBase(ref vcpu, value, host),
         Msr.TscDeadline when vcpu.HasApic => TrySetDeadline(ref vcpu, value, host),
         >= Msr.X2apic and <= Msr.X2apicLast => vcpu.HasApic && Apic<TVendor>.TryWriteMsr(ref vcpu, index, value),
-        Msr.SpecCtrl => (host || vcpu.Cpuid.Has(Feature.Ibrs))
-            && Assign(ref vcpu.Shared.SpecCtrl, value, SpecCtrlOfHost()),
         Msr.PredCmd => (host || vcpu.Cpuid.Has(Feature.Ibpb)) && TryFlushPredictors(value),
-        Msr.KvmWallClock or Msr.KvmWallClockOld or Msr.KvmSystemTime or Msr.KvmSystemTimeOld or Msr.KvmStealTime
-            or Msr.KvmAsyncFault or Msr.KvmAsyncFaultAck => TrySetShared(ref vcpu, index, value, host),
         _ => TrySetPlain(ref vcpu, index, value, host),
     };
-
-    /// <summary>The MSRs by which the guest is told something, most of them in memory of its own.</summary>
-    private static bool TrySetShared(ref Vcpu vcpu, uint index, ulong value, bool host)
-    {
-        if (!TrySetPlain(ref vcpu, index, value, host))
-            return false;
-        switch (index)
-        {
-            case Msr.KvmStealTime: StealTime<TVendor>.Enable(ref vcpu); break;
-            case Msr.KvmAsyncFault: AsyncFaults<TVendor>.Enable(ref vcpu, host); break;
-            case Msr.KvmAsyncFaultAck: AsyncFaults<TVendor>.Acknowledge(ref vcpu, value); break;
-            case Msr.KvmSystemTime or Msr.KvmSystemTimeOld: vcpu.Shared.Request(VcpuRequests.Clock); break;
-            default: PvClock<TVendor>.WriteWallClock(ref vcpu.Vm); break;
-        }
-        return true;
-    }
 
     private static bool TrySetPlain(ref Vcpu vcpu, uint index, ulong value, bool host)
     {
@@ -143,10 +120,18 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         if (index == Msr.TscAdjust && !host)
             SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - register.Value);
         register.Value ^= changed & register.Writable;
-        if (index == Msr.ApicBase)
-            ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
-        else if (index == Msr.MiscEnable && !vcpu.Vm.Cpu.Has(Quirks.MiscEnableNoMwait))
-            vcpu.Cpuid.HasMonitor = (value & MiscEnableMwait) != 0;
+        switch (index)
+        {
+            case Msr.ApicBase: ControlRegisters<TVendor>.UpdateCpuid(ref vcpu); break;
+            case Msr.MiscEnable when !vcpu.Vm.Cpu.Has(Quirks.MiscEnableNoMwait):
+                vcpu.Cpuid.HasMonitor = (value & MiscEnableMwait) != 0;
+                break;
+            case Msr.KvmWallClock or Msr.KvmWallClockOld: PvClock<TVendor>.WriteWallClock(ref vcpu.Vm); break;
+            case Msr.KvmSystemTime or Msr.KvmSystemTimeOld: vcpu.Shared.Request(VcpuRequests.Clock); break;
+            case Msr.KvmStealTime: StealTime<TVendor>.Enable(ref vcpu); break;
+            case Msr.KvmAsyncFault: AsyncFaults<TVendor>.Enable(ref vcpu, host); break;
+            case Msr.KvmAsyncFaultAck: AsyncFaults<TVendor>.Acknowledge(ref vcpu, value); break;
+        }
         return true;
     }
 
@@ -160,6 +145,10 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         switch (index)
         {
             case Msr.TscAdjust: return new(ref msrs.TscAdjust, ~0ul);
+            case Msr.TscAux when host || vcpu.Cpuid.Has(Feature.Rdtscp) || vcpu.Cpuid.Has(Feature.Rdpid):
+                return new(ref vcpu.Shared.TscAux, uint.MaxValue, ignored: ~0ul);
+            case Msr.SpecCtrl when host || vcpu.Cpuid.Has(Feature.Ibrs):
+                return new(ref vcpu.Shared.SpecCtrl, ~0ul, takes: (value & ~SpecCtrlOfHost()) == 0);
             case Msr.ApicBase: return new(ref msrs.ApicBase, ~0ul, takes: IsValidApicBase(ref vcpu, value));
             case Msr.PlatformInfo when host || !vcpu.Vm.Cpu.HidesPlatformInfo:
                 return new(ref msrs.PlatformInfo, host ? ~CpuidFaulting : 0);
@@ -279,16 +268,6 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         if (deadline != 0)
             ApicTimer<TVendor>.SetDeadline(ref vcpu, deadline);
     }
-
-    private static bool Assign(ref ulong register, ulong value, ulong allowed)
-    {
-        if ((value & ~allowed) != 0)
-            return false;
-        register = value;
-        return true;
-    }
-
-    private static bool HasTscAux(ref Vcpu vcpu) => vcpu.Cpuid.Has(Feature.Rdtscp) || vcpu.Cpuid.Has(Feature.Rdpid);
 
     /// <summary>IBRS, STIBP, SSBD, PSFD: the world switch loads them, so the host must know every bit.</summary>
     private static ulong SpecCtrlOfHost()

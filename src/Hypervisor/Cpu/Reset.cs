@@ -10,9 +10,7 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
 {
     private const ushort DataAttributes = 0x93, CodeAttributes = 0x9b, LdtAttributes = 0x82, TssAttributes = 0x83;
     private const uint Limit = 0xffff;
-    private const ulong FamilyAndStepping = 0x600;
-    private const ulong PatDefault = 0x0007040600070406;
-    private const ulong NoTracing = 1 << 11 | 1 << 12;
+    private const ulong FamilyAndStepping = 0x600, PatDefault = 0x0007040600070406, NoTracing = 1 << 11 | 1 << 12;
     /// <summary>Lower than any update that Linux would warn about missing.</summary>
     private const ulong Microcode = 0x01000065;
 
@@ -51,9 +49,7 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         Msrs<TVendor>.TrySet(ref vcpu, Msr.KvmAsyncFault, 0, host: true);
         vcpu.Debug.Guest = default;
         Debugging<TVendor>.Apply(ref vcpu);
-        EventState events = default;
-        events.Cr8 = vcpu.Events.Cr8;
-        vcpu.Events = events;
+        vcpu.Events = new() { Cr8 = vcpu.Events.Cr8 };
         vcpu.Pending.Forget();
         TVendor.SetNmiMasked(ref vcpu, false);
         TVendor.SetInterruptShadow(ref vcpu, InterruptShadow.None);

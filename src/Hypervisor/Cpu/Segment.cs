@@ -13,13 +13,9 @@ internal enum SegmentName : byte
 /// </summary>
 internal struct Segment
 {
-    public const ushort TypeMask = 0xf;
-    public const ushort CodeOrData = 1 << 4;
     public const int DplShift = 5;
-    public const ushort PresentBit = 1 << 7;
-    public const ushort LongBit = 1 << 9;
-    public const ushort BigBit = 1 << 10;
-    public const ushort GranularityBit = 1 << 11;
+    public const ushort TypeMask = 0xf, CodeOrData = 1 << 4, PresentBit = 1 << 7, LongBit = 1 << 9, BigBit = 1 << 10,
+        GranularityBit = 1 << 11;
 
     public ushort Selector;
     public ushort Attributes;

@@ -68,16 +68,11 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return regs;
     }
 
-    public static int SetRegs(ref Vcpu vcpu, Hva argument)
-    {
-        if (!UserMemory.TryRead(argument, out kvm_regs regs))
-            return Errno.EFAULT;
-        Load(ref vcpu, ref regs);
-        return 0;
-    }
+    public static int SetRegs(ref Vcpu vcpu, Hva argument) =>
+        UserMemory.TryRead(argument, out kvm_regs regs) ? Load(ref vcpu, ref regs) : Errno.EFAULT;
 
     /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
-    private static void Load(ref Vcpu vcpu, ref kvm_regs regs)
+    private static int Load(ref Vcpu vcpu, ref kvm_regs regs)
     {
         Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
         for (int i = 0; i < GprOrder.Length; i++)
@@ -85,6 +80,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         vcpu.Registers.Rip = regs.rip;
         vcpu.Registers.Rflags = regs.rflags | Rflags.Fixed;
         vcpu.Events.Exception.Pending = false;
+        return 0;
     }
 
     public static int GetSregs(ref Vcpu vcpu, Hva argument) => Result(UserMemory.TryWrite(argument, Sregs(ref vcpu)));
@@ -243,12 +239,9 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     public static int GetXcrs(ref Vcpu vcpu, Hva argument)
     {
-        kvm_xcrs xcrs = default;
-        if (HostCpu.SupportedXcr0() != 0)
-        {
-            xcrs.nr_xcrs = 1;
-            xcrs.xcrs[0].value = vcpu.Shared.Xcr0;
-        }
+        bool exists = HostCpu.SupportedXcr0() != 0;
+        kvm_xcrs xcrs = new() { nr_xcrs = Bit(exists) };
+        xcrs.xcrs[0].value = exists ? vcpu.Shared.Xcr0 : 0;
         return Result(UserMemory.TryWrite(argument, xcrs));
     }
 
@@ -311,10 +304,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     public static int GetDebugRegs(ref Vcpu vcpu, Hva argument)
     {
-        kvm_debugregs debug = new() { db = vcpu.Debug.Guest };
-        debug.dr6 = TVendor.GetDr6(ref vcpu);
-        debug.dr7 = Debugging<TVendor>.GetDr7(ref vcpu);
-        return Result(UserMemory.TryWrite(argument, debug));
+        ulong dr6 = TVendor.GetDr6(ref vcpu), dr7 = Debugging<TVendor>.GetDr7(ref vcpu);
+        return Result(UserMemory.TryWrite(argument, new kvm_debugregs { db = vcpu.Debug.Guest, dr6 = dr6, dr7 = dr7 }));
     }
 
     public static int SetDebugRegs(ref Vcpu vcpu, Hva argument)

@@ -18,7 +18,7 @@ internal struct VcpuShared
     public ulong Xcr0;
     public ulong TscAux;
     /// <summary>DR0-3 to load before entry when <see cref="EntryFlags.LoadDebugRegisters"/> is set.</summary>
-    public ulong Dr0, Dr1, Dr2, Dr3;
+    public InlineArray4<ulong> Dr;
     /// <summary>The shim's own part of this vCPU.</summary>
     public HostVcpu Host;
     /// <summary>The guest's FPU state (struct fpu_guest), and in it the XSAVE image.</summary>

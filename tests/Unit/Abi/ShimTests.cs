@@ -15,8 +15,7 @@ public partial class ShimTests
     /// <summary>Fields of <see cref="VcpuShared"/> whose C names are not the same words.</summary>
     private static readonly Dictionary<string, string> s_names = new()
     {
-        ["Dr0"] = "dr[0]", ["Dr1"] = "dr[1]", ["Dr2"] = "dr[2]", ["Dr3"] = "dr[3]", ["Port"] = "pio",
-        ["RequestBits"] = "requests",
+        ["Port"] = "pio", ["RequestBits"] = "requests",
     };
 
     [Test]

@@ -32,7 +32,7 @@ public class DebuggingTests
         Assert.That(_test.Vcpu.Shared.Flags, Is.EqualTo(EntryFlags.None));
         Assert.That(Debug.TrySet(ref _test.Vcpu, 7, 0xffffffff & ~DebugBits.Dr7Gd), Is.EqualTo(DebugAccess.Done));
         Assert.That(_test.Vcpu.Shared.Flags, Is.EqualTo(EntryFlags.LoadDebugRegisters));
-        Assert.That((_test.Vcpu.Shared.Dr0, _test.Vcpu.Shared.Dr3), Is.EqualTo((0x1000ul, 0x1003ul)));
+        Assert.That((_test.Vcpu.Shared.Dr[0], _test.Vcpu.Shared.Dr[3]), Is.EqualTo((0x1000ul, 0x1003ul)));
         Assert.That(Debug.TrySet(ref _test.Vcpu, 6, 0xffffffff), Is.EqualTo(DebugAccess.Done));
         Assert.That((_test.Block.Dr6, _test.Block.Dr7), Is.EqualTo((0xffffeffful, 0xffff07fful)));
         Debug.TryGet(ref _test.Vcpu, 2, out ulong dr2);
@@ -82,14 +82,14 @@ public class DebuggingTests
         debug.debugreg[0] = 0x2222;
         debug.debugreg[7] = 4;
         Assert.That(_test.Set(Ioctls.SetGuestDebug, debug), Is.Zero);
-        Assert.That((_test.Vcpu.Shared.Dr0, _test.Block.Dr7), Is.EqualTo((0x2222ul, 0x404ul)));
+        Assert.That((_test.Vcpu.Shared.Dr[0], _test.Block.Dr7), Is.EqualTo((0x2222ul, 0x404ul)));
         Debug.TryGet(ref _test.Vcpu, 7, out ulong guest);
         Assert.That(guest, Is.EqualTo(0x401));
         Debug.TrySet(ref _test.Vcpu, 7, 2);
         Assert.That(_test.Block.Dr7, Is.EqualTo(0x404));
         Assert.That(_test.Get<kvm_debugregs>(Ioctls.GetDebugRegs).dr7, Is.EqualTo(0x402));
         Assert.That(_test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Hardware }), Is.Zero);
-        Assert.That((_test.Vcpu.Debug.Control, _test.Vcpu.Shared.Dr0, _test.Block.Dr7),
+        Assert.That((_test.Vcpu.Debug.Control, _test.Vcpu.Shared.Dr[0], _test.Block.Dr7),
             Is.EqualTo((0u, 0x1111ul, 0x402ul)));
     }
 

@@ -140,7 +140,7 @@ public class DebugTests
         Assert.That(guest.Set(Ioctl.KVM_SET_GUEST_DEBUG, in debug), Is.Zero);
         guest.RunTo(Exit.KVM_EXIT_DEBUG, Trap(SvmGuest.Code + 7, 1));
         Assert.That(guest.Vcpu.Shared.Flags, Is.EqualTo(EntryFlags.LoadDebugRegisters));
-        Assert.That(guest.Vcpu.Shared.Dr0, Is.EqualTo(SvmGuest.Code + 7));
+        Assert.That(guest.Vcpu.Shared.Dr[0], Is.EqualTo(SvmGuest.Code + 7));
         Assert.That(guest.Entries[0].Dr7 & 0xff, Is.EqualTo(1));
         Assert.That(guest.RunPage.debug.dr6 & 0xf, Is.EqualTo(1));
     }
