@@ -30,9 +30,8 @@ internal struct MsrFilter
         if (!UserMemory.TryRead(argument, out kvm_msr_filter filter))
             return Errno.EFAULT;
         bool active = false;
-        for (int i = 0; i < kvm_msr_filter.KVM_MSR_FILTER_MAX_RANGES; i++)
+        foreach (ref kvm_msr_filter_range range in (Span<kvm_msr_filter_range>)filter.ranges)
         {
-            ref kvm_msr_filter_range range = ref filter.ranges[i];
             if (range.nmsrs > BitmapBytes * 8 || range.nmsrs != 0 && range.flags is 0 or > 3)
                 return Errno.EINVAL;
             active |= range.nmsrs != 0;
