@@ -84,7 +84,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.TscDeadline when vcpu.HasApic: value = ApicTimer<TVendor>.GetDeadline(ref vcpu); return true;
             case >= Msr.X2apic and <= Msr.X2apicLast:
                 return vcpu.HasApic && Apic<TVendor>.TryReadMsr(ref vcpu, index, out value);
-            case Msr.SpecCtrl: value = vcpu.Shared.SpecCtrl; return host || vcpu.Cpuid.Has(Feature.Ibrs);
+            case Msr.SpecCtrl when host || vcpu.Cpuid.Has(Feature.Ibrs): value = vcpu.Shared.SpecCtrl; return true;
         }
         Plain register = Find(ref vcpu, index, 0, host);
         value = register.Exists ? register.Value : 0;

@@ -277,6 +277,15 @@ public class MsrTests
         Assert.That((_test.Call(Ioctls.GetMsrs), Value(0), _test.Call(Ioctls.SetMsrs)), Is.EqualTo((2, 0ul, 2)));
     }
 
+    [Test]
+    public void IgnoredOnesReadAsZeroWhateverUserSpaceWroteToThem()
+    {
+        Assert.That((User(Msr.SpecCtrl, 1), User(Msr.TscAux, 2)), Is.EqualTo((true, true)));
+        _test.SetCpuid(TestVcpu.Entry(0));
+        _test.Host.Cpu.IgnoreMsrs = true;
+        Assert.That((Read(Msr.SpecCtrl), Read(Msr.TscAux)), Is.EqualTo((0ul, 0ul)));
+    }
+
     /// <summary>
     /// Without a local APIC there are no pages to be told of by interrupt, but a VMM restores the MSRs.
     /// </summary>
