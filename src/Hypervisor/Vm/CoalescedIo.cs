@@ -50,38 +50,27 @@ internal struct CoalescedIo
     /// <summary>A zone that comes this moment may as well come a moment later.</summary>
     public readonly bool IsEmpty => _count == 0;
 
-    /// <summary>KVM_REGISTER_COALESCED_MMIO. EINVAL for a kind that is none, ENOSPC when there are too many.</summary>
-    public static int Register(ref Vm vm, in kvm_coalesced_mmio_zone zone)
-    {
-        if (zone.pio > 1)
-            return Errno.EINVAL;
-        int result = Errno.ENOSPC;
-        vm.Host.LockIrq();
-        ref CoalescedIo self = ref vm.Coalesced;
-        if (self._count < Limit)
-        {
-            self._zones[self._count++] = new Zone { Start = zone.addr, Size = zone.size, IsPort = zone.pio != 0 };
-            result = Errno.Ok;
-        }
-        vm.Host.UnlockIrq();
-        return result;
-    }
-
-    /// <summary>KVM_UNREGISTER_COALESCED_MMIO: the zones that lie within, of which there may be none.</summary>
-    public static int Unregister(ref Vm vm, in kvm_coalesced_mmio_zone zone)
+    /// <summary>
+    /// KVM_REGISTER_COALESCED_MMIO, and KVM_UNREGISTER for the zones that lie within, of which there may be none.
+    /// EINVAL for a kind that is none, ENOSPC when there are too many.
+    /// </summary>
+    public static int Change(ref Vm vm, in kvm_coalesced_mmio_zone zone, bool add)
     {
         if (zone.pio > 1)
             return Errno.EINVAL;
         Zone range = new() { Start = zone.addr, Size = zone.size, IsPort = zone.pio != 0 };
         vm.Host.LockIrq();
         ref CoalescedIo self = ref vm.Coalesced;
-        for (int i = self._count - 1; i >= 0; i--)
+        bool full = add && self._count == Limit;
+        for (int i = self._count - 1; i >= 0 && !add; i--)
         {
             if (range.Contains(self._zones[i].IsPort, self._zones[i].Start, self._zones[i].Size))
                 self._zones[i] = self._zones[--self._count];
         }
+        if (add && !full)
+            self._zones[self._count++] = range;
         vm.Host.UnlockIrq();
-        return Errno.Ok;
+        return full ? Errno.ENOSPC : Errno.Ok;
     }
 
     /// <summary>Whether a write was put into the ring; false also when that is full.</summary>

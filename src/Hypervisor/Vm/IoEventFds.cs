@@ -19,6 +19,11 @@ internal struct IoEventFd
     public readonly bool Matches(bool port, ulong address, uint length, ulong data) =>
         Address == address && IsPort == port && (Length == 0 || Length == length && (AnyData || DataMatch == data));
 
+    /// <summary>Whether both stand for the same writes and signal the same eventfd.</summary>
+    public readonly bool IsSame(in IoEventFd other) =>
+        Address == other.Address && IsPort == other.IsPort && Length == other.Length && AnyData == other.AnyData
+        && (AnyData || DataMatch == other.DataMatch) && Event.IsSame(other.Event);
+
     /// <summary>Whether some write would match both.</summary>
     public readonly bool Collides(in IoEventFd other) =>
         Address == other.Address && IsPort == other.IsPort && (Length == 0 || other.Length == 0
@@ -34,19 +39,26 @@ internal struct IoEventFds
     /// <summary>As many as KVM has room for devices on a bus.</summary>
     private const int Limit = 1000;
 
-    private nint _table;
+    [InlineArray(Limit)]
+    private struct Rows
+    {
+        private IoEventFd _first;
+    }
 
     private struct Table
     {
-        public KernelArray<IoEventFd> Entries;
+        public int Count;
+        public Rows Rows;
     }
+
+    private nint _table;
 
     private Span<IoEventFd> Entries
     {
         get
         {
             KernelRef<Table> table = new(Volatile.Read(ref _table));
-            return table.IsNull ? default : table.Value.Entries.Span;
+            return table.IsNull ? default : ((Span<IoEventFd>)table.Value.Rows)[..table.Value.Count];
         }
     }
 
@@ -117,14 +129,7 @@ internal struct IoEventFds
             if (old[i].Collides(in entry))
                 return Errno.EEXIST;
         }
-        if (!TryAllocate(old.Length + 1, out KernelRef<Table> table))
-            return Errno.ENOMEM;
-        Span<IoEventFd> entries = table.Value.Entries.Span;
-        old[..place].CopyTo(entries);
-        entries[place] = entry;
-        old[place..].CopyTo(entries[(place + 1)..]);
-        Publish(ref vm, table);
-        return Errno.Ok;
+        return Publish(ref vm, old[..place], [entry], old[place..]);
     }
 
     private static int Remove(ref Vm vm, in IoEventFd entry)
@@ -132,53 +137,42 @@ internal struct IoEventFds
         Span<IoEventFd> old = vm.IoEventFds.Entries;
         for (int i = FirstAt(old, entry.Address); i < old.Length && old[i].Address == entry.Address; i++)
         {
-            ref IoEventFd found = ref old[i];
-            if (found.IsPort != entry.IsPort || found.Length != entry.Length || found.AnyData != entry.AnyData
-                || !found.AnyData && found.DataMatch != entry.DataMatch || !found.Event.IsSame(entry.Event))
+            if (!old[i].IsSame(in entry))
                 continue;
-            HostEvent @event = found.Event;
-            KernelRef<Table> table = default;
-            if (old.Length > 1)
-            {
-                if (!TryAllocate(old.Length - 1, out table))
-                    return Errno.ENOMEM;
-                Span<IoEventFd> entries = table.Value.Entries.Span;
-                old[..i].CopyTo(entries);
-                old[(i + 1)..].CopyTo(entries[i..]);
-            }
-            Publish(ref vm, table);
-            @event.Close();
-            return Errno.Ok;
+            int error = Publish(ref vm, old[..i], default, old[(i + 1)..]);
+            // The reference that the table had.
+            if (error == Errno.Ok)
+                entry.Event.Close();
+            return error;
         }
         return Errno.ENOENT;
     }
 
-    private static bool TryAllocate(int length, out KernelRef<Table> table)
-    {
-        table = new KernelRef<Table>(KernelHeap.Allocate((nuint)Unsafe.SizeOf<Table>()));
-        if (table.IsNull)
-            return false;
-        if (KernelArray<IoEventFd>.TryAllocate(length, out table.Value.Entries))
-            return true;
-        KernelHeap.Free(table.Address);
-        return false;
-    }
-
     /// <summary>Replaces the table, and frees the old one when nobody reads it any more.</summary>
-    private static void Publish(ref Vm vm, KernelRef<Table> table)
+    private static int Publish(ref Vm vm, ReadOnlySpan<IoEventFd> below, ReadOnlySpan<IoEventFd> added,
+        ReadOnlySpan<IoEventFd> above)
     {
-        KernelRef<Table> old = new(vm.IoEventFds._table);
+        nint old = vm.IoEventFds._table;
+        int end = below.Length + added.Length;
+        KernelRef<Table> table = default;
+        if (end + above.Length != 0)
+        {
+            table = new(KernelHeap.Allocate((nuint)Unsafe.SizeOf<Table>()));
+            if (table.IsNull)
+                return Errno.ENOMEM;
+            table.Value.Count = end + above.Length;
+            Span<IoEventFd> rows = table.Value.Rows;
+            below.CopyTo(rows);
+            added.CopyTo(rows[below.Length..]);
+            above.CopyTo(rows[end..]);
+        }
         Volatile.Write(ref vm.IoEventFds._table, table.Address);
-        if (old.IsNull)
-            return;
-        vm.Host.SynchronizeSlots();
-        Free(old);
-    }
-
-    private static void Free(KernelRef<Table> table)
-    {
-        table.Value.Entries.Free();
-        KernelHeap.Free(table.Address);
+        if (old != 0)
+        {
+            vm.Host.SynchronizeSlots();
+            KernelHeap.Free(old);
+        }
+        return Errno.Ok;
     }
 
     /// <summary>Gives everything back; nobody runs the VM any more.</summary>
@@ -187,7 +181,7 @@ internal struct IoEventFds
         foreach (ref IoEventFd entry in Entries)
             entry.Event.Close();
         if (_table != 0)
-            Free(new KernelRef<Table>(_table));
+            KernelHeap.Free(_table);
         _table = 0;
     }
 }

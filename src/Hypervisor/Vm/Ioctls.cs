@@ -40,7 +40,7 @@ internal static class SystemIoctls
 /// <summary>ioctls on a VM; the shim holds its lock.</summary>
 internal static class VmIoctls
 {
-    private const ulong DefaultMmuPages = 0;
+    private const int DefaultMmuPages = 0, LeastMmuPages = 64;
     /// <summary>
     /// KVM_SET_TSS_ADDR takes three pages below 4 GiB (they matter to VMX without unrestricted guest).
     /// </summary>
@@ -49,96 +49,54 @@ internal static class VmIoctls
     public static long Dispatch(ref Vm vm, uint command, ulong argument)
     {
         var pointer = new Hva(argument);
-        switch (command)
+        return command switch
         {
-            case KVM_CHECK_EXTENSION:
-                return Capabilities.Check(argument);
-            case KVM_CREATE_VCPU:
-                return CreateVcpu(ref vm, argument);
-            case KVM_SET_USER_MEMORY_REGION:
-                return UserMemory.TryRead(pointer, out kvm_userspace_memory_region region)
-                    ? MemorySlots.SetRegion(ref vm, in region)
-                    : Errno.EFAULT;
-            case KVM_GET_DIRTY_LOG:
-                return UserMemory.TryRead(pointer, out kvm_dirty_log log)
-                    ? DirtyLog.Get(ref vm, in log)
-                    : Errno.EFAULT;
-            case KVM_CLEAR_DIRTY_LOG:
-                return UserMemory.TryRead(pointer, out kvm_clear_dirty_log cleared)
-                    ? DirtyLog.Clear(ref vm, in cleared)
-                    : Errno.EFAULT;
-            case KVM_RESET_DIRTY_RINGS:
-                return DirtyRing.ResetAll(ref vm);
-            case KVM_SET_NR_MMU_PAGES:
-                return argument < 64 ? Errno.EINVAL : Errno.Ok;
-            case KVM_GET_NR_MMU_PAGES:
-                return (long)DefaultMmuPages;
-            case KVM_SET_TSS_ADDR:
-                return argument > uint.MaxValue - TssPages * Page.Size + 1 ? Errno.EINVAL : Errno.Ok;
-            case KVM_SET_IDENTITY_MAP_ADDR:
-                return SetIdentityMap(ref vm, pointer);
-            case KVM_ENABLE_CAP:
-                return UserMemory.TryRead(pointer, out kvm_enable_cap capability)
-                    ? Capabilities.Enable(ref vm, capability.cap, capability.flags, capability.args[0])
-                    : Errno.EFAULT;
-            case KVM_CREATE_IRQCHIP:
-                return IrqChip.Create(ref vm);
-            case KVM_GET_IRQCHIP:
-                return IrqchipIoctls.AccessChip(ref vm, pointer, set: false);
-            case KVM_SET_IRQCHIP:
-                return IrqchipIoctls.AccessChip(ref vm, pointer, set: true);
-            case KVM_IRQ_LINE:
-            case KVM_IRQ_LINE_STATUS:
-                return IrqchipIoctls.SetLine(ref vm, pointer, reports: command == KVM_IRQ_LINE_STATUS);
-            case KVM_SIGNAL_MSI:
-                return IrqchipIoctls.SignalMsi(ref vm, pointer);
-            case KVM_SET_GSI_ROUTING:
-                return IrqchipIoctls.SetRouting(ref vm, pointer);
-            case KVM_IRQFD:
-                return IrqchipIoctls.ChangeIrqFd(ref vm, pointer);
-            case KVM_CREATE_PIT:
-                return IrqchipIoctls.CreatePit(ref vm, kvm_pit_config.KVM_PIT_SPEAKER_DUMMY);
-            case KVM_CREATE_PIT2:
-                return UserMemory.TryRead(pointer, out kvm_pit_config pit)
-                    ? IrqchipIoctls.CreatePit(ref vm, pit.flags)
-                    : Errno.EFAULT;
-            case KVM_GET_PIT:
-                return IrqchipIoctls.AccessPit<kvm_pit_state>(ref vm, pointer, set: false);
-            case KVM_SET_PIT:
-                return IrqchipIoctls.AccessPit<kvm_pit_state>(ref vm, pointer, set: true);
-            case KVM_GET_PIT2:
-                return IrqchipIoctls.AccessPit<kvm_pit_state2>(ref vm, pointer, set: false);
-            case KVM_SET_PIT2:
-                return IrqchipIoctls.AccessPit<kvm_pit_state2>(ref vm, pointer, set: true);
-            case KVM_REINJECT_CONTROL:
-                return IrqchipIoctls.ControlReinjection(ref vm, pointer);
-            case KVM_IOEVENTFD:
-                return UserMemory.TryRead(pointer, out kvm_ioeventfd ioEventFd)
-                    ? IoEventFds.Change(ref vm, in ioEventFd)
-                    : Errno.EFAULT;
-            case KVM_REGISTER_COALESCED_MMIO:
-                return UserMemory.TryRead(pointer, out kvm_coalesced_mmio_zone added)
-                    ? CoalescedIo.Register(ref vm, in added)
-                    : Errno.EFAULT;
-            case KVM_UNREGISTER_COALESCED_MMIO:
-                return UserMemory.TryRead(pointer, out kvm_coalesced_mmio_zone removed)
-                    ? CoalescedIo.Unregister(ref vm, in removed)
-                    : Errno.EFAULT;
-            case KVM_SET_BOOT_CPU_ID:
-                return SetBootCpu(ref vm, argument);
-            case KVM_X86_SET_MSR_FILTER:
-                return SetMsrFilter(ref vm, pointer);
-            case KVM_GET_CLOCK:
-                return VmClock.Get(ref vm, pointer);
-            case KVM_SET_CLOCK:
-                return VmClock.Set(ref vm, pointer);
-            case KVM_SET_TSC_KHZ:
-                return VmCpuState.SetTscKhz((uint)argument);
-            case KVM_GET_TSC_KHZ:
-                return VmCpuState.GetTscKhz();
-            default:
-                return Errno.ENOTTY;
-        }
+            KVM_CHECK_EXTENSION => Capabilities.Check(argument),
+            KVM_ENABLE_CAP => UserMemory.TryRead(pointer, out kvm_enable_cap capability)
+                ? Capabilities.Enable(ref vm, capability.cap, capability.flags, capability.args[0]) : Errno.EFAULT,
+            KVM_CREATE_VCPU => CreateVcpu(ref vm, argument),
+            KVM_SET_BOOT_CPU_ID => SetBootCpu(ref vm, argument),
+            KVM_SET_USER_MEMORY_REGION => UserMemory.TryRead(pointer, out kvm_userspace_memory_region region)
+                ? MemorySlots.SetRegion(ref vm, in region) : Errno.EFAULT,
+            KVM_GET_DIRTY_LOG => UserMemory.TryRead(pointer, out kvm_dirty_log log)
+                ? DirtyLog.Get(ref vm, in log) : Errno.EFAULT,
+            KVM_CLEAR_DIRTY_LOG => UserMemory.TryRead(pointer, out kvm_clear_dirty_log cleared)
+                ? DirtyLog.Clear(ref vm, in cleared) : Errno.EFAULT,
+            KVM_RESET_DIRTY_RINGS => DirtyRing.ResetAll(ref vm),
+            KVM_SET_NR_MMU_PAGES => argument < LeastMmuPages ? Errno.EINVAL : Errno.Ok,
+            KVM_GET_NR_MMU_PAGES => DefaultMmuPages,
+            KVM_SET_TSS_ADDR => argument > uint.MaxValue - TssPages * Page.Size + 1 ? Errno.EINVAL : Errno.Ok,
+            KVM_SET_IDENTITY_MAP_ADDR => !UserMemory.TryRead(pointer, out ulong _) ? Errno.EFAULT
+                // Only the first vCPU would use it.
+                : vm.Vcpus.Count != 0 ? Errno.EINVAL : Errno.Ok,
+            KVM_CREATE_IRQCHIP => IrqChip.Create(ref vm),
+            KVM_GET_IRQCHIP => IrqchipIoctls.AccessChip(ref vm, pointer, set: false),
+            KVM_SET_IRQCHIP => IrqchipIoctls.AccessChip(ref vm, pointer, set: true),
+            KVM_IRQ_LINE => IrqchipIoctls.SetLine(ref vm, pointer, reports: false),
+            KVM_IRQ_LINE_STATUS => IrqchipIoctls.SetLine(ref vm, pointer, reports: true),
+            KVM_SIGNAL_MSI => IrqchipIoctls.SignalMsi(ref vm, pointer),
+            KVM_SET_GSI_ROUTING => IrqchipIoctls.SetRouting(ref vm, pointer),
+            KVM_IRQFD => IrqchipIoctls.ChangeIrqFd(ref vm, pointer),
+            KVM_CREATE_PIT => IrqchipIoctls.CreatePit(ref vm, kvm_pit_config.KVM_PIT_SPEAKER_DUMMY),
+            KVM_CREATE_PIT2 => UserMemory.TryRead(pointer, out kvm_pit_config pit)
+                ? IrqchipIoctls.CreatePit(ref vm, pit.flags) : Errno.EFAULT,
+            KVM_GET_PIT => IrqchipIoctls.AccessPit<kvm_pit_state>(ref vm, pointer, set: false),
+            KVM_SET_PIT => IrqchipIoctls.AccessPit<kvm_pit_state>(ref vm, pointer, set: true),
+            KVM_GET_PIT2 => IrqchipIoctls.AccessPit<kvm_pit_state2>(ref vm, pointer, set: false),
+            KVM_SET_PIT2 => IrqchipIoctls.AccessPit<kvm_pit_state2>(ref vm, pointer, set: true),
+            KVM_REINJECT_CONTROL => IrqchipIoctls.ControlReinjection(ref vm, pointer),
+            KVM_IOEVENTFD => UserMemory.TryRead(pointer, out kvm_ioeventfd ioEventFd)
+                ? IoEventFds.Change(ref vm, in ioEventFd) : Errno.EFAULT,
+            KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO =>
+                UserMemory.TryRead(pointer, out kvm_coalesced_mmio_zone zone)
+                ? CoalescedIo.Change(ref vm, in zone, add: command == KVM_REGISTER_COALESCED_MMIO) : Errno.EFAULT,
+            KVM_X86_SET_MSR_FILTER => SetMsrFilter(ref vm, pointer),
+            KVM_GET_CLOCK => VmClock.Get(ref vm, pointer),
+            KVM_SET_CLOCK => VmClock.Set(ref vm, pointer),
+            KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
+            KVM_GET_TSC_KHZ => VmCpuState.GetTscKhz(),
+            _ => Errno.ENOTTY,
+        };
     }
 
     private static long CreateVcpu(ref Vm vm, ulong id)
@@ -163,14 +121,6 @@ internal static class VmIoctls
         if (result == Errno.Ok)
             vm.Vcpus.RequestAll(VcpuRequests.MsrFilter);
         return result;
-    }
-
-    private static int SetIdentityMap(ref Vm vm, Hva pointer)
-    {
-        if (!UserMemory.TryRead(pointer, out ulong _))
-            return Errno.EFAULT;
-        // Only the first vCPU would use it.
-        return vm.Vcpus.Count != 0 ? Errno.EINVAL : Errno.Ok;
     }
 }
 
@@ -225,8 +175,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_SET_VAPIC_ADDR => VirtualTpr<TVendor>.Set(ref vcpu, pointer),
             KVM_KVMCLOCK_CTRL => PvClock<TVendor>.NoteStopped(ref vcpu),
             KVM_ENABLE_CAP => UserMemory.TryRead(pointer, out kvm_enable_cap capability)
-                ? Capabilities.Enable(ref vcpu, capability.cap, capability.flags, capability.args[0])
-                : Errno.EFAULT,
+                ? Capabilities.Enable(ref vcpu, capability.cap, capability.flags, capability.args[0]) : Errno.EFAULT,
             KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR =>
                 StateIoctls<TVendor>.TscOffset(ref vcpu, command, pointer),
             KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, pointer),

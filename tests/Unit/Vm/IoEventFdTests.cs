@@ -140,16 +140,14 @@ internal sealed class IoEventFdTests
         Assert.That(Write(vm, 0, 4));
     }
 
-    [TestCase(0u, 0)]
-    [TestCase(0u, 1)]
-    [TestCase(KVM_IOEVENTFD_FLAG_DEASSIGN, 0)]
-    [TestCase(KVM_IOEVENTFD_FLAG_DEASSIGN, 1)]
-    public void WithoutMemoryTheTableStays(uint flags, int failing)
+    [TestCase(0u)]
+    [TestCase(KVM_IOEVENTFD_FLAG_DEASSIGN)]
+    public void WithoutMemoryTheTableStays(uint flags)
     {
         using VmWithoutVcpus vm = VmWithEvents();
         Assert.That(vm.Set(KVM_IOEVENTFD, s_word), Is.Zero);
         Assert.That(vm.Set(KVM_IOEVENTFD, s_word with { addr = 0x100, fd = Second }), Is.Zero);
-        vm.Host.FailingAllocation = vm.Host.Allocations + failing;
+        vm.Host.FailingAllocation = vm.Host.Allocations;
         kvm_ioeventfd request = s_word with { flags = flags, addr = flags == 0 ? 0x200 : Address };
         Assert.That(vm.Set(KVM_IOEVENTFD, request), Is.EqualTo(Errno.ENOMEM));
         Assert.That(vm.Host.Events.Holders, Is.EqualTo(2));
