@@ -111,10 +111,10 @@ internal ref partial struct Execution<TMachine>
         Gva address = new(linear);
         Span<byte> data = _machine.PortData[..(count * size)];
         bool done = count != 0 && (input
-            ? Check(_machine.PortRead(port, size, count, ref Result.Fault))
+            ? Check(_machine.Port(write: false, port, size, count))
                 && Check(_machine.Write(address, data, Rights.None, ref Result.Fault))
             : Check(_machine.Read(address, data, Rights.None, ref Result.Fault))
-                && Check(_machine.PortWrite(port, size, count, ref Result.Fault)));
+                && Check(_machine.Port(write: true, port, size, count)));
         if (!done)
             return 0;
         Advance(input ? Gpr.Rdi : Gpr.Rsi, count * size);
@@ -133,9 +133,9 @@ internal ref partial struct Execution<TMachine>
         if (operation == Op.Out)
         {
             bytes.CopyTo(_machine.PortData);
-            return Check(_machine.PortWrite(port, size, 1, ref Result.Fault));
+            return Check(_machine.Port(write: true, port, size, 1));
         }
-        if (!Check(_machine.PortRead(port, size, 1, ref Result.Fault)))
+        if (!Check(_machine.Port(write: false, port, size, 1)))
             return false;
         _machine.PortData[..size].CopyTo(bytes);
         SetFull(Gpr.Rax, size, value);

@@ -51,34 +51,46 @@ internal ref partial struct Execution<TMachine>
                 return UserMayLook() && Store(Op.RmOperand, _i.IsMemory ? 2 : _i.OperandSize, _machine.Cr0);
             case Op.Lmsw:
                 // Sets PE, MP, EM, TS; cannot clear PE (SDM vol. 2, LMSW).
-                return Supervisor() && Load(Op.RmOperand, 2, out value) && Check(_machine.WriteControl(0,
-                    (_machine.Cr0 & ~14UL) | (value & 15), ref Result.Fault));
-            case Op.Clts: return Check(_machine.WriteControl(0, _machine.Cr0 & ~8UL, ref Result.Fault));
+                return Supervisor() && Load(Op.RmOperand, 2, out value)
+                    && Permit(_machine.TryWriteControl(0, (_machine.Cr0 & ~14UL) | (value & 15)));
+            case Op.Clts: return Permit(_machine.TryWriteControl(0, _machine.Cr0 & ~8UL));
             case Op.Invlpg:
                 // A non-canonical address is not an error here.
                 Translate(_i.Segment, EffectiveAddress(), 1, false, out ulong linear);
-                return Supervisor() && Check(_machine.InvalidatePage(new Gva(linear), ref Result.Fault));
+                if (!Supervisor())
+                    return false;
+                _machine.InvalidatePage(new Gva(linear));
+                return true;
             case Op.Wbinvd: return true;
             case >= Op.MovFromControl and <= Op.MovToDebug: return MoveControl(operation);
             case Op.Rdmsr or Op.Rdtsc:
                 if (operation == Op.Rdtsc && (_machine.Cr4 & Cr4.Tsd) != 0 && !Supervisor())
                     return false;
-                if (!Check(operation == Op.Rdmsr
-                    ? _machine.ReadMsr((uint)registers[Gpr.Rcx], out value, ref Result.Fault)
-                    : _machine.ReadTsc(out value, ref Result.Fault)))
+                value = _machine.Tsc;
+                if (operation == Op.Rdmsr && !Permit(_machine.TryReadMsr((uint)registers[Gpr.Rcx], out value)))
                     return false;
                 registers[Gpr.Rax] = (uint)value;
                 registers[Gpr.Rdx] = value >> 32;
                 return true;
             case Op.Wrmsr:
                 value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
-                return Check(_machine.WriteMsr((uint)registers[Gpr.Rcx], value, ref Result.Fault));
-            case Op.Cpuid: return Check(_machine.Cpuid(ref Result.Fault));
+                return Permit(_machine.TryWriteMsr((uint)registers[Gpr.Rcx], value));
+            case Op.Cpuid: _machine.Cpuid(); return true;
             default: return Unsupported();
         }
     }
 
-    private bool Supervisor() => _machine.Cpl == 0 || Raise(Fault.GeneralProtection);
+    private bool Permit(bool permitted) => permitted || Raise(Fault.GeneralProtection);
+
+    private bool Permit(DebugAccess access) => access switch
+    {
+        DebugAccess.Done => true,
+        DebugAccess.Undefined => Raise(Fault.InvalidOpcode),
+        DebugAccess.Protection => Raise(Fault.GeneralProtection),
+        _ => Raise(Vector.Debug.Value),
+    };
+
+    private bool Supervisor() => Permit(_machine.Cpl == 0);
 
     /// <summary>UMIP: SGDT, SIDT and SMSW only at CPL 0.</summary>
     private bool UserMayLook() => (_machine.Cr4 & Cr4.Umip) == 0 || Supervisor();
@@ -96,11 +108,11 @@ internal ref partial struct Execution<TMachine>
         if (operation is Op.MovToControl or Op.MovToDebug)
         {
             ulong source = GetRegister(_i.Rm, size);
-            return Check(control ? _machine.WriteControl(index, source, ref Result.Fault)
-                : _machine.WriteDebug(index, source, ref Result.Fault));
+            return control ? Permit(_machine.TryWriteControl(index, source))
+                : Permit(_machine.TryWriteDebug(index, source));
         }
-        if (!Check(control ? _machine.ReadControl(index, out ulong value, ref Result.Fault)
-            : _machine.ReadDebug(index, out value, ref Result.Fault)))
+        ulong value = control ? _machine.ReadControl(index) : 0;
+        if (!control && !Permit(_machine.TryReadDebug(index, out value)))
             return false;
         SetRegister(_i.Rm, size, value);
         return true;

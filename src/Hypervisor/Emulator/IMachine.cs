@@ -117,24 +117,23 @@ internal interface IMachine
 
     /// <summary>Where port data goes in and out: the run page's data area, at least 8 bytes, at most a page.</summary>
     Span<byte> PortData { get; }
-    /// <summary><paramref name="count"/> times <paramref name="size"/> (1, 2, 4) bytes, to be found in
-    /// <see cref="PortData"/> after <see cref="Access.Done"/>.</summary>
-    Access PortRead(ushort port, int size, int count, ref Fault fault);
-    /// <summary>Sends the first count times size bytes of <see cref="PortData"/>.</summary>
-    Access PortWrite(ushort port, int size, int count, ref Fault fault);
+    /// <summary><paramref name="count"/> times <paramref name="size"/> (1, 2, 4) bytes, sent from the start of
+    /// <see cref="PortData"/>, or to be found there after <see cref="Access.Done"/>.</summary>
+    Access Port(bool write, ushort port, int size, int count);
 
-    /// <summary>Control registers 0, 2, 3, 4, 8 and debug registers 0-3, 6, 7; CPL is checked already.</summary>
-    Access ReadControl(int index, out ulong value, ref Fault fault);
-    Access WriteControl(int index, ulong value, ref Fault fault);
-    Access ReadDebug(int index, out ulong value, ref Fault fault);
-    Access WriteDebug(int index, ulong value, ref Fault fault);
+    /// <summary>Control registers 0, 2, 3, 4, 8; CPL is checked already. False: #GP(0).</summary>
+    ulong ReadControl(int index);
+    bool TryWriteControl(int index, ulong value);
+    /// <summary>Debug registers 0 to 7.</summary>
+    DebugAccess TryReadDebug(int index, out ulong value);
+    DebugAccess TryWriteDebug(int index, ulong value);
 
     /// <summary>
-    /// RDMSR and WRMSR of ECX, CPUID in its registers, RDTSC, INVLPG, WBINVD at a CPL that allows them.
+    /// RDMSR and WRMSR, of which false is #GP(0), CPUID in its registers, RDTSC, INVLPG at a CPL that allows them.
     /// </summary>
-    Access ReadMsr(uint index, out ulong value, ref Fault fault);
-    Access WriteMsr(uint index, ulong value, ref Fault fault);
-    Access Cpuid(ref Fault fault);
-    Access ReadTsc(out ulong value, ref Fault fault);
-    Access InvalidatePage(Gva address, ref Fault fault);
+    bool TryReadMsr(uint index, out ulong value);
+    bool TryWriteMsr(uint index, ulong value);
+    void Cpuid();
+    ulong Tsc { get; }
+    void InvalidatePage(Gva address);
 }

@@ -52,7 +52,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public Segment GetSegment(SegmentName name) => TVendor.GetSegment(ref _vcpu, name);
     public void SetSegment(SegmentName name, in Segment segment) => TVendor.SetSegment(ref _vcpu, name, in segment);
 
-    public bool MustYield => _vcpu.Shared.RequestBits != 0 || !_vcpu.Pending.Writes.IsEmpty;
+    public bool MustYield => _vcpu.Shared.RequestBits != 0 || !_vcpu.Pending.Writes.IsAtEnd;
 
     public ref FetchedInstruction Fetched => ref _vcpu.Pending.Instruction;
 
@@ -70,12 +70,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         MemoryAccess memory = bytes.Length > sizeof(ulong)
             ? GuestMemory.ReadWords(ref _vcpu.Vm, physical, bytes)
             : GuestMemory.Read(ref _vcpu.Vm, physical, bytes);
-        return memory switch
-        {
-            MemoryAccess.Done => Access.Done,
-            MemoryAccess.Fault => Access.Absent,
-            _ => Access.Unsupported,
-        };
+        return IsMemory(memory, out Access access) ? access : Access.Unsupported;
     }
 
     public Access Read(Gva address, Span<byte> data, Rights rights, ref Fault fault)
@@ -89,13 +84,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
             int count = Math.Min(data.Length, Page.Size - (int)address.Offset);
             if (!TryTranslate(address, kind, rights, out Gpa physical, ref fault))
                 return Access.Fault;
-            MemoryAccess memory = GuestMemory.Read(ref _vcpu.Vm, physical, data[..count]);
-            Access access = memory switch
-            {
-                MemoryAccess.Done => Access.Done,
-                MemoryAccess.NoMemory => MmioRead(physical, data[..count]),
-                _ => Access.Absent,
-            };
+            if (!IsMemory(GuestMemory.Read(ref _vcpu.Vm, physical, data[..count]), out Access access))
+                access = MmioRead(physical, data[..count]);
             if (access != Access.Done)
                 return access;
             data = data[count..];
@@ -142,86 +132,65 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         ulong old = 0, next = 0;
         expected.CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref old)));
         replacement.CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref next)));
-        switch (GuestMemory.CompareExchange(ref _vcpu.Vm, physical, size, old, next, out exchanged))
-        {
-            case MemoryAccess.Done:
-                return Access.Done;
-            case MemoryAccess.Fault:
-                return Access.Absent;
-            default:
-                exchanged = true;
-                return MmioWrite(physical, replacement);
-        }
+        if (IsMemory(GuestMemory.CompareExchange(ref _vcpu.Vm, physical, size, old, next, out exchanged),
+            out Access access))
+            return access;
+        exchanged = true;
+        return MmioWrite(physical, replacement);
     }
 
     public Span<byte> PortData => _vcpu.Shared.Port.Value;
 
-    public Access PortRead(ushort port, int size, int count, ref Fault fault) =>
-        PortAccess(ReplayKind.PortRead, port, size, count);
+    public Access Port(bool write, ushort port, int size, int count)
+    {
+        AccessKind kind = write ? AccessKind.PortWrite : AccessKind.PortRead;
+        uint length = (uint)(size * count);
+        if (_vcpu.Pending.Log.TryReplay(kind, port, length, out _))
+            return Access.Done;
+        int served = KernelDevices<TVendor>.Ports(ref _vcpu.Vm, write, port, size, count, PortData);
+        if (served == count)
+            return Access.Done;
+        if (!_vcpu.Pending.Log.TryAdd(kind, port, length))
+            return Access.Unsupported;
+        UserExit.Port(ref _vcpu, !write, port, (byte)size, (uint)(count - served), (uint)(served * size));
+        return Access.UserSpace;
+    }
 
-    public Access PortWrite(ushort port, int size, int count, ref Fault fault) =>
-        PortAccess(ReplayKind.PortWrite, port, size, count);
+    public ulong ReadControl(int index) => index switch
+    {
+        0 => TVendor.GetCr0(ref _vcpu),
+        2 => TVendor.GetCr2(ref _vcpu),
+        3 => TVendor.GetCr3(ref _vcpu),
+        4 => TVendor.GetCr4(ref _vcpu),
+        _ => _vcpu.Events.Cr8,
+    };
 
-    public Access ReadControl(int index, out ulong value, ref Fault fault)
+    public bool TryWriteControl(int index, ulong value)
     {
         switch (index)
         {
-            case 0: value = TVendor.GetCr0(ref _vcpu); return Access.Done;
-            case 2: value = TVendor.GetCr2(ref _vcpu); return Access.Done;
-            case 3: value = TVendor.GetCr3(ref _vcpu); return Access.Done;
-            case 4: value = TVendor.GetCr4(ref _vcpu); return Access.Done;
-            case 8: value = _vcpu.Events.Cr8; return Access.Done;
-            default: value = 0; return Raise(ref fault, Fault.InvalidOpcode);
+            case 0: return ControlRegisters<TVendor>.TrySetCr0(ref _vcpu, value);
+            case 2: TVendor.SetCr2(ref _vcpu, value); return true;
+            case 3: return ControlRegisters<TVendor>.TrySetCr3(ref _vcpu, value);
+            case 4: return ControlRegisters<TVendor>.TrySetCr4(ref _vcpu, value);
+            default: return ControlRegisters<TVendor>.TrySetCr8(ref _vcpu, value);
         }
     }
 
-    public Access WriteControl(int index, ulong value, ref Fault fault)
-    {
-        bool done;
-        switch (index)
-        {
-            case 0: done = ControlRegisters<TVendor>.TrySetCr0(ref _vcpu, value); break;
-            case 2: TVendor.SetCr2(ref _vcpu, value); done = true; break;
-            case 3: done = ControlRegisters<TVendor>.TrySetCr3(ref _vcpu, value); break;
-            case 4: done = ControlRegisters<TVendor>.TrySetCr4(ref _vcpu, value); break;
-            case 8: done = ControlRegisters<TVendor>.TrySetCr8(ref _vcpu, value); break;
-            default: return Raise(ref fault, Fault.InvalidOpcode);
-        }
-        return done ? Access.Done : RaiseProtection(ref fault);
-    }
+    public DebugAccess TryReadDebug(int index, out ulong value) =>
+        Debugging<TVendor>.TryGet(ref _vcpu, index, out value);
+    public DebugAccess TryWriteDebug(int index, ulong value) => Debugging<TVendor>.TrySet(ref _vcpu, index, value);
 
-    public Access ReadDebug(int index, out ulong value, ref Fault fault) =>
-        DebugOutcome(Debugging<TVendor>.TryGet(ref _vcpu, index, out value), ref fault);
+    public bool TryReadMsr(uint index, out ulong value) =>
+        Msrs<TVendor>.TryRead(ref _vcpu, index, out value) && _vcpu.Vm.MsrFilter.Allows(index, write: false);
+    public bool TryWriteMsr(uint index, ulong value) =>
+        _vcpu.Vm.MsrFilter.Allows(index, write: true) && Msrs<TVendor>.TryWrite(ref _vcpu, index, value);
 
-    public Access WriteDebug(int index, ulong value, ref Fault fault) =>
-        DebugOutcome(Debugging<TVendor>.TrySet(ref _vcpu, index, value), ref fault);
-
-    public Access ReadMsr(uint index, out ulong value, ref Fault fault) =>
-        Msrs<TVendor>.TryRead(ref _vcpu, index, out value) && _vcpu.Vm.MsrFilter.Allows(index, write: false)
-            ? Access.Done : RaiseProtection(ref fault);
-
-    public Access WriteMsr(uint index, ulong value, ref Fault fault) =>
-        _vcpu.Vm.MsrFilter.Allows(index, write: true) && Msrs<TVendor>.TryWrite(ref _vcpu, index, value)
-            ? Access.Done : RaiseProtection(ref fault);
-
-    public Access Cpuid(ref Fault fault)
-    {
-        CpuidTable.Execute(ref _vcpu);
-        return Access.Done;
-    }
-
-    public Access ReadTsc(out ulong value, ref Fault fault)
-    {
-        value = HostCpu.Tsc() + TVendor.GetTscOffset(ref _vcpu);
-        return Access.Done;
-    }
+    public void Cpuid() => CpuidTable.Execute(ref _vcpu);
+    public ulong Tsc => HostCpu.Tsc() + TVendor.GetTscOffset(ref _vcpu);
 
     /// <summary>With nested paging INVLPG is not intercepted; one that is emulated flushes more than asked.</summary>
-    public Access InvalidatePage(Gva address, ref Fault fault)
-    {
-        _vcpu.Shared.Request(VcpuRequests.FlushTlb);
-        return Access.Done;
-    }
+    public void InvalidatePage(Gva address) => _vcpu.Shared.Request(VcpuRequests.FlushTlb);
 
     private bool TryTranslate(Gva address, PageAccess kind, Rights rights, out Gpa physical, ref Fault fault)
     {
@@ -240,24 +209,34 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     }
 
     private Access WritePart(Gpa physical, ReadOnlySpan<byte> data) =>
-        GuestMemory.Write(ref _vcpu.Vm, physical, data) switch
-        {
-            MemoryAccess.Done => Access.Done,
-            MemoryAccess.Fault => Access.Absent,
-            _ => MmioWrite(physical, data),
-        };
+        IsMemory(GuestMemory.Write(ref _vcpu.Vm, physical, data), out Access access)
+            ? access : MmioWrite(physical, data);
+
+    /// <summary>How an access ended, unless it is one to a device.</summary>
+    private static bool IsMemory(MemoryAccess memory, out Access access)
+    {
+        access = memory == MemoryAccess.Done ? Access.Done : Access.Absent;
+        return memory is MemoryAccess.Done or MemoryAccess.Fault;
+    }
 
     private Access MmioRead(Gpa physical, Span<byte> data)
     {
         for (int offset = 0; offset < data.Length; offset += MmioUnit)
         {
-            int count = Math.Min(MmioUnit, data.Length - offset);
-            ulong address = physical.Value + (ulong)offset;
-            if (KernelDevices<TVendor>.TryRead(ref _vcpu, physical + (ulong)offset, data.Slice(offset, count)))
+            Span<byte> part = data.Slice(offset, Math.Min(MmioUnit, data.Length - offset));
+            Gpa address = physical + (ulong)offset;
+            uint length = (uint)part.Length;
+            if (KernelDevices<TVendor>.TryRead(ref _vcpu, address, part))
                 continue;
-            if (!_vcpu.Pending.Log.TryReplay(ReplayKind.MmioRead, address, (uint)count, out ulong value))
-                return AskMmio(address, (uint)count);
-            MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..count].CopyTo(data[offset..]);
+            if (!_vcpu.Pending.Log.TryReplay(AccessKind.Read, address.Value, length, out ulong value))
+            {
+                // No supported instruction reads device memory after it has written to it.
+                if (!_vcpu.Pending.Writes.IsAtEnd || !_vcpu.Pending.Log.TryAdd(AccessKind.Read, address.Value, length))
+                    return Access.Unsupported;
+                UserExit.Mmio(ref _vcpu, write: false, address.Value, length, 0);
+                return Access.UserSpace;
+            }
+            MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..part.Length].CopyTo(part);
         }
         return Access.Done;
     }
@@ -265,61 +244,18 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     /// <param name="isOnly">The instruction does no other access: a device in the kernel gets this one at once.</param>
     private Access MmioWrite(Gpa physical, ReadOnlySpan<byte> data, bool isOnly = false)
     {
+        AccessKind kind = isOnly ? AccessKind.RefusedWrite : AccessKind.Write;
         for (int offset = 0; offset < data.Length; offset += MmioUnit)
         {
             int count = Math.Min(MmioUnit, data.Length - offset);
-            ulong address = physical.Value + (ulong)offset;
+            Gpa address = physical + (ulong)offset;
             ulong value = 0;
             data.Slice(offset, count).CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref value)));
-            if (isOnly && KernelDevices<TVendor>.TryWrite(ref _vcpu, new Gpa(address), (uint)count, value))
+            if (isOnly && KernelDevices<TVendor>.TryWrite(ref _vcpu, address, (uint)count, value))
                 return Access.Done;
-            if (!_vcpu.Pending.Writes.TryAdd(address, (uint)count, value, refused: isOnly))
+            if (!_vcpu.Pending.Writes.TryAdd(kind, address.Value, (uint)count, value))
                 return Access.Unsupported;
         }
         return Access.Done;
-    }
-
-    private Access PortAccess(ReplayKind kind, ushort port, int size, int count)
-    {
-        uint length = (uint)(size * count);
-        if (_vcpu.Pending.Log.TryReplay(kind, port, length, out _))
-            return Access.Done;
-        bool write = kind == ReplayKind.PortWrite;
-        int served = KernelDevices<TVendor>.Ports(ref _vcpu.Vm, write, port, size, count, PortData);
-        if (served == count)
-            return Access.Done;
-        if (!_vcpu.Pending.Log.TryAppend(kind, port, length))
-            return Access.Unsupported;
-        UserExit.Port(ref _vcpu, !write, port, (byte)size, (uint)(count - served), (uint)(served * size));
-        return Access.UserSpace;
-    }
-
-    /// <summary>No supported instruction reads device memory after it has written to it.</summary>
-    private Access AskMmio(ulong address, uint length)
-    {
-        if (!_vcpu.Pending.Writes.IsEmpty || !_vcpu.Pending.Log.TryAppend(ReplayKind.MmioRead, address, length))
-            return Access.Unsupported;
-        UserExit.Mmio(ref _vcpu, write: false, address, length, 0);
-        return Access.UserSpace;
-    }
-
-    private static Access DebugOutcome(DebugAccess outcome, ref Fault fault) => outcome switch
-    {
-        DebugAccess.Done => Access.Done,
-        DebugAccess.Undefined => Raise(ref fault, Fault.InvalidOpcode),
-        DebugAccess.Protection => RaiseProtection(ref fault),
-        _ => Raise(ref fault, Vector.Debug.Value),
-    };
-
-    private static Access Raise(ref Fault fault, byte vector)
-    {
-        fault = new Fault { Vector = vector };
-        return Access.Fault;
-    }
-
-    private static Access RaiseProtection(ref Fault fault)
-    {
-        fault = new Fault { Vector = Fault.GeneralProtection, HasErrorCode = true };
-        return Access.Fault;
     }
 }

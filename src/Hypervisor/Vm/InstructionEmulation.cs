@@ -21,22 +21,16 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
     public static VcpuAction Run(ref Vcpu vcpu)
     {
         ref PendingIo pending = ref vcpu.Pending;
+        pending.Log.Position = 0;
         var machine = new GuestMachine<TVendor>(ref vcpu);
         Emulation result = Emulation.Run(ref machine);
         switch (result.Outcome)
         {
             case Access.Done:
-                bool steps = vcpu.Debug.SingleSteps || result.SingleStep;
+                pending.Steps = vcpu.Debug.SingleSteps || result.SingleStep;
                 TVendor.SetInterruptShadow(ref vcpu, (int)result.Shadow);
-                pending.Log.Clear();
-                pending.Hint = default;
-                pending.Writes.ThenStep = steps;
-                if (!pending.Writes.IsEmpty)
-                    return Post(ref vcpu);
-                pending.Kind = PendingKind.None;
-                if (steps)
-                    return SingleStep.Completed<TVendor>(ref vcpu);
-                return result.Halted ? Halting<TVendor>.Halt(ref vcpu) : VcpuAction.Resume;
+                VcpuAction action = Post(ref vcpu);
+                return action == VcpuAction.Resume && result.Halted ? Halting<TVendor>.Halt(ref vcpu) : action;
             case Access.UserSpace:
                 pending.Kind = PendingKind.Instruction;
                 // A REP instruction may have finished some iterations: what waits is at the RIP of now.
@@ -44,7 +38,7 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 return VcpuAction.UserSpace;
             case Access.Absent:
                 // What user space has served already is not asked for again.
-                pending.Kind = PendingKind.Instruction;
+                pending.Kind = PendingKind.Absent;
                 pending.Rip = vcpu.Registers.Rip;
                 pending.Writes.Clear();
                 pending.Hint = default;
@@ -70,19 +64,18 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
     public static VcpuAction Post(ref Vcpu vcpu)
     {
         ref PendingIo pending = ref vcpu.Pending;
-        while (!pending.Writes.IsEmpty)
+        while (!pending.Writes.IsAtEnd)
         {
-            PostedWrite write = pending.Writes.Take();
-            if (!write.Refused
+            DeviceAccess write = pending.Writes.Take();
+            if (write.Kind == AccessKind.Write
                 && KernelDevices<TVendor>.TryWrite(ref vcpu, new Gpa(write.Address), write.Length, write.Data))
                 continue;
             pending.Kind = PendingKind.Writes;
             UserExit.Mmio(ref vcpu, write: true, write.Address, write.Length, write.Data);
             return VcpuAction.UserSpace;
         }
-        bool steps = pending.Writes.ThenStep;
         pending.Forget();
-        return steps ? SingleStep.Completed<TVendor>(ref vcpu) : VcpuAction.Resume;
+        return pending.Steps ? SingleStep.Completed<TVendor>(ref vcpu) : VcpuAction.Resume;
     }
 }
 

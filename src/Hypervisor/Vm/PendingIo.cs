@@ -13,8 +13,10 @@ internal enum PendingKind : byte
     Port,
     /// <summary>RDMSR or WRMSR.</summary>
     Msr,
-    /// <summary>An emulated instruction: it runs again, with the log's answers.</summary>
+    /// <summary>An emulated instruction that waits for an answer: it runs again, with all that it got so far.</summary>
     Instruction,
+    /// <summary>The same, but it waits for memory.</summary>
+    Absent,
     /// <summary>Writes of an emulated instruction that is complete itself: they leave one after the other.</summary>
     Writes,
 }
@@ -35,8 +37,12 @@ internal struct PendingIo
     public byte Size;
     /// <summary>The instruction that is emulated, decoded.</summary>
     public FetchedInstruction Instruction;
-    public ReplayLog Log;
-    public PostedWrites Writes;
+    /// <summary>What user space has served and serves of it, so that it can be run again from the top.</summary>
+    public AccessList Log;
+    /// <summary>Its writes to device memory, which leave when it is over; dropped when it ends in a fault.</summary>
+    public AccessList Writes;
+    /// <summary>It was stepped: a debugger or the guest gets its trap when all writes are out.</summary>
+    public bool Steps;
     public FaultHint Hint;
 
     public void Forget()
@@ -69,20 +75,25 @@ internal struct FaultHint
     public readonly bool Covers(PageAccess kind) => IsOperand && (Write || kind == PageAccess.Read);
 }
 
-/// <summary>A write to device memory that user space has yet to see.</summary>
-internal struct PostedWrite
+internal enum AccessKind : byte
 {
+    Read, Write, PortRead, PortWrite,
+    /// <summary>A write that the devices in the kernel were offered already.</summary>
+    RefusedWrite,
+}
+
+/// <summary>An access to a device by an emulated instruction.</summary>
+internal struct DeviceAccess
+{
+    /// <summary>Guest physical address, or the port.</summary>
     public ulong Address;
     public ulong Data;
     public uint Length;
-    /// <summary>It was offered to the devices in the kernel already.</summary>
-    public bool Refused;
+    public AccessKind Kind;
 }
 
-/// <summary>
-/// The writes to device memory of one instruction, in order. Dropped when the instruction ends in a fault.
-/// </summary>
-internal struct PostedWrites
+/// <summary>Accesses of one instruction in order, those below <see cref="Position"/> in this run of it.</summary>
+internal struct AccessList
 {
     /// <summary>
     /// More than any supported instruction makes (PUSHA: 16 halves; ENTER is bounded by the emulator).
@@ -92,85 +103,35 @@ internal struct PostedWrites
     [InlineArray(Capacity)]
     private struct Entries
     {
-        private PostedWrite _first;
-    }
-
-    private Entries _entries;
-    private int _count;
-    private int _next;
-    /// <summary>A debugger in user space gets its step when all are out.</summary>
-    public bool ThenStep;
-
-    public readonly bool IsEmpty => _next == _count;
-
-    public void Clear()
-    {
-        _count = 0;
-        _next = 0;
-        ThenStep = false;
-    }
-
-    public bool TryAdd(ulong address, uint length, ulong data, bool refused)
-    {
-        if (_count == Capacity)
-            return false;
-        _entries[_count++] = new PostedWrite { Address = address, Length = length, Data = data, Refused = refused };
-        return true;
-    }
-
-    public PostedWrite Take() => _entries[_next++];
-}
-
-/// <summary>One access of an emulated instruction that user space served or is serving.</summary>
-internal struct ReplayEntry
-{
-    /// <summary>Guest physical address, or the port.</summary>
-    public ulong Address;
-    public ulong Data;
-    public uint Length;
-    public ReplayKind Kind;
-}
-
-internal enum ReplayKind : byte
-{
-    MmioRead, PortRead, PortWrite,
-}
-
-/// <summary>
-/// The accesses of one instruction in order, so that it can be run again from the top: those below
-/// <see cref="Position"/> were replayed, the last one may still wait for user space's answer.
-/// </summary>
-internal struct ReplayLog
-{
-    /// <summary>More reads than any supported instruction makes (POPA: 16 halves).</summary>
-    private const int Capacity = 20;
-
-    [InlineArray(Capacity)]
-    private struct Entries
-    {
-        private ReplayEntry _first;
+        private DeviceAccess _first;
     }
 
     private Entries _entries;
     public int Count;
     public int Position;
-    /// <summary>The last entry was handed to user space and not yet answered.</summary>
-    public bool Waiting;
 
-    public void Clear()
+    public readonly bool IsAtEnd => Position == Count;
+
+    public void Clear() => Count = Position = 0;
+
+    /// <summary>False: there is no room.</summary>
+    public bool TryAdd(AccessKind kind, ulong address, uint length, ulong data = 0)
     {
-        Count = 0;
-        Position = 0;
-        Waiting = false;
+        if (Count == Capacity)
+            return false;
+        _entries[Count++] = new DeviceAccess { Kind = kind, Address = address, Length = length, Data = data };
+        return true;
     }
 
+    public DeviceAccess Take() => _entries[Position++];
+
     /// <summary>The answer to this access, if it is the next one that was already served.</summary>
-    public bool TryReplay(ReplayKind kind, ulong address, uint length, out ulong data)
+    public bool TryReplay(AccessKind kind, ulong address, uint length, out ulong data)
     {
         data = 0;
-        if (Position >= Count)
+        if (IsAtEnd)
             return false;
-        ref ReplayEntry entry = ref _entries[Position];
+        ref DeviceAccess entry = ref _entries[Position];
         if (entry.Kind != kind || entry.Address != address || entry.Length != length)
         {
             // The guest's own tables or registers changed under the instruction: what follows is a new access.
@@ -182,22 +143,6 @@ internal struct ReplayLog
         return true;
     }
 
-    /// <summary>Adds the access that goes to user space now. False: there is no room.</summary>
-    public bool TryAppend(ReplayKind kind, ulong address, uint length)
-    {
-        if (Count == Capacity)
-            return false;
-        _entries[Count++] = new ReplayEntry { Kind = kind, Address = address, Length = length };
-        Waiting = true;
-        return true;
-    }
-
-    /// <summary>Completes the access that waited and rewinds for another run.</summary>
-    public void Answer(ulong data)
-    {
-        if (Waiting)
-            _entries[Count - 1].Data = data;
-        Waiting = false;
-        Position = 0;
-    }
+    /// <summary>User space has served the access that was added last.</summary>
+    public void Answer(ulong data) => _entries[Count - 1].Data = data;
 }

@@ -147,7 +147,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             pending.Kind = PendingKind.None;
             return isPort ? PortAccess<TVendor>.Finish(ref vcpu) : MsrAccess<TVendor>.Finish(ref vcpu);
         }
-        pending.Log.Answer(vcpu.Run.mmio.data);
+        if (pending.Kind == PendingKind.Instruction)
+            pending.Log.Answer(vcpu.Run.mmio.data);
         return InstructionEmulation<TVendor>.Run(ref vcpu);
     }
 }

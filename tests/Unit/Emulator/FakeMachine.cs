@@ -238,8 +238,13 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
         return Access.Done;
     }
 
-    public Access PortRead(ushort port, int size, int count, ref Fault fault)
+    public Access Port(bool write, ushort port, int size, int count)
     {
+        if (write)
+        {
+            string data = Convert.ToHexStringLower(state.Port.AsSpan(0, size * count));
+            return Serve($"out {port:x} {size} {count} {data}", () => [], out _);
+        }
         FakeState devices = state;
         Access access = Serve($"in {port:x} {size} {count}",
             () => [.. Enumerable.Range(0, count).SelectMany(_ => devices.PortIn(port, size))], out byte[] answer);
@@ -250,71 +255,52 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
         return access;
     }
 
-    public Access PortWrite(ushort port, int size, int count, ref Fault fault)
-    {
-        string data = Convert.ToHexStringLower(state.Port.AsSpan(0, size * count));
-        return Serve($"out {port:x} {size} {count} {data}", () => [], out _);
-    }
+    public ulong ReadControl(int index) => index == 0 ? state.Cr0 : state.Control[index];
 
-    public Access ReadControl(int index, out ulong value, ref Fault fault)
-    {
-        value = index == 0 ? state.Cr0 : state.Control[index];
-        return Access.Done;
-    }
-
-    public Access WriteControl(int index, ulong value, ref Fault fault)
+    public bool TryWriteControl(int index, ulong value)
     {
         if (index == 0)
         {
             state.Cr0 = value;
         }
         state.Control[index] = value;
-        return Access.Done;
+        return true;
     }
 
-    public Access ReadDebug(int index, out ulong value, ref Fault fault)
+    public DebugAccess TryReadDebug(int index, out ulong value)
     {
         value = state.Debug[index];
-        return Access.Done;
+        return DebugAccess.Done;
     }
 
-    public Access WriteDebug(int index, ulong value, ref Fault fault)
+    public DebugAccess TryWriteDebug(int index, ulong value)
     {
         state.Debug[index] = value;
-        return Access.Done;
+        return DebugAccess.Done;
     }
 
-    public Access ReadMsr(uint index, out ulong value, ref Fault fault)
+    public bool TryReadMsr(uint index, out ulong value)
     {
         value = 0x1122334455667788;
-        return Access.Done;
+        return true;
     }
 
-    public Access WriteMsr(uint index, ulong value, ref Fault fault)
+    public bool TryWriteMsr(uint index, ulong value)
     {
         state.Trace.Add($"wrmsr {index:x} {value:x}");
-        return Access.Done;
+        return true;
     }
 
-    public Access Cpuid(ref Fault fault)
+    public void Cpuid()
     {
         ref GuestRegisters registers = ref Registers;
         registers[Gpr.Rax] = (uint)registers[Gpr.Rax] + 1;
         registers[Gpr.Rbx] = 2;
         registers[Gpr.Rcx] = (uint)registers[Gpr.Rcx] + 3;
         registers[Gpr.Rdx] = 4;
-        return Access.Done;
     }
 
-    public Access ReadTsc(out ulong value, ref Fault fault)
-    {
-        value = 0x123456789a;
-        return Access.Done;
-    }
+    public ulong Tsc => 0x123456789a;
 
-    public Access InvalidatePage(Gva address, ref Fault fault)
-    {
-        state.Trace.Add($"invlpg {address.Value:x}");
-        return Access.Done;
-    }
+    public void InvalidatePage(Gva address) => state.Trace.Add($"invlpg {address.Value:x}");
 }
