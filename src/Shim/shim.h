@@ -180,18 +180,18 @@ extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
 
 /* Exports of the core, called through the door (cs_enter) only. */
-long sk_core_probe(u64 frame_mask, unsigned int levels, size_t shared_size), sk_core_release(void);
-long sk_core_cpu_enable(u64 host_save_page), sk_core_cpu_disable(void);
-long sk_core_vm_size(void), sk_core_vcpu_size(void);
-long sk_core_vm_init(void *core, struct sk_vm *vm, void *ring), sk_core_vm_destroy(void *core);
-long sk_core_vcpu_init(void *core, void *vm, u64 id), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);
+long sk_core_probe(u64 frame_mask, unsigned int levels, size_t shared_size), sk_core_cpu_enable(u64 host_save_page);
+void sk_core_release(void), sk_core_cpu_disable(void);
+long sk_core_vm_size(void), sk_core_vm_init(void *core, struct sk_vm *vm, void *ring);
+long sk_core_vcpu_size(void), sk_core_vcpu_init(void *core, void *vm, u32 id);
+void sk_core_vm_destroy(void *core), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);
 long sk_core_system_ioctl(unsigned int command, unsigned long argument);
 long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
 long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument), sk_core_run(void *core);
 long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
 long sk_core_age(void *core, unsigned long start, unsigned long end);
-long sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
-long sk_core_page_fetched(void *core, u32 number);
+void sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
+void sk_core_page_fetched(void *core, u32 number);
 
 /* Through the door, with up to three arguments. A trap is reported; then the answer is -EIO. */
 long sk_call_core(void *fn, long a, long b, long c);

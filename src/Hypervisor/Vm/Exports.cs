@@ -27,21 +27,13 @@ internal static class Exports
     }
 
     [RuntimeExport("sk_core_release")]
-    private static long Release()
-    {
-        SvmHardware.Release();
-        return Errno.Ok;
-    }
+    private static void Release() => SvmHardware.Release();
 
     [RuntimeExport("sk_core_cpu_enable")]
     private static long EnableCpu(ulong savePage) => SvmHardware.Enable(new Hpa(savePage));
 
     [RuntimeExport("sk_core_cpu_disable")]
-    private static long DisableCpu()
-    {
-        SvmHardware.Disable();
-        return Errno.Ok;
-    }
+    private static void DisableCpu() => SvmHardware.Disable();
 
     [RuntimeExport("sk_core_vm_size")]
     private static long VmSize() => Unsafe.SizeOf<Vm>();
@@ -50,10 +42,9 @@ internal static class Exports
     private static long VcpuSize() => Unsafe.SizeOf<Vcpu>();
 
     [RuntimeExport("sk_core_vm_init")]
-    private static long InitVm(nint core, nint host, nint ring)
+    private static long InitVm(ref Vm vm, HostVm host, nint ring)
     {
-        ref Vm vm = ref new KernelRef<Vm>(core).Value;
-        vm.Host = new HostVm(host);
+        vm.Host = host;
         vm.Coalesced = CoalescedIo.Over(ring);
         vm.Clock.Start();
         HostCpu.Cpuid(0x80000008, 0, out Cpu.CpuidLeaf widths);
@@ -61,70 +52,62 @@ internal static class Exports
     }
 
     [RuntimeExport("sk_core_vm_destroy")]
-    private static long DestroyVm(nint core)
+    private static void DestroyVm(ref Vm vm)
     {
-        ref Vm vm = ref new KernelRef<Vm>(core).Value;
         VmMemory.Destroy(ref vm);
         vm.MsrFilter.Destroy();
         vm.IoEventFds.Destroy();
         vm.Irqchip.Destroy();
-        return Errno.Ok;
     }
 
     [RuntimeExport("sk_core_vcpu_init")]
-    private static long InitVcpu(nint core, nint vm, ulong id)
+    private static long InitVcpu(ref Vcpu vcpu, KernelRef<Vm> vm, uint id)
     {
-        ref Vcpu vcpu = ref new KernelRef<Vcpu>(core).Value;
-        vcpu.VmRef = new KernelRef<Vm>(vm);
-        vcpu.Id = (uint)id;
+        vcpu.VmRef = vm;
+        vcpu.Id = id;
         int result = DirtyRing.Create(ref vcpu);
         if (result == Errno.Ok)
             result = SvmVendor.CreateVcpu(ref vcpu);
         if (result == Errno.Ok)
             result = Cpu.Reset<SvmVendor>.PowerOn(ref vcpu);
         if (result != Errno.Ok)
-            DestroyVcpu(core);
+            DestroyVcpu(ref vcpu);
         return result;
     }
 
     /// <summary>All of the vCPU exists: others may find it.</summary>
     [RuntimeExport("sk_core_vcpu_show")]
-    private static long ShowVcpu(nint core)
-    {
-        KernelRef<Vcpu> vcpu = new(core);
-        vcpu.Value.Vm.Vcpus.Add(vcpu.Value.Id, vcpu);
-        return Errno.Ok;
-    }
+    private static void ShowVcpu(KernelRef<Vcpu> vcpu) => vcpu.Value.Vm.Vcpus.Add(vcpu.Value.Id, vcpu);
 
     [RuntimeExport("sk_core_vcpu_destroy")]
-    private static long DestroyVcpu(nint core)
+    private static void DestroyVcpu(ref Vcpu vcpu)
     {
-        ref Vcpu vcpu = ref new KernelRef<Vcpu>(core).Value;
         vcpu.Cpuid.Free();
         vcpu.SpareTables.Free();
         SvmVendor.DestroyVcpu(ref vcpu);
-        return Errno.Ok;
     }
 
     [RuntimeExport("sk_core_system_ioctl")]
     private static long SystemIoctl(uint command, ulong argument) => SystemIoctls.Dispatch(command, argument);
 
     [RuntimeExport("sk_core_vm_ioctl")]
-    private static long VmIoctl(nint core, uint command, ulong argument) =>
-        VmIoctls.Dispatch(ref new KernelRef<Vm>(core).Value, command, argument);
+    private static long VmIoctl(ref Vm vm, uint command, ulong argument) =>
+        VmIoctls.Dispatch(ref vm, command, argument);
 
     [RuntimeExport("sk_core_vcpu_ioctl")]
-    private static long VcpuIoctl(nint core, uint command, ulong argument) =>
-        VcpuIoctls<SvmVendor>.Dispatch(ref new KernelRef<Vcpu>(core).Value, command, argument);
+    private static long VcpuIoctl(ref Vcpu vcpu, uint command, ulong argument) =>
+        VcpuIoctls<SvmVendor>.Dispatch(ref vcpu, command, argument);
 
     [RuntimeExport("sk_core_run")]
-    private static long Run(nint core) => RunLoop<SvmVendor>.Run(ref new KernelRef<Vcpu>(core).Value);
+    private static long Run(ref Vcpu vcpu) => RunLoop<SvmVendor>.Run(ref vcpu);
 
-    /// <summary>Linux takes pages of the process away. When this returns, no vCPU uses them.</summary>
+    /// <summary>
+    /// Linux takes pages of the process away. When this returns, no vCPU uses them; unless 0 is the answer, they may.
+    /// </summary>
     [RuntimeExport("sk_core_invalidate")]
-    private static long Invalidate(nint core, ulong start, ulong end)
+    private static long Invalidate(ref Vm vm, Hva start, Hva end)
     {
-        Invalidation.UnmapHva(ref new KernelRef<Vm>(core).Value, new Hva(start), new Hva(end));
+        Invalidation.UnmapHva(ref vm, start, end);
         return Errno.Ok;
     }
 
@@ -133,37 +116,26 @@ internal static class Exports
     /// has used one.
     /// </summary>
     [RuntimeExport("sk_core_age")]
-    private static long Age(nint core, ulong start, ulong end)
+    private static long Age(ref Vm vm, Hva start, Hva end)
     {
-        ref Vm vm = ref new KernelRef<Vm>(core).Value;
-        bool young = end == 0
-            ? Invalidation.IsYoung<Npt>(ref vm, new Hva(start))
-            : Invalidation.Age<Npt>(ref vm, new Hva(start), new Hva(end));
+        bool young = end.Value == 0 ? Invalidation.IsYoung<Npt>(ref vm, start)
+            : Invalidation.Age<Npt>(ref vm, start, end);
         return young ? 1 : 0;
     }
 
     /// <summary>A page that <see cref="HostVcpu.FetchPage"/> asked for is there, or cannot be.</summary>
     [RuntimeExport("sk_core_page_fetched")]
-    private static long PageFetched(nint core, int number)
-    {
-        AsyncFaults<SvmVendor>.Arrive(ref new KernelRef<Vcpu>(core).Value, number);
-        return Errno.Ok;
-    }
+    private static void PageFetched(ref Vcpu vcpu, int number) => AsyncFaults<SvmVendor>.Arrive(ref vcpu, number);
 
     /// <summary>An irqfd was signalled, in any context; the GSI was checked when it was assigned.</summary>
     [RuntimeExport("sk_core_irqfd")]
-    private static long IrqFd(nint core, uint number, bool resample)
+    private static void IrqFd(ref Vm vm, uint number, bool resample)
     {
         if (Gsi.TryCreate(number, out Gsi gsi))
-            IrqChip.Trigger(ref new KernelRef<Vm>(core).Value, gsi, resample);
-        return Errno.Ok;
+            IrqChip.Trigger(ref vm, gsi, resample);
     }
 
     /// <summary>The timer of the interrupt chips, in interrupt context.</summary>
     [RuntimeExport("sk_core_chip_timer")]
-    private static long ChipTimerExpired(nint core)
-    {
-        IrqChip.TimerExpired(ref new KernelRef<Vm>(core).Value);
-        return Errno.Ok;
-    }
+    private static void ChipTimerExpired(ref Vm vm) => IrqChip.TimerExpired(ref vm);
 }
