@@ -133,14 +133,11 @@ internal static class AsyncFaults<TVendor> where TVendor : struct, IVendor
             || !GuestMemory.TryRead(ref vcpu.Vm, state.Record + TokenOffset, out uint last) || last != 0)
             return;
         int number = BitOperations.TrailingZeroCount(state.Ready);
-        uint token = state.WakesAll ? AllTokens : state[number].Token;
+        uint told = state.WakesAll ? 0 : 1u << number, token = state.WakesAll ? AllTokens : state[number].Token;
         if (!GuestMemory.TryWrite(ref vcpu.Vm, state.Record + TokenOffset, token))
             return;
-        if (!state.WakesAll)
-        {
-            state.Ready &= ~(1u << number);
-            state.Missing &= ~(1u << number);
-        }
+        state.Ready &= ~told;
+        state.Missing &= ~told;
         state.WakesAll = false;
         state.IsTold = true;
         ApicBus.Send(ref vcpu.Vm,

@@ -47,21 +47,17 @@ internal static class Paravirtual<TVendor> where TVendor : struct, IVendor
         return unhalted;
     }
 
-    /// <summary>KVM_HC_KICK_CPU: ends a vCPU's halt.</summary>
-    public static long Kick(ref Vm.Vm vm, ulong apicId)
+    /// <summary>
+    /// KVM_HC_KICK_CPU: ends a vCPU's halt. KVM_HC_SCHED_YIELD (<paramref name="yields"/>): lets a vCPU run that the
+    /// caller waits for.
+    /// </summary>
+    public static long Help(ref Vm.Vm vm, ulong apicId, bool yields)
     {
         KernelRef<Vcpu> target = vm.Vcpus.Find((uint)apicId);
-        if (!target.IsNull)
-            target.Value.Shared.RequestNow(VcpuRequests.Unhalt);
-        return 0;
-    }
-
-    /// <summary>KVM_HC_SCHED_YIELD: lets a vCPU run that the caller waits for.</summary>
-    public static long Yield(ref Vm.Vm vm, ulong apicId)
-    {
-        KernelRef<Vcpu> target = vm.Vcpus.Find((uint)apicId);
-        if (!target.IsNull)
+        if (!target.IsNull && yields)
             target.Value.Shared.Host.YieldTo();
+        else if (!target.IsNull)
+            target.Value.Shared.RequestNow(VcpuRequests.Unhalt);
         return 0;
     }
 

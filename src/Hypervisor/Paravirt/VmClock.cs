@@ -82,8 +82,7 @@ internal struct VmClock
         kvm_clock_data data = new() { clock = now.Nanoseconds };
         if (now.IsMaster)
         {
-            data.flags = kvm_clock_data.KVM_CLOCK_TSC_STABLE | kvm_clock_data.KVM_CLOCK_REALTIME
-                | kvm_clock_data.KVM_CLOCK_HOST_TSC;
+            data.flags = kvm_clock_data.Flags;
             data.realtime = HostCpu.RealNanoseconds();
             data.host_tsc = now.Tsc;
         }

@@ -82,13 +82,7 @@ internal struct CoalescedIo
         vm.Host.LockIrq();
         ref CoalescedIo self = ref vm.Coalesced;
         for (int i = 0; i < self._count && !added; i++)
-        {
-            if (self._zones[i].Contains(port, address, length))
-            {
-                added = self.TryPut(port, address, length, data);
-                break;
-            }
-        }
+            added = self._zones[i].Contains(port, address, length) && self.TryPut(port, address, length, data);
         vm.Host.UnlockIrq();
         return added;
     }

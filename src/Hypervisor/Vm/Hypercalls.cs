@@ -24,20 +24,15 @@ internal static class Hypercalls<TVendor> where TVendor : struct, IVendor
         long result = TVendor.GetCpl(ref vcpu) != 0 ? -KVM_EPERM : number switch
         {
             KVM_HC_VAPIC_POLL_IRQ => 0,
-            _ when !Paravirtual<TVendor>.MayUse(ref vcpu, FeatureOf(number)) => -KVM_ENOSYS,
-            KVM_HC_KICK_CPU => Paravirtual<TVendor>.Kick(ref vcpu.Vm, arg1),
-            KVM_HC_SEND_IPI => Paravirtual<TVendor>.SendIpi(ref vcpu, arg0, arg1,
-                vcpu.Registers[Gpr.Rdx] & mask, vcpu.Registers[Gpr.Rsi] & mask, wide ? 64 : 32),
-            KVM_HC_SCHED_YIELD => Paravirtual<TVendor>.Yield(ref vcpu.Vm, arg0),
+            KVM_HC_KICK_CPU when Paravirtual<TVendor>.MayUse(ref vcpu, ParavirtFeature.Unhalt) =>
+                Paravirtual<TVendor>.Help(ref vcpu.Vm, arg1, yields: false),
+            KVM_HC_SEND_IPI when Paravirtual<TVendor>.MayUse(ref vcpu, ParavirtFeature.SendIpi) =>
+                Paravirtual<TVendor>.SendIpi(ref vcpu, arg0, arg1, vcpu.Registers[Gpr.Rdx] & mask,
+                    vcpu.Registers[Gpr.Rsi] & mask, wide ? 64 : 32),
+            KVM_HC_SCHED_YIELD when Paravirtual<TVendor>.MayUse(ref vcpu, ParavirtFeature.Yield) =>
+                Paravirtual<TVendor>.Help(ref vcpu.Vm, arg0, yields: true),
             _ => -KVM_ENOSYS,
         };
         rax = (ulong)result & mask;
     }
-
-    private static ParavirtFeature FeatureOf(ulong number) => number switch
-    {
-        KVM_HC_KICK_CPU => ParavirtFeature.Unhalt,
-        KVM_HC_SEND_IPI => ParavirtFeature.SendIpi,
-        _ => ParavirtFeature.Yield,
-    };
 }

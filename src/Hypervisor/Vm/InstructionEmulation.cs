@@ -48,8 +48,7 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 // The debug-register access that DR7.GD forbids has queued its #DB with its cause already.
                 if (result.Fault.Vector == Vector.Debug.Value)
                     return VcpuAction.Resume;
-                Exceptions<TVendor>.Queue(ref vcpu, new Vector(result.Fault.Vector), result.Fault.HasErrorCode,
-                    result.Fault.ErrorCode, new Gva(result.Fault.Address));
+                Instructions<TVendor>.Raise(ref vcpu, in result.Fault);
                 return VcpuAction.Resume;
             default:
                 pending.Forget();
@@ -71,8 +70,7 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 && KernelDevices<TVendor>.TryWrite(ref vcpu, new Gpa(write.Address), write.Length, write.Data))
                 continue;
             pending.Kind = PendingKind.Writes;
-            UserExit.Mmio(ref vcpu, write: true, write.Address, write.Length, write.Data);
-            return VcpuAction.UserSpace;
+            return UserExit.Mmio(ref vcpu, write: true, write.Address, write.Length, write.Data);
         }
         pending.Forget();
         return pending.Steps ? SingleStep.Completed<TVendor>(ref vcpu) : VcpuAction.Resume;

@@ -28,18 +28,19 @@ internal static class Instructions<TVendor> where TVendor : struct, IVendor
         CodeSize size = cs.Long && (machine.Efer & Efer.Lma) != 0 ? CodeSize.Bits64
             : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
         var address = new Gva(size == CodeSize.Bits64 ? end : (uint)(cs.Base + end));
-        // Never across a page that the instruction may not touch.
-        int inPage = Math.Min(bytes.Length, Page.Size - (int)address.Offset);
         Fault fault = default;
-        if (machine.Fetch(address, bytes[..inPage], ref fault) != Access.Done)
-            return Failed(ref vcpu, in fault);
-        int length = Decoder.LengthOf(bytes[..inPage], opcode, size);
-        if (length == 0 && inPage < bytes.Length)
+        int length = 0;
+        // Never across a page that the instruction may not touch.
+        int from = 0, to = Math.Min(bytes.Length, Page.Size - (int)address.Offset);
+        while (length == 0 && from < to
+            && machine.Fetch(address + (ulong)from, bytes[from..to], ref fault) == Access.Done)
         {
-            if (machine.Fetch(address + (ulong)inPage, bytes[inPage..], ref fault) != Access.Done)
-                return Failed(ref vcpu, in fault);
-            length = Decoder.LengthOf(bytes, opcode, size);
+            length = Decoder.LengthOf(bytes[..to], opcode, size);
+            from = to;
+            to = bytes.Length;
         }
+        if (fault.Vector != 0)
+            Raise(ref vcpu, in fault);
         end += (ulong)length;
         if (size != CodeSize.Bits64)
             end = (uint)end;
@@ -59,13 +60,7 @@ internal static class Instructions<TVendor> where TVendor : struct, IVendor
         return traps ? SingleStep.Completed<TVendor>(ref vcpu) : VcpuAction.Resume;
     }
 
-    private static bool Failed(ref Vcpu vcpu, in Fault fault)
-    {
-        if (fault.Vector != 0)
-        {
-            Exceptions<TVendor>.Queue(ref vcpu, new Vector(fault.Vector), fault.HasErrorCode, fault.ErrorCode,
-                new Gva(fault.Address));
-        }
-        return false;
-    }
+    /// <summary>The exception that an instruction met.</summary>
+    public static void Raise(ref Vcpu vcpu, in Fault fault) => Exceptions<TVendor>.Queue(
+        ref vcpu, new Vector(fault.Vector), fault.HasErrorCode, fault.ErrorCode, new Gva(fault.Address));
 }

@@ -23,10 +23,9 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
         }
         if (!vcpu.Vm.Irqchip.OwnsIoApic(address))
             return false;
-        uint value = IrqChip.ReadIoApic(ref vcpu.Vm, address.Offset & ~3u);
-        data.Clear();
-        int shift = (int)(address.Offset & 3);
-        MemoryMarshal.AsBytes(new Span<uint>(ref value))[shift..Math.Min(4, shift + data.Length)].CopyTo(data);
+        // Its registers are 32 bits wide, and nothing is behind them.
+        ulong value = IrqChip.ReadIoApic(ref vcpu.Vm, address.Offset & ~3u) >> (int)(address.Offset % 4 * 8);
+        MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..data.Length].CopyTo(data);
         return true;
     }
 
@@ -39,17 +38,18 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
                 Apic<TVendor>.Write(ref vcpu, address.Offset, bytes[..(int)length]);
             return true;
         }
-        ref Vm vm = ref vcpu.Vm;
-        if (vm.Irqchip.OwnsIoApic(address))
-        {
-            // Its registers are 32 bits wide: other writes have no meaning.
-            if (length >= sizeof(uint) && (address.Offset & 3) == 0)
-                IrqChip.WriteIoApic(ref vm, address.Offset, (uint)data);
-            return true;
-        }
-        return WatchesWrites(ref vm) && (vm.IoEventFds.TrySignal(port: false, address.Value, length, data)
-            || CoalescedIo.TryAdd(ref vm, port: false, address.Value, length, data));
+        if (!vcpu.Vm.Irqchip.OwnsIoApic(address))
+            return TryTake(ref vcpu.Vm, port: false, address.Value, length, data);
+        // Other writes than of 32 bits have no meaning.
+        if (length >= sizeof(uint) && (address.Offset & 3) == 0)
+            IrqChip.WriteIoApic(ref vcpu.Vm, address.Offset, (uint)data);
+        return true;
     }
+
+    /// <summary>Whether a write is an ioeventfd's, or goes into the ring.</summary>
+    public static bool TryTake(ref Vm vm, bool port, ulong address, uint length, ulong data) => WatchesWrites(ref vm)
+        && (vm.IoEventFds.TrySignal(port, address, length, data)
+            || CoalescedIo.TryAdd(ref vm, port, address, length, data));
 
     /// <summary>Spares most accesses the search.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -78,20 +78,13 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
             return count;
         }
         int served = 0;
-        while (write && served < count && TryPortWrite(ref vm, port, data.Slice(served * size, size)))
-            served++;
+        for (; write && served < count; served++)
+        {
+            ulong value = 0;
+            data.Slice(served * size, size).CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref value)));
+            if (!TryTake(ref vm, port: true, port, (uint)size, value))
+                break;
+        }
         return served;
     }
-
-    private static bool TryPortWrite(ref Vm vm, ushort port, ReadOnlySpan<byte> item)
-    {
-        ulong value = 0;
-        item.CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref value)));
-        return TryPortWrite(ref vm, port, (uint)item.Length, value);
-    }
-
-    /// <summary>OUT of one item to an ioeventfd, or into the ring.</summary>
-    public static bool TryPortWrite(ref Vm vm, ushort port, uint length, ulong value) =>
-        WatchesWrites(ref vm) && (vm.IoEventFds.TrySignal(port: true, port, length, value)
-            || CoalescedIo.TryAdd(ref vm, port: true, port, length, value));
 }

@@ -114,13 +114,6 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             | VcpuRequests.Unhalt | VcpuRequests.Page;
         if ((requests & Told) != 0)
             Paravirtual<TVendor>.HandleRequests(ref vcpu, requests);
-        const VcpuRequests Messages =
-            VcpuRequests.Timer | VcpuRequests.Nmi | VcpuRequests.Init | VcpuRequests.StartUp | VcpuRequests.EoiExit;
-        return (requests & Messages) != 0 ? HandleMessages(ref vcpu, requests) : VcpuAction.Resume;
-    }
-
-    private static VcpuAction HandleMessages(ref Vcpu vcpu, VcpuRequests requests)
-    {
         if ((requests & VcpuRequests.Timer) != 0)
             ApicTimer<TVendor>.Expired(ref vcpu);
         Halting<TVendor>.Accept(ref vcpu, requests);
@@ -160,7 +153,7 @@ internal static class PortAccess<TVendor> where TVendor : struct, IVendor
     {
         uint value = (uint)vcpu.Registers[Gpr.Rax] & ~0u >> (32 - 8 * size);
         bool isChip = vcpu.Vm.Irqchip.OwnsPort(port);
-        if (!isChip && !input && KernelDevices<TVendor>.TryPortWrite(ref vcpu.Vm, port, size, value))
+        if (!isChip && !input && KernelDevices<TVendor>.TryTake(ref vcpu.Vm, port: true, port, size, value))
             return Instructions<TVendor>.Advance(ref vcpu, nextRip);
         ref PendingIo pending = ref vcpu.Pending;
         pending.NextRip = nextRip;
@@ -176,8 +169,7 @@ internal static class PortAccess<TVendor> where TVendor : struct, IVendor
         }
         pending.Kind = PendingKind.Port;
         pending.Rip = vcpu.Registers.Rip;
-        UserExit.Port(ref vcpu, input, port, size, 1);
-        return VcpuAction.UserSpace;
+        return UserExit.Port(ref vcpu, input, port, size, 1);
     }
 
     public static VcpuAction Finish(ref Vcpu vcpu)

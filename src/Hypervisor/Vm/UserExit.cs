@@ -17,11 +17,9 @@ internal static class UserExit
     /// <summary>
     /// KVM_EXIT_IO; data is or will be in the page at KVM_PIO_PAGE_OFFSET, so many bytes from its start.
     /// </summary>
-    public static void Port(ref Vcpu vcpu, bool input, ushort port, byte size, uint count, uint offset = 0)
+    public static VcpuAction Port(ref Vcpu vcpu, bool input, ushort port, byte size, uint count, uint offset = 0)
     {
-        ref kvm_run run = ref vcpu.Run;
-        run.exit_reason = Exit.KVM_EXIT_IO;
-        run.io = new kvm_run.Io
+        vcpu.Run.io = new kvm_run.Io
         {
             direction = input ? kvm_run.KVM_EXIT_IO_IN : kvm_run.KVM_EXIT_IO_OUT,
             size = size,
@@ -29,58 +27,48 @@ internal static class UserExit
             count = count,
             data_offset = kvm_run.KVM_PIO_PAGE_OFFSET * Page.Size + offset,
         };
+        return Plain(ref vcpu, Exit.KVM_EXIT_IO);
     }
 
     /// <summary>KVM_EXIT_MMIO of at most 8 bytes.</summary>
-    public static void Mmio(ref Vcpu vcpu, bool write, ulong address, uint length, ulong value)
+    public static VcpuAction Mmio(ref Vcpu vcpu, bool write, ulong address, uint length, ulong value)
     {
-        ref kvm_run run = ref vcpu.Run;
-        run.exit_reason = Exit.KVM_EXIT_MMIO;
-        run.mmio = new kvm_run.Mmio
+        vcpu.Run.mmio = new kvm_run.Mmio
         {
             phys_addr = address, data = value, len = length, is_write = write ? (byte)1 : (byte)0,
         };
+        return Plain(ref vcpu, Exit.KVM_EXIT_MMIO);
     }
 
     /// <summary>KVM_EXIT_DEBUG.</summary>
     public static VcpuAction Debug(ref Vcpu vcpu, uint exception, ulong pc, ulong dr6, ulong dr7)
     {
-        ref kvm_run run = ref vcpu.Run;
-        run.exit_reason = Exit.KVM_EXIT_DEBUG;
-        run.debug = new kvm_debug_exit_arch { exception = exception, pc = pc, dr6 = dr6, dr7 = dr7 };
-        return VcpuAction.UserSpace;
+        vcpu.Run.debug = new kvm_debug_exit_arch { exception = exception, pc = pc, dr6 = dr6, dr7 = dr7 };
+        return Plain(ref vcpu, Exit.KVM_EXIT_DEBUG);
     }
 
     /// <summary>KVM_INTERNAL_ERROR_EMULATION with the bytes of the instruction that can't be emulated.</summary>
     public static VcpuAction EmulationFailure(ref Vcpu vcpu, ReadOnlySpan<byte> instruction)
     {
-        // The union's fixed part without the suberror and count: flags, then size and bytes; in units of 8 bytes.
-        const uint DataWords = 3;
         ref kvm_run run = ref vcpu.Run;
-        run.exit_reason = Exit.KVM_EXIT_INTERNAL_ERROR;
-        run.emulation_failure = default;
-        run.emulation_failure.suberror = kvm_run.KVM_INTERNAL_ERROR_EMULATION;
-        run.emulation_failure.ndata = DataWords;
+        // The union's fixed part without the suberror and count: flags, then size and bytes; in units of 8 bytes.
+        run.emulation_failure = new() { suberror = kvm_run.KVM_INTERNAL_ERROR_EMULATION, ndata = 3 };
         if (instruction.Length > 0)
         {
             run.emulation_failure.flags = kvm_run.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
             run.emulation_failure.insn_size = (byte)instruction.Length;
-            Span<byte> bytes = run.emulation_failure.insn_bytes;
-            instruction.CopyTo(bytes);
+            instruction.CopyTo(run.emulation_failure.insn_bytes);
         }
-        return VcpuAction.UserSpace;
+        return Plain(ref vcpu, Exit.KVM_EXIT_INTERNAL_ERROR);
     }
 
     /// <summary>KVM_EXIT_INTERNAL_ERROR of another kind, with two words for whoever looks for the reason.</summary>
     public static VcpuAction InternalError(ref Vcpu vcpu, uint suberror, ulong first, ulong second)
     {
         ref kvm_run run = ref vcpu.Run;
-        run.exit_reason = Exit.KVM_EXIT_INTERNAL_ERROR;
-        run.@internal = default;
-        run.@internal.suberror = suberror;
-        run.@internal.ndata = 2;
+        run.@internal = new() { suberror = suberror, ndata = 2 };
         run.@internal.data[0] = first;
         run.@internal.data[1] = second;
-        return VcpuAction.UserSpace;
+        return Plain(ref vcpu, Exit.KVM_EXIT_INTERNAL_ERROR);
     }
 }
