@@ -19,15 +19,11 @@
 
 #include <linux/cpuhotplug.h>
 #include <linux/eventfd.h>
-#include <linux/file.h>
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
 #define sk_eventfd_add(context) eventfd_signal(context)
 #else
 #define sk_eventfd_add(context) ((void)eventfd_signal(context, 1))
-#endif
-#ifndef fd_file
-#define fd_file(descriptor) ((descriptor).file)
 #endif
 
 /* Linux 6.1 switches SVM off in a crash by itself; later ones ask whoever has switched it on. */

@@ -5,8 +5,8 @@
  */
 #include "shim.h"
 
+#include <linux/file.h>
 #include <linux/poll.h>
-#include <linux/wait.h>
 
 /* An eventfd of the VM. It lives until it is deassigned, or swept after its file was closed, or the VM ends. */
 struct sk_irqfd {
@@ -50,10 +50,8 @@ static void free_irqfd(struct sk_irqfd *irqfd)
 {
 	u64 count;
 
-	if (!IS_ERR_OR_NULL(irqfd->trigger)) {
-		eventfd_ctx_remove_wait_queue(irqfd->trigger, &irqfd->wait, &count);
-		eventfd_ctx_put(irqfd->trigger);
-	}
+	eventfd_ctx_remove_wait_queue(irqfd->trigger, &irqfd->wait, &count);
+	eventfd_ctx_put(irqfd->trigger);
 	if (!IS_ERR_OR_NULL(irqfd->resampler))
 		eventfd_ctx_put(irqfd->resampler);
 	kfree(irqfd);
@@ -83,45 +81,39 @@ void sk_eventfd_signal(struct eventfd_ctx *context)
 long sk_irqfd_assign(struct sk_vm *vm, int fd, u32 gsi, int resample_fd, bool resample)
 {
 	struct sk_irqfd *irqfd, *other;
-	struct fd file = fdget(fd);
-	long result = 0;
+	struct file *file = eventfd_fget(fd);
+	long result = -ENOMEM;
 
 	sweep(vm, NULL, 0);
-	if (!fd_file(file))
-		return -EBADF;
+	if (IS_ERR(file))
+		return PTR_ERR(file);
 	irqfd = kzalloc(sizeof(*irqfd), GFP_KERNEL_ACCOUNT);
-	if (!irqfd) {
-		result = -ENOMEM;
+	if (!irqfd)
 		goto put_file;
-	}
 	irqfd->vm = vm;
 	irqfd->gsi = gsi;
 	init_waitqueue_func_entry(&irqfd->wait, signalled);
 	init_poll_funcptr(&irqfd->poll, enqueue);
 	INIT_LIST_HEAD(&irqfd->wait.entry);
-	irqfd->trigger = eventfd_ctx_fileget(fd_file(file));
+	irqfd->trigger = eventfd_ctx_fileget(file);
 	if (resample)
 		irqfd->resampler = eventfd_ctx_fdget(resample_fd);
-	if (IS_ERR(irqfd->trigger) || IS_ERR(irqfd->resampler)) {
-		result = PTR_ERR(IS_ERR(irqfd->trigger) ? irqfd->trigger : irqfd->resampler);
-		goto free;
-	}
+	result = PTR_ERR_OR_ZERO(irqfd->resampler);
 	list_for_each_entry(other, &vm->irqfds, node) {
-		if (other->trigger == irqfd->trigger) {
+		if (!result && other->trigger == irqfd->trigger)
 			result = -EBUSY;
-			goto free;
-		}
+	}
+	if (result) {
+		free_irqfd(irqfd);
+		goto put_file;
 	}
 	list_add_tail_rcu(&irqfd->node, &vm->irqfds);
 	/* From here on it raises interrupts; what was signalled before counts, too. */
-	if (vfs_poll(fd_file(file), &irqfd->poll) & EPOLLIN)
+	if (vfs_poll(file, &irqfd->poll) & EPOLLIN)
 		raise(irqfd);
 put_file:
-	fdput(file);
+	fput(file);
 	return result;
-free:
-	free_irqfd(irqfd);
-	goto put_file;
 }
 
 /* Import of the core: the same with KVM_IRQFD_FLAG_DEASSIGN; one that is not there is no error. */
