@@ -2,7 +2,6 @@
 /* debugfs: the exit-trace ring of each VM and the counters of the world switch. */
 #include "shim.h"
 
-#include <linux/sched.h>
 #include <linux/seq_file.h>
 
 struct dentry *sk_debugfs_root;

@@ -3,13 +3,9 @@
 #include "shim.h"
 
 #include <linux/cpu.h>
-#include <linux/cpuhotplug.h>
-#include <linux/io.h>
 #include <linux/miscdevice.h>
-#include <linux/percpu.h>
 #include <linux/reboot.h>
 #include <linux/syscore_ops.h>
-#include <asm/msr.h>
 
 static char *devname = "sharpkvm";
 module_param(devname, charp, 0444);
@@ -75,15 +71,6 @@ static void emergency_disable(void)
 	/* INIT, which starts the other kernel, is held back while GIF is clear. */
 	asm volatile("stgi" : : : "memory");
 	wrmsrl(MSR_EFER, efer & ~EFER_SVME);
-}
-
-long sk_call_core(void *fn, long a, long b, long c)
-{
-	struct cs_result result = cs_enter(fn, a, b, c, 0);
-
-	if (unlikely(result.site))
-		cs_report_trap(result.site);
-	return result.value;
 }
 
 static void cpu_enable_call(void *failed)
@@ -219,32 +206,33 @@ static void free_cpu_pages(void)
 
 static int allocate_cpu_pages(void)
 {
-	bool failed = false;
 	int cpu;
 
 	for_each_possible_cpu(cpu) {
 		per_cpu(sk_cpus, cpu).pages = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 1);
-		failed |= !per_cpu(sk_cpus, cpu).pages;
+		if (!per_cpu(sk_cpus, cpu).pages)
+			return -ENOMEM;
 	}
-	if (failed)
-		free_cpu_pages();
-	return failed ? -ENOMEM : 0;
+	return 0;
 }
 
 static int hotplug_state;
 
-/*
- * KVM's own hotplug state, held for as long as we are here, and without callbacks: kvm_init() asks for it early and
- * backs out cleanly. The device's number alone comes too late: on 6.1 a kvm_init() that fails there leaves its
- * syscore_ops behind in the kernel's list.
- */
-static int claim_kvm(void)
+/* What sk_init() has done, however far it came. */
+static void undo(void)
 {
-	int result = cpuhp_setup_state_nocalls(SK_KVM_HOTPLUG_STATE, "x86/sharpkvm:claim", NULL, NULL);
-
-	if (result)
-		pr_err("another KVM module is loaded; unload it first (%d)\n", result);
-	return result;
+	/* Its work uses all that is below. */
+	if (sk_fetches)
+		destroy_workqueue(sk_fetches);
+	preempt_notifier_dec();
+	unregister_reboot_notifier(&reboot_notifier);
+	unregister_syscore_ops(&syscore);
+	if (hotplug_state > 0)
+		cpuhp_remove_state(hotplug_state);
+	debugfs_remove_recursive(sk_debugfs_root);
+	free_cpu_pages();
+	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
+	sk_call(sk_core_release, 0, 0, 0);
 }
 
 static int __init sk_init(void)
@@ -253,65 +241,50 @@ static int __init sk_init(void)
 
 	if (result)
 		return result;
-	result = claim_kvm();
-	if (result)
-		goto release_core;
-	result = allocate_cpu_pages();
-	if (result)
-		goto release_claim;
-	result = -ENOMEM;
-	sk_fetches = alloc_workqueue("sharpkvm", WQ_UNBOUND, 0);
-	if (!sk_fetches)
-		goto free_pages;
+	/*
+	 * KVM's own hotplug state, held for as long as we are here, and without callbacks: kvm_init() asks for it early
+	 * and backs out cleanly. The device's number alone comes too late: on 6.1 a kvm_init() that fails there leaves
+	 * its syscore_ops behind in the kernel's list.
+	 */
+	result = cpuhp_setup_state_nocalls(SK_KVM_HOTPLUG_STATE, "x86/sharpkvm:claim", NULL, NULL);
+	if (result) {
+		pr_err("another KVM module is loaded; unload it first (%d)\n", result);
+		sk_call(sk_core_release, 0, 0, 0);
+		return result;
+	}
 	sk_debugfs_init();
-	result = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);
-	if (result < 0)
-		goto remove_files;
-	hotplug_state = result;
 	register_syscore_ops(&syscore);
 	register_reboot_notifier(&reboot_notifier);
 	/* Patches the scheduler's code on all CPUs: once, not with each machine that comes first or goes last. */
 	preempt_notifier_inc();
+	sk_fetches = alloc_workqueue("sharpkvm", WQ_UNBOUND, 0);
+	result = sk_fetches ? allocate_cpu_pages() : -ENOMEM;
+	if (result)
+		goto undo;
+	hotplug_state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);
+	result = hotplug_state;
+	if (result < 0)
+		goto undo;
 	/* KVM's own minor: whichever of the two comes second gets EBUSY. */
 	device.name = devname;
 	result = misc_register(&device);
 	if (result) {
 		pr_err("/dev/%s can't be created (%d)%s\n", devname, result,
 		       result == -EBUSY ? ": another KVM module is loaded; unload it first" : "");
-		goto unregister;
+		goto undo;
 	}
 	pr_info("version %s ready on /dev/%s\n", THIS_MODULE->version, devname);
 	return 0;
 
-unregister:
-	preempt_notifier_dec();
-	unregister_reboot_notifier(&reboot_notifier);
-	unregister_syscore_ops(&syscore);
-	cpuhp_remove_state(hotplug_state);
-remove_files:
-	debugfs_remove_recursive(sk_debugfs_root);
-	destroy_workqueue(sk_fetches);
-free_pages:
-	free_cpu_pages();
-release_claim:
-	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
-release_core:
-	sk_call(sk_core_release, 0, 0, 0);
+undo:
+	undo();
 	return result;
 }
 
 static void __exit sk_exit(void)
 {
 	misc_deregister(&device);
-	preempt_notifier_dec();
-	unregister_reboot_notifier(&reboot_notifier);
-	unregister_syscore_ops(&syscore);
-	cpuhp_remove_state(hotplug_state);
-	debugfs_remove_recursive(sk_debugfs_root);
-	destroy_workqueue(sk_fetches);
-	free_cpu_pages();
-	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
-	sk_call(sk_core_release, 0, 0, 0);
+	undo();
 }
 
 module_init(sk_init);

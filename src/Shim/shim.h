@@ -12,29 +12,28 @@
 #ifndef __ASSEMBLY__
 
 #include <linux/debugfs.h>
-#include <linux/fs.h>
-#include <linux/hrtimer.h>
-#include <linux/kvm.h>
-#include <linux/mm.h>
-#include <linux/mmu_notifier.h>
+#include <linux/kvm_host.h>	/* and with it what hypervisors need: memory, notifiers, timers, locks */
 #include <linux/module.h>
-#include <linux/mutex.h>
-#include <linux/preempt.h>
-#include <linux/rcuwait.h>
-#include <linux/signal_types.h>
-#include <linux/slab.h>
-#include <linux/spinlock.h>
-#include <linux/srcu.h>
 #include <linux/uaccess.h>
-#include <linux/workqueue.h>
 #include <asm/fpu/api.h>
-#include <asm/fpu/types.h>
 
 #include "compat.h"
 #include "cskernel.h"
 
 /* The core imports functions by name: they have no caller in C, and no prototype. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
+/* One line of the exit-trace ring. */
+struct sk_exit_trace {
+	u64 tsc;
+	u64 rip;
+	u64 info1;
+	u64 info2;
+	u32 reason;
+	u32 reserved;
+};
+
+#define SK_TRACE_ENTRIES	256
 
 /* The same layout as SharpKvm.Host.VcpuShared; sk_core_probe() proves it at load. */
 struct sk_vcpu_shared {
@@ -52,7 +51,6 @@ struct sk_vcpu_shared {
 	struct hrtimer *timer;
 	u64 signal_mask;
 	struct kvm_run *run;
-	struct sk_exit_trace *trace;
 	void *pio;
 	u64 run_delay;
 	u32 flags;
@@ -62,6 +60,7 @@ struct sk_vcpu_shared {
 	u32 pkru;
 	u32 xsave_size;
 	u32 masks_signals;
+	struct sk_exit_trace trace[SK_TRACE_ENTRIES];
 };
 
 #define SK_ENTER_LOAD_DR	0x1u
@@ -72,18 +71,6 @@ struct sk_vcpu_shared {
 #define SK_REQUEST_SLOTS	0x10u
 #define SK_REQUEST_TRAP		0x20u
 #define SK_REQUEST_TIMER	0x80u
-
-/* One line of the exit-trace ring. */
-struct sk_exit_trace {
-	u64 tsc;
-	u64 rip;
-	u64 info1;
-	u64 info2;
-	u32 reason;
-	u32 reserved;
-};
-
-#define SK_TRACE_ENTRIES	256
 
 struct sk_vm {
 	/* Read by SharpKvm.Host.HostVm: the process's page tables, and what Linux takes from them. */
@@ -119,7 +106,7 @@ struct sk_vm {
 };
 
 struct sk_vcpu {
-	struct sk_vcpu_shared *shared;	/* first: SharpKvm.Host.HostVcpu reads it */
+	struct sk_vcpu_shared *shared;	/* first: SharpKvm.Host.HostVcpu reads it; the core's part begins with it */
 	struct sk_vm *vm;
 	struct list_head node;
 	u32 id;
@@ -139,11 +126,8 @@ struct sk_vcpu {
 	struct fpu_guest fpu;
 	void *ring;		/* of written pages, with its length in pages */
 	unsigned long ring_pages;
-	struct kvm_run *run;
-	void *core;
 };
 
-extern const struct file_operations sk_vcpu_fops;
 extern struct list_head sk_all_vms;
 extern struct workqueue_struct *sk_fetches;
 extern struct mutex sk_module_lock;
@@ -171,10 +155,7 @@ void sk_irqfds_free(struct sk_vm *vm);
 enum sk_counter { SK_ENTRIES, SK_HOST_SAVES, SK_MSR_WRITES, SK_TLB_FLUSHES, SK_IPIS, SK_COUNTERS };
 DECLARE_PER_CPU(u64[SK_COUNTERS], sk_counters);
 
-static inline void sk_count(enum sk_counter counter)
-{
-	this_cpu_inc(sk_counters[counter]);
-}
+#define sk_count(counter) this_cpu_inc(sk_counters[counter])
 
 extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
@@ -193,13 +174,13 @@ long sk_core_age(void *core, unsigned long start, unsigned long end);
 void sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
 void sk_core_page_fetched(void *core, u32 number);
 
-/* Through the door, with up to three arguments. A trap is reported; then the answer is -EIO. */
-long sk_call_core(void *fn, long a, long b, long c);
-#define sk_call(fn, a, b, c) sk_call_core((fn), (long)(a), (long)(b), (long)(c))
-
-/* The same on behalf of a VM, which a trap ends. From any context. */
-long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c);
-#define sk_vm_call(vm, fn, a, b, c) sk_vm_call_core((vm), (fn), (long)(a), (long)(b), (long)(c))
+/*
+ * Through the door, with up to three arguments, from any context. A trap is reported, and ends the VM on whose behalf
+ * the call is; then the answer is -EIO.
+ */
+long sk_call_core(struct sk_vm *vm, void *fn, long a, long b, long c);
+#define sk_vm_call(vm, fn, a, b, c) sk_call_core((vm), (fn), (long)(a), (long)(b), (long)(c))
+#define sk_call(fn, a, b, c) sk_vm_call(NULL, fn, a, b, c)
 
 #endif /* __ASSEMBLY__ */
 #endif

@@ -3,12 +3,8 @@
 #include "shim.h"
 
 #include <linux/anon_inodes.h>
-#include <linux/cpumask.h>
 #include <linux/entry-kvm.h>
-#include <linux/file.h>
-#include <linux/kvm_host.h>
 #include <linux/sched/mm.h>
-#include <linux/vmalloc.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/xcr.h>
 #include <asm/spec-ctrl.h>
@@ -21,8 +17,9 @@ static u64 host_tsc_aux(int cpu)
 	return vdso_encode_cpunode(cpu, cpu_to_node(cpu));
 }
 
-static void load(struct sk_vcpu *vcpu, int cpu)
+static void load(struct preempt_notifier *notifier, int cpu)
 {
+	struct sk_vcpu *vcpu = container_of(notifier, struct sk_vcpu, preempt);
 	u32 moved = vcpu->last_cpu != cpu ? SK_REQUEST_MIGRATED : 0;
 
 	WRITE_ONCE(vcpu->cpu, cpu);
@@ -48,25 +45,17 @@ static void set_tsc_aux(struct sk_vcpu *vcpu, u64 value)
 	sk_count(SK_MSR_WRITES);
 }
 
-static void unload(struct sk_vcpu *vcpu)
+static void unload(struct preempt_notifier *notifier, struct task_struct *next)
 {
+	struct sk_vcpu *vcpu = container_of(notifier, struct sk_vcpu, preempt);
+
 	set_tsc_aux(vcpu, host_tsc_aux(vcpu->cpu));
 	WRITE_ONCE(vcpu->cpu, -1);
 }
 
-static void sched_in(struct preempt_notifier *notifier, int cpu)
-{
-	load(container_of(notifier, struct sk_vcpu, preempt), cpu);
-}
-
-static void sched_out(struct preempt_notifier *notifier, struct task_struct *next)
-{
-	unload(container_of(notifier, struct sk_vcpu, preempt));
-}
-
 static struct preempt_ops preempt_ops = {
-	.sched_in = sched_in,
-	.sched_out = sched_out,
+	.sched_in = load,
+	.sched_out = unload,
 };
 
 /* What an entry needs after a load or a change of TSC_AUX; interrupts may be on, preemption is off. */
@@ -244,7 +233,7 @@ static enum hrtimer_restart timer_expired(struct hrtimer *timer)
 	return HRTIMER_NORESTART;
 }
 
-/* A page that is fetched while its vCPU runs on. Holds the VM, its memory and the module. */
+/* A page that is fetched while its vCPU runs on. Holds the VM and its memory; the module goes after the work queue. */
 struct sk_fetch {
 	struct work_struct work;
 	struct sk_vcpu *vcpu;
@@ -261,12 +250,10 @@ static void fetch_page(struct work_struct *work)
 	struct sk_vm *vm = fetch->vcpu->vm;
 
 	sk_fault_page(vm, fetch->page, fetch->write, true);
-	sk_vm_call(vm, sk_core_page_fetched, fetch->vcpu->core, fetch->number, 0);
+	sk_vm_call(vm, sk_core_page_fetched, fetch->vcpu->shared, fetch->number, 0);
 	mmput(vm->mm);
 	sk_vm_put(vm);
 	kfree(fetch);
-	/* The end of the work queue is awaited before the module goes. */
-	module_put(THIS_MODULE);
 }
 
 /* Import of the core. */
@@ -278,7 +265,6 @@ u32 sk_vcpu_fetch_page(struct sk_vcpu *vcpu, unsigned long page, bool write, u32
 		return false;
 	*fetch = (struct sk_fetch){ .vcpu = vcpu, .page = page, .number = number, .write = write };
 	INIT_WORK(&fetch->work, fetch_page);
-	__module_get(THIS_MODULE);
 	kref_get(&vcpu->vm->refs);
 	mmget(vcpu->vm->mm);
 	return queue_work(sk_fetches, &fetch->work);
@@ -313,11 +299,11 @@ static long run(struct sk_vcpu *vcpu)
 		sigprocmask(SIG_SETMASK, (sigset_t *)&vcpu->shared->signal_mask, &saved);
 	preempt_disable();
 	preempt_notifier_register(&vcpu->preempt);
-	load(vcpu, smp_processor_id());
+	load(&vcpu->preempt, smp_processor_id());
 	preempt_enable();
 	WRITE_ONCE(vcpu->task, current);
 
-	result = sk_vm_call(vm, sk_core_run, vcpu->core, 0, 0);
+	result = sk_vm_call(vm, sk_core_run, vcpu->shared, 0, 0);
 
 	WRITE_ONCE(vcpu->task, NULL);
 	if (vcpu->fpu_loaded) {
@@ -326,15 +312,15 @@ static long run(struct sk_vcpu *vcpu)
 	}
 	preempt_disable();
 	preempt_notifier_unregister(&vcpu->preempt);
-	unload(vcpu);
+	unload(&vcpu->preempt, NULL);
 	preempt_enable();
 	if (vcpu->shared->masks_signals)
 		sigprocmask(SIG_SETMASK, &saved, NULL);
 
 	if (unlikely(READ_ONCE(vm->dead))) {
-		vcpu->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
-		vcpu->run->internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
-		vcpu->run->internal.ndata = 0;
+		vcpu->shared->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+		vcpu->shared->run->internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
+		vcpu->shared->run->internal.ndata = 0;
 		return 0;
 	}
 	return result;
@@ -353,7 +339,7 @@ static long vcpu_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return -EINTR;
 	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
 	if (command != KVM_RUN)
-		result = sk_vm_call(vcpu->vm, sk_core_vcpu_ioctl, vcpu->core, command, argument);
+		result = sk_vm_call(vcpu->vm, sk_core_vcpu_ioctl, vcpu->shared, command, argument);
 	else
 		result = argument ? -EINVAL : run(vcpu);
 	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
@@ -367,7 +353,7 @@ static vm_fault_t vcpu_fault(struct vm_fault *fault)
 	void *address;
 
 	if (fault->pgoff <= KVM_PIO_PAGE_OFFSET)
-		address = (void *)vcpu->run + fault->pgoff * PAGE_SIZE;
+		address = (void *)vcpu->shared->run + fault->pgoff * PAGE_SIZE;
 	else if (fault->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
 		address = vcpu->vm->ring;
 	else if (fault->pgoff >= KVM_DIRTY_LOG_PAGE_OFFSET &&
@@ -405,7 +391,7 @@ static int vcpu_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-const struct file_operations sk_vcpu_fops = {
+static const struct file_operations vcpu_fops = {
 	.owner = THIS_MODULE,
 	.release = vcpu_release,
 	.unlocked_ioctl = vcpu_ioctl,
@@ -414,91 +400,73 @@ const struct file_operations sk_vcpu_fops = {
 	.llseek = noop_llseek,
 };
 
-static void free_vcpu(struct sk_vcpu *vcpu)
-{
-	fpu_free_guest_fpstate(&vcpu->fpu);
-	vfree(vcpu->ring);
-	if (vcpu->run)
-		free_pages_exact(vcpu->run, 2 * PAGE_SIZE);
-	if (vcpu->shared)
-		kvfree(vcpu->shared->trace);
-	kvfree(vcpu->core);
-	kfree(vcpu);
-}
-
-static void destroy_vcpu(struct sk_vcpu *vcpu)
+/* Also of one that is not complete. */
+void sk_vcpu_destroy(struct sk_vcpu *vcpu)
 {
 	int cpu;
 
+	list_del(&vcpu->node);
 	hrtimer_cancel(&vcpu->timer);
-	sk_call(sk_core_vcpu_destroy, vcpu->core, 0, 0);
 	for_each_possible_cpu(cpu)
 		cmpxchg(per_cpu_ptr(&last_vcpu, cpu), vcpu, NULL);
-	free_vcpu(vcpu);
+	if (vcpu->shared) {
+		sk_call(sk_core_vcpu_destroy, vcpu->shared, 0, 0);
+		if (vcpu->shared->run)
+			free_pages_exact(vcpu->shared->run, 2 * PAGE_SIZE);
+	}
+	kvfree(vcpu->shared);
+	vfree(vcpu->ring);
+	fpu_free_guest_fpstate(&vcpu->fpu);
+	kfree(vcpu);
 }
 
-void sk_vcpu_destroy(struct sk_vcpu *vcpu)
+/* What the core finds in its part. */
+static int allocate(struct sk_vcpu *vcpu)
 {
-	list_del(&vcpu->node);
-	destroy_vcpu(vcpu);
-}
+	struct sk_vcpu_shared *shared = kvzalloc(sk_call(sk_core_vcpu_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
 
-static struct sk_vcpu *allocate_vcpu(struct sk_vm *vm, u32 id)
-{
-	struct sk_vcpu *vcpu = kzalloc(sizeof(*vcpu), GFP_KERNEL_ACCOUNT);
-
-	if (!vcpu)
-		return NULL;
-	vcpu->vm = vm;
-	vcpu->id = id;
-	vcpu->cpu = -1;
-	vcpu->last_cpu = -1;
-	mutex_init(&vcpu->mutex);
-	rcuwait_init(&vcpu->wait);
-	hrtimer_init(&vcpu->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_PINNED_HARD);
-	vcpu->timer.function = timer_expired;
-	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
+	vcpu->shared = shared;
+	if (!shared || !fpu_alloc_guest_fpstate(&vcpu->fpu))
+		return -ENOMEM;
 	/* The run page, and behind it the one for port data. */
-	vcpu->run = alloc_pages_exact(2 * PAGE_SIZE, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
-	vcpu->core = kvzalloc(sk_call(sk_core_vcpu_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
-	vcpu->shared = vcpu->core;
-	if (!vcpu->run || !vcpu->core || !fpu_alloc_guest_fpstate(&vcpu->fpu))
-		goto free;
-	vcpu->shared->host = vcpu;
-	vcpu->shared->fpu = &vcpu->fpu;
-	vcpu->shared->timer = &vcpu->timer;
-	vcpu->shared->xsave = &vcpu->fpu.fpstate->regs.xsave;
-	vcpu->shared->xsave_size = max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
-	vcpu->shared->run = vcpu->run;
-	vcpu->shared->pio = (void *)vcpu->run + KVM_PIO_PAGE_OFFSET * PAGE_SIZE;
-	vcpu->shared->trace = kvcalloc(SK_TRACE_ENTRIES, sizeof(struct sk_exit_trace), GFP_KERNEL_ACCOUNT);
-	if (vcpu->shared->trace)
-		return vcpu;
-free:
-	free_vcpu(vcpu);
-	return NULL;
+	shared->run = alloc_pages_exact(2 * PAGE_SIZE, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	shared->pio = (void *)shared->run + KVM_PIO_PAGE_OFFSET * PAGE_SIZE;
+	shared->host = vcpu;
+	shared->fpu = &vcpu->fpu;
+	shared->timer = &vcpu->timer;
+	shared->xsave = &vcpu->fpu.fpstate->regs.xsave;
+	shared->xsave_size = max_t(u32, vcpu->fpu.uabi_size, sizeof(struct kvm_xsave));
+	return shared->run ? 0 : -ENOMEM;
 }
 
 /* Import of the core: KVM_CREATE_VCPU, with the VM's lock held; the core has checked the id. Returns a file. */
 long sk_create_vcpu(struct sk_vm *vm, u32 id)
 {
-	struct sk_vcpu *vcpu = allocate_vcpu(vm, id);
+	struct sk_vcpu *vcpu = kzalloc(sizeof(*vcpu), GFP_KERNEL_ACCOUNT);
 	struct file *file;
 	char name[24];
 	int fd;
 
 	if (!vcpu)
 		return -ENOMEM;
-	fd = sk_vm_call(vm, sk_core_vcpu_init, vcpu->core, vm->core, id);
-	if (fd) {
-		free_vcpu(vcpu);
-		return fd;
-	}
+	vcpu->vm = vm;
+	vcpu->id = id;
+	vcpu->cpu = -1;
+	vcpu->last_cpu = -1;
+	INIT_LIST_HEAD(&vcpu->node);
+	mutex_init(&vcpu->mutex);
+	rcuwait_init(&vcpu->wait);
+	hrtimer_init(&vcpu->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_PINNED_HARD);
+	vcpu->timer.function = timer_expired;
+	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
+	fd = allocate(vcpu) ?: sk_vm_call(vm, sk_core_vcpu_init, vcpu->shared, vm->core, id);
+	if (fd)
+		goto destroy;
 	fd = get_unused_fd_flags(O_CLOEXEC);
 	if (fd < 0)
 		goto destroy;
 	snprintf(name, sizeof(name), "kvm-vcpu:%u", id);
-	file = anon_inode_getfile(name, &sk_vcpu_fops, vcpu, O_RDWR);
+	file = anon_inode_getfile(name, &vcpu_fops, vcpu, O_RDWR);
 	if (IS_ERR(file)) {
 		put_unused_fd(fd);
 		fd = PTR_ERR(file);
@@ -507,10 +475,10 @@ long sk_create_vcpu(struct sk_vm *vm, u32 id)
 	/* From here on others find the vCPU, and nothing fails. The file's release drops the reference. */
 	kref_get(&vm->refs);
 	list_add_tail_rcu(&vcpu->node, &vm->vcpus);
-	sk_vm_call(vm, sk_core_vcpu_show, vcpu->core, 0, 0);
+	sk_vm_call(vm, sk_core_vcpu_show, vcpu->shared, 0, 0);
 	fd_install(fd, file);
 	return fd;
 destroy:
-	destroy_vcpu(vcpu);
+	sk_vcpu_destroy(vcpu);
 	return fd;
 }

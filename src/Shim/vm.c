@@ -3,9 +3,7 @@
 #include "shim.h"
 
 #include <linux/anon_inodes.h>
-#include <linux/cpumask.h>
 #include <linux/sched/mm.h>
-#include <linux/smp.h>
 
 /* Imports of the core (SharpKvm.Host.HostVm). */
 
@@ -90,13 +88,15 @@ void sk_request_all(struct sk_vm *vm, u32 request, bool wait)
 		free_cpumask_var(mask);
 }
 
-long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
+long sk_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 {
 	struct cs_result result = cs_enter(fn, a, b, c, 0);
 
 	if (likely(!result.site))
 		return result.value;
 	cs_report_trap(result.site);
+	if (!vm)
+		return result.value;
 	/* The locks that the core takes itself; all others are its callers'. */
 	if (irqs_disabled() && READ_ONCE(vm->irq_lock_cpu) == smp_processor_id())
 		sk_irq_unlock(vm);
@@ -107,16 +107,6 @@ long sk_vm_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 	WRITE_ONCE(vm->dead, true);
 	sk_request_all(vm, SK_REQUEST_DEAD, false);
 	return result.value;
-}
-
-static void invalidate(struct sk_vm *vm, unsigned long start, unsigned long end)
-{
-	/*
-	 * The lock is Linux's call, not the core's: the owner field stays empty. After a trap mappings are left, but no
-	 * vCPU comes back to them: it has to leave the guest before Linux goes on.
-	 */
-	if (sk_vm_call(vm, sk_core_invalidate, vm->core, start, end))
-		sk_request_all(vm, SK_REQUEST_DEAD, true);
 }
 
 static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
@@ -131,7 +121,12 @@ static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifi
 		vm->invalidation_start = range->start;
 		vm->invalidation_end = range->end;
 	}
-	invalidate(vm, range->start, range->end);
+	/*
+	 * The lock is Linux's call, not the core's: the owner field stays empty. After a trap mappings are left, but no
+	 * vCPU comes back to them: it has to leave the guest before Linux goes on.
+	 */
+	if (sk_vm_call(vm, sk_core_invalidate, vm->core, range->start, range->end))
+		sk_request_all(vm, SK_REQUEST_DEAD, true);
 	write_unlock(&vm->mmu_lock);
 	return 0;
 }
@@ -146,13 +141,12 @@ static void notifier_end(struct mmu_notifier *notifier, const struct mmu_notifie
 	write_unlock(&vm->mmu_lock);
 }
 
+/* All of the process goes, and there is no end of it. */
 static void notifier_release(struct mmu_notifier *notifier, struct mm_struct *mm)
 {
-	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
+	struct mmu_notifier_range all = { .end = ULONG_MAX };
 
-	write_lock(&vm->mmu_lock);
-	invalidate(vm, 0, ULONG_MAX);
-	write_unlock(&vm->mmu_lock);
+	notifier_start(notifier, &all);
 }
 
 /*
@@ -184,6 +178,19 @@ static const struct mmu_notifier_ops notifier_ops = {
 	.release = notifier_release,
 };
 
+/* Also of one that is not complete. */
+static void destroy_vm(struct sk_vm *vm)
+{
+	if (vm->core)
+		sk_call(sk_core_vm_destroy, vm->core, 0, 0);
+	cleanup_srcu_struct(&vm->slots_srcu);
+	mmdrop(vm->mm);
+	free_page((unsigned long)vm->ring);
+	kvfree(vm->core);
+	kfree(vm);
+	sk_hardware_put();
+}
+
 static void vm_free(struct kref *refs)
 {
 	struct sk_vm *vm = container_of(refs, struct sk_vm, refs);
@@ -197,13 +204,7 @@ static void vm_free(struct kref *refs)
 	sk_irqfds_free(vm);
 	list_for_each_entry_safe(vcpu, next, &vm->vcpus, node)
 		sk_vcpu_destroy(vcpu);
-	sk_call(sk_core_vm_destroy, vm->core, 0, 0);
-	cleanup_srcu_struct(&vm->slots_srcu);
-	mmdrop(vm->mm);
-	free_page((unsigned long)vm->ring);
-	kvfree(vm->core);
-	kfree(vm);
-	sk_hardware_put();
+	destroy_vm(vm);
 }
 
 void sk_vm_put(struct sk_vm *vm)
@@ -241,20 +242,14 @@ static const struct file_operations vm_fops = {
 
 int sk_create_vm(void)
 {
-	struct sk_vm *vm;
-	int error, fd;
+	struct sk_vm *vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
+	int error = vm ? sk_hardware_get() : -ENOMEM, fd;
 
-	error = sk_hardware_get();
 	if (error)
-		return error;
-	error = -ENOMEM;
-	vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
-	if (!vm)
+		goto free;
+	error = init_srcu_struct(&vm->slots_srcu);
+	if (error)
 		goto put_hardware;
-	vm->core = kvzalloc(sk_call(sk_core_vm_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
-	vm->ring = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
-	if (!vm->core || !vm->ring)
-		goto free_core;
 	kref_init(&vm->refs);
 	mutex_init(&vm->lock);
 	rwlock_init(&vm->mmu_lock);
@@ -264,19 +259,20 @@ int sk_create_vm(void)
 	INIT_LIST_HEAD(&vm->irqfds);
 	hrtimer_init(&vm->chip_timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
 	vm->chip_timer.function = sk_chip_timer_expired;
-	error = init_srcu_struct(&vm->slots_srcu);
-	if (error)
-		goto free_core;
-	error = sk_call(sk_core_vm_init, vm->core, vm, vm->ring);
-	if (error)
-		goto free_srcu;
+	vm->notifier.ops = &notifier_ops;
 	vm->mm = current->mm;
 	vm->tables = vm->mm->pgd;
 	mmgrab(vm->mm);
-	vm->notifier.ops = &notifier_ops;
-	error = mmu_notifier_register(&vm->notifier, vm->mm);
-	if (error)
-		goto destroy_core;
+	vm->ring = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	if (vm->ring)
+		vm->core = kvzalloc(sk_call(sk_core_vm_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
+	error = vm->core ? sk_call(sk_core_vm_init, vm->core, vm, vm->ring) : -ENOMEM;
+	if (!error)
+		error = mmu_notifier_register(&vm->notifier, vm->mm);
+	if (error) {
+		destroy_vm(vm);
+		return error;
+	}
 	mutex_lock(&sk_module_lock);
 	list_add(&vm->all_vms, &sk_all_vms);
 	mutex_unlock(&sk_module_lock);
@@ -286,17 +282,10 @@ int sk_create_vm(void)
 		sk_vm_put(vm);
 	return fd;
 
-destroy_core:
-	mmdrop(vm->mm);
-	sk_call(sk_core_vm_destroy, vm->core, 0, 0);
-free_srcu:
-	cleanup_srcu_struct(&vm->slots_srcu);
-free_core:
-	free_page((unsigned long)vm->ring);
-	kvfree(vm->core);
-	kfree(vm);
 put_hardware:
 	sk_hardware_put();
+free:
+	kfree(vm);
 	return error;
 }
 

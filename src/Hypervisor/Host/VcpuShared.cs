@@ -29,7 +29,6 @@ internal struct VcpuShared
     public ulong SignalMask;
     /// <summary>The page shared with user space.</summary>
     public KernelRef<kvm_run> Run;
-    public KernelRef<ExitTrace> Trace;
     /// <summary>The page of port data behind the run page.</summary>
     public KernelRef<PortPage> Port;
     /// <summary>Nanoseconds that the thread has waited for a CPU, as of when it last got one.</summary>
@@ -47,6 +46,7 @@ internal struct VcpuShared
     /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2.</summary>
     public uint XsaveSize;
     public uint MasksSignals;
+    public ExitTrace Trace;
 
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
 

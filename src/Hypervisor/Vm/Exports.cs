@@ -70,8 +70,6 @@ internal static class Exports
             result = SvmVendor.CreateVcpu(ref vcpu);
         if (result == Errno.Ok)
             result = Cpu.Reset<SvmVendor>.PowerOn(ref vcpu);
-        if (result != Errno.Ok)
-            DestroyVcpu(ref vcpu);
         return result;
     }
 
@@ -79,6 +77,7 @@ internal static class Exports
     [RuntimeExport("sk_core_vcpu_show")]
     private static void ShowVcpu(KernelRef<Vcpu> vcpu) => vcpu.Value.Vm.Vcpus.Add(vcpu.Value.Id, vcpu);
 
+    /// <summary>Also after an init that failed.</summary>
     [RuntimeExport("sk_core_vcpu_destroy")]
     private static void DestroyVcpu(ref Vcpu vcpu)
     {

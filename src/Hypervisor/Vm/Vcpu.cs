@@ -70,7 +70,7 @@ internal struct Vcpu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Trace(uint reason, ulong info1, ulong info2)
     {
-        ref ExitRecord record = ref Shared.Trace.Value[(int)(Shared.TraceNext++ % ExitTrace.Length)];
+        ref ExitRecord record = ref Shared.Trace[(int)(Shared.TraceNext++ % ExitTrace.Length)];
         record.Tsc = HostCpu.Tsc();
         record.Rip = Shared.Registers.Rip;
         record.Reason = reason;

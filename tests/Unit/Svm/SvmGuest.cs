@@ -57,7 +57,6 @@ internal sealed class SvmGuest : IDisposable
         Vcpu.Shared.Host = new HostVcpu((nint)id + 1);
         Vcpu.Shared.Run = new(Host.AllocateBlock(Page.Size));
         Vcpu.Shared.Port = new(Host.AllocateBlock(Page.Size));
-        Vcpu.Shared.Trace = new(Host.AllocateBlock((nuint)Unsafe.SizeOf<ExitTrace>()));
         Vcpu.VmRef = machine.Ref;
         Vcpu.Id = id;
         Assert.That(SvmVendor.CreateVcpu(ref Vcpu), Is.EqualTo(Errno.Ok));
@@ -208,7 +207,6 @@ internal sealed class SvmGuest : IDisposable
         Vcpu.Cpuid.Free();
         Host.FreeBlock(Vcpu.Shared.Run.Address);
         Host.FreeBlock(Vcpu.Shared.Port.Address);
-        Host.FreeBlock(Vcpu.Shared.Trace.Address);
         Host.FreeBlock(_block);
         SvmHardware.Release();
         Vm.IoEventFds.Destroy();
