@@ -5,6 +5,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/entry-kvm.h>
 #include <linux/sched/mm.h>
+#include <trace/events/ipi.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/xcr.h>
 #include <asm/spec-ctrl.h>
