@@ -112,40 +112,27 @@ internal struct IoEventFds
             IsPort = (request.flags & KVM_IOEVENTFD_FLAG_PIO) != 0, Event = @event,
         };
         bool add = (request.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) == 0;
-        error = add ? Add(ref vm, in entry) : Remove(ref vm, in entry);
+        Span<IoEventFd> old = vm.IoEventFds.Entries;
+        int place = FirstAt(old, entry.Address), met = place;
+        while (met < old.Length && old[met].Address == entry.Address
+            && !(add ? old[met].Collides(in entry) : old[met].IsSame(in entry)))
+            met++;
+        bool exists = met < old.Length && old[met].Address == entry.Address;
+        if (add)
+        {
+            error = old.Length == Limit ? Errno.ENOSPC : exists ? Errno.EEXIST
+                : Publish(ref vm, old[..place], [entry], old[place..]);
+        }
+        else
+        {
+            error = exists ? Publish(ref vm, old[..met], default, old[(met + 1)..]) : Errno.ENOENT;
+            // The reference that the table had.
+            if (error == Errno.Ok)
+                @event.Close();
+        }
         if (!add || error != Errno.Ok)
             @event.Close();
         return error;
-    }
-
-    private static int Add(ref Vm vm, in IoEventFd entry)
-    {
-        Span<IoEventFd> old = vm.IoEventFds.Entries;
-        if (old.Length == Limit)
-            return Errno.ENOSPC;
-        int place = FirstAt(old, entry.Address);
-        for (int i = place; i < old.Length && old[i].Address == entry.Address; i++)
-        {
-            if (old[i].Collides(in entry))
-                return Errno.EEXIST;
-        }
-        return Publish(ref vm, old[..place], [entry], old[place..]);
-    }
-
-    private static int Remove(ref Vm vm, in IoEventFd entry)
-    {
-        Span<IoEventFd> old = vm.IoEventFds.Entries;
-        for (int i = FirstAt(old, entry.Address); i < old.Length && old[i].Address == entry.Address; i++)
-        {
-            if (!old[i].IsSame(in entry))
-                continue;
-            int error = Publish(ref vm, old[..i], default, old[(i + 1)..]);
-            // The reference that the table had.
-            if (error == Errno.Ok)
-                entry.Event.Close();
-            return error;
-        }
-        return Errno.ENOENT;
     }
 
     /// <summary>Replaces the table, and frees the old one when nobody reads it any more.</summary>
