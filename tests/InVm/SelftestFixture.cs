@@ -50,8 +50,8 @@ public abstract class SelftestFixture(SelftestLane lane)
 
 /// <summary>On the project's module.</summary>
 [TestFixture]
-public sealed class SelftestsOnSharpKvm() : SelftestFixture(SelftestLane.SharpKvm);
+public sealed class SelftestsOnSharpKvm() : SelftestFixture(SelftestLane.SharpKvmOn(Lane.SvmNpt));
 
 /// <summary>On Linux's own KVM: what fails here is wrong in the selftest, not in the module.</summary>
 [TestFixture, Category(Tier.Full)]
-public sealed class SelftestsOnStockKvm() : SelftestFixture(SelftestLane.Stock);
+public sealed class SelftestsOnStockKvm() : SelftestFixture(SelftestLane.StockOn(Lane.SvmNpt));

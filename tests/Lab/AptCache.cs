@@ -34,11 +34,21 @@ public sealed class AptCache
         string downloads = MakeFolder("downloads");
         Tool.Require("apt-get", [.. options, "update"]);
         Tool.Require("apt-get", [.. options, "download", .. packages], downloads);
-        foreach (string package in Directory.GetFiles(downloads, "*.deb"))
-        {
-            Tool.Require("dpkg", ["-x", package, target]);
-            File.Delete(package);
-        }
+        UnpackAll(downloads, target);
+    }
+
+    /// <summary>
+    /// Unpacks packages, and all that they need and this machine has not installed, below <paramref name="target"/>.
+    /// </summary>
+    public void UnpackWithDependencies(string target, params string[] packages)
+    {
+        Tool.Require("apt-get", [.. options, "update"]);
+        Tool.Require("apt-get",
+        [
+            .. options, "-y", "-o", "Debug::NoLocking=1", "--no-install-recommends", "--download-only", "install",
+            .. packages,
+        ]);
+        UnpackAll(Path.Combine(folder, "archives", "archives"), target);
     }
 
     /// <summary>The package that a meta package stands for, like linux-image-amd64's newest kernel.</summary>
@@ -49,6 +59,15 @@ public sealed class AptCache
         return answer.Split('\n').Select(line => line.Replace("Depends:", "").Trim())
             .FirstOrDefault(name => name.StartsWith(prefix, StringComparison.Ordinal))
             ?? throw new LabException($"the package {package} names no package that begins with {prefix}");
+    }
+
+    private static void UnpackAll(string downloads, string target)
+    {
+        foreach (string package in Directory.GetFiles(downloads, "*.deb"))
+        {
+            Tool.Require("dpkg", ["-x", package, target]);
+            File.Delete(package);
+        }
     }
 
     private string MakeFolder(string name) => Directory.CreateDirectory(Path.Combine(folder, name)).FullName;

@@ -17,6 +17,36 @@ public static class Initramfs
     public static byte[] ForL1(L1Kernel kernel) => Build(kernel, L1Modules, ("init", "l1-init.sh"));
 
     /// <summary>
+    /// The archive that L1 boots from where it cannot see the host's files. It brings its root: busybox and bash, the
+    /// stock hypervisor's modules, some files with the libraries that they need, and the job's folder.
+    /// </summary>
+    public static byte[] ForL1Alone(L1Kernel kernel, Lane lane, IEnumerable<string> files, string jobFolder)
+    {
+        CpioArchive archive = Begin(("init", "l1-init.sh"));
+        archive.AddFile("modules/list", []);
+        var root = new RootFolder(archive, "root");
+        foreach (string folder in (string[])["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/root", Repository.Root])
+        {
+            root.AddFolder(folder);
+        }
+
+        root.AddProgram("/bin/bash", Required("bash"));
+        foreach (string file in files)
+        {
+            root.AddProgram(file, file);
+        }
+
+        root.AddFile("/bin/busybox", File.ReadAllBytes(Required("busybox")));
+        root.AddModules(kernel, [lane.StockModule.Replace('-', '_'), "msr"]);
+        foreach (string file in Directory.GetFiles(jobFolder))
+        {
+            root.AddFile($"/job/{Path.GetFileName(file)}", File.ReadAllBytes(file));
+        }
+
+        return archive.ToArray();
+    }
+
+    /// <summary>
     /// The archive that the L2 guest boots from: it says what it sees and uses its devices, or with <c>/load</c> as its
     /// first process it fills and checks memory (<see cref="GuestLoad"/>).
     /// </summary>
@@ -32,21 +62,7 @@ public static class Initramfs
 
     private static byte[] Build(L1Kernel kernel, string[] modules, params (string Name, string Script)[] programs)
     {
-        var archive = new CpioArchive();
-        foreach (string folder in (string[])["bin", "dev", "proc", "sys", "host", "layer", "root", "modules"])
-        {
-            archive.AddFolder(folder);
-        }
-
-        archive.AddCharacterDevice("dev/console", 5, 1);
-        string busybox = Tool.Find("busybox")
-            ?? throw new LabException("busybox is missing: run tools/setup (package busybox-static)");
-        archive.AddFile("bin/busybox", File.ReadAllBytes(busybox), executable: true);
-        foreach ((string name, string script) in programs)
-        {
-            archive.AddFile(name, Encoding.UTF8.GetBytes(Script(script)), executable: true);
-        }
-
+        CpioArchive archive = Begin(programs);
         var list = new StringBuilder();
         foreach (string path in kernel.FilesFor(modules))
         {
@@ -58,4 +74,25 @@ public static class Initramfs
         archive.AddFile("modules/list", Encoding.UTF8.GetBytes(list.ToString()));
         return archive.ToArray();
     }
+
+    private static CpioArchive Begin(params (string Name, string Script)[] programs)
+    {
+        var archive = new CpioArchive();
+        foreach (string folder in (string[])["bin", "dev", "proc", "sys", "host", "layer", "root", "modules"])
+        {
+            archive.AddFolder(folder);
+        }
+
+        archive.AddCharacterDevice("dev/console", 5, 1);
+        archive.AddFile("bin/busybox", File.ReadAllBytes(Required("busybox")), executable: true);
+        foreach ((string name, string script) in programs)
+        {
+            archive.AddFile(name, Encoding.UTF8.GetBytes(Script(script)), executable: true);
+        }
+
+        return archive;
+    }
+
+    private static string Required(string program) => Tool.Find(program)
+        ?? throw new LabException($"{program} is missing: run tools/setup");
 }

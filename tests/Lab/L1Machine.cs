@@ -1,30 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Diagnostics;
-using System.Net.Sockets;
-using System.Text;
+using System.Formats.Tar;
+using System.IO.Compression;
 
 namespace SharpKvm.Lab;
 
-/// <summary>The emulated machine with SVM that loads the module: boots, runs one job, and always ends.</summary>
+/// <summary>The emulated machine that loads the module: boots, runs one job, and always ends.</summary>
 public sealed class L1Machine : IDisposable
 {
     private const string Mark = "@@lab:";
 
-    /// <summary>A CPU with SVM, less what the emulator does not have and would warn about.</summary>
-    private const string Cpu = "EPYC,+svm,+npt,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
+    /// <summary>Behind it stands a part of an archive of the job's folder.</summary>
+    private const string FileMark = $"{Mark}file ";
 
-    /// <summary>Runs the emulator and kills it when standard input closes: when we are gone, for any reason.</summary>
-    private const string Leash = """
-        exec 3<&0
-        "$@" </dev/null 3<&- &
-        emulator=$!
-        (cat <&3; kill -9 $emulator) >/dev/null 2>&1 &
-        exec 3<&-
-        wait $emulator
-        status=$?
-        kill $! 2>/dev/null
-        exit $status
-        """;
+    /// <summary>What Linux is told on any hardware.</summary>
+    private const string KernelParameters =
+        "loglevel=5 log_buf_len=2M no_timer_check sysrq_always_enabled printk.devkmsg=on";
 
     /// <summary>How long L1 may take from the job's end to its own, on Debian's kernel.</summary>
     private static readonly TimeSpan PowerOffTime = TimeSpan.FromSeconds(30);
@@ -37,17 +28,15 @@ public sealed class L1Machine : IDisposable
 
     private readonly L1Options options;
     private readonly L1Kernel kernel;
-    private readonly Emulator emulator = Emulator.Best;
-    /// <summary>CPUs for the job; where there are several, L1 has one more.</summary>
-    private readonly int cpus;
+    private readonly L1Hardware hardware;
+    private readonly int timeFactor;
     private readonly TimeSpan timeout;
     private readonly string jobFolder;
     private readonly string logPath;
     private readonly StreamWriter log;
-    private readonly UnixServer jobPort = new("job");
-    private readonly UnixServer monitorPort = new("monitor");
     private readonly List<string> output = [];
     private readonly List<string> console = [];
+    private readonly MemoryStream sentFiles = new();
     private readonly TaskCompletionSource isUp = new();
     private readonly TaskCompletionSource jobEnded = new();
     private int? exitStatus;
@@ -56,8 +45,9 @@ public sealed class L1Machine : IDisposable
     {
         this.options = options;
         kernel = options.Kernel ?? L1Kernel.Default;
-        cpus = options.CountInstructions ? 1 : Math.Min(options.Cpus, emulator.MaximumCpus);
-        timeout = options.Timeout * kernel.TimeFactor;
+        hardware = L1Hardware.For(options);
+        timeFactor = kernel.TimeFactor * options.Lane.TimeFactor;
+        timeout = options.Timeout * timeFactor;
         jobFolder = Repository.Folder("lab", $"{options.Name}-{Environment.ProcessId}");
         Directory.Delete(jobFolder, recursive: true);
         Directory.CreateDirectory(jobFolder);
@@ -85,58 +75,41 @@ public sealed class L1Machine : IDisposable
         }
     }
 
-    /// <summary>
-    /// Keeps the job, and so each thread that enters a guest, away from CPU 0: the emulator writes to that one's SVM
-    /// state when another CPU loads its FPU (docs/testing.md).
-    /// </summary>
-    private string Placement => cpus == 1 ? "" : $"taskset -pc 1-{cpus} $$ >/dev/null || exit 125";
-
-    private TimeSpan BootLimit => BootTime * kernel.TimeFactor;
+    private TimeSpan BootLimit => BootTime * timeFactor;
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        jobPort.Dispose();
-        monitorPort.Dispose();
+        hardware.Dispose();
         log.Dispose();
     }
 
     private L1Result Run()
     {
-        string initramfs = Path.Combine(jobFolder, "initramfs");
-        File.WriteAllBytes(initramfs, Initramfs.ForL1(kernel));
         File.WriteAllText(Path.Combine(jobFolder, "script.sh"),
             $"""
-            {Placement}
+            {hardware.Placement}
             cd '{Repository.Root}' || exit 125
-            export LAB_ROOT='{Repository.Root}' LAB_JOB=/job LAB_TIME_FACTOR={kernel.TimeFactor}
+            export LAB_ROOT='{Repository.Root}' LAB_JOB=/job LAB_TIME_FACTOR={timeFactor}
             {Initramfs.Script("check-leaks.sh")}
             {options.Script}
 
             """);
-        if (kernel.ModulesRoot != "/")
-        {
-            // L1 binds this over /lib/modules, so that modprobe finds the modules of a kernel that is not installed.
-            CopyModules();
-        }
-
-        Line(L1Source.Lab, $"{emulator.Name}, Linux {kernel.Version}");
+        Line(L1Source.Lab, $"{hardware.Name}, Linux {kernel.Version}");
         var clock = Stopwatch.StartNew();
-        using Process process = Start(initramfs);
-        Task reading = Task.WhenAll(
-            ReadLines(process.StandardOutput, L1Source.Kernel),
-            ReadLines(process.StandardError, L1Source.Lab),
-            ReadPort(jobPort, L1Source.Job));
+        using Process process = hardware.Start(
+            kernel, jobFolder, $"{KernelParameters} {hardware.KernelParameters} {options.KernelParameters}");
+        Task reading = Task.WhenAll(hardware.Outputs(process).Select(output => Read(output.Lines, output.Source)));
         bool inTime = WaitFor(process);
         clock.Stop();
-        jobPort.Dispose();
-        monitorPort.Dispose();
+        hardware.Dispose();
         reading.Wait(TimeSpan.FromSeconds(5));
+        hardware.Clean(jobFolder, line => Line(L1Source.Lab, line));
 
         string[] kernelLog = ReadKernelLog();
         // The backtraces that a hang is asked for are no report.
         string[] ownLog = [.. kernelLog.TakeWhile(line => inTime || !line.Contains("sysrq: Show backtrace"))];
-        var result = new L1Result
+        return new L1Result
         {
             End = !inTime ? L1End.TimedOut : exitStatus is null ? L1End.Died : L1End.Completed,
             ExitStatus = exitStatus,
@@ -147,52 +120,6 @@ public sealed class L1Machine : IDisposable
             JobFolder = jobFolder,
             Duration = clock.Elapsed,
         };
-        File.Delete(initramfs);
-        if (options.Wire is not null)
-        {
-            File.Delete(options.Wire.Own);
-        }
-
-        return result;
-    }
-
-    private Process Start(string initramfs)
-    {
-        string[] timing = options.CountInstructions
-            ? ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
-                "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]
-            : ["-accel", "tcg,thread=multi"];
-        string parameters = "console=ttyS0 loglevel=5 log_buf_len=2M tsc=reliable no_timer_check panic=-1 "
-            + "sysrq_always_enabled printk.devkmsg=on "
-            + (options.CountInstructions ? "norandmaps " : "") + options.KernelParameters;
-        string[] arguments =
-        [
-            "-c", Leash, emulator.Program, emulator.Program,
-            .. emulator.DataFolders.SelectMany(folder => (string[])["-L", folder]),
-            .. timing,
-            "-machine", "q35", "-cpu", string.Join(',', [Cpu, .. options.CpuFeatures]),
-            "-smp", $"{(cpus == 1 ? 1 : cpus + 1)}", "-m", $"{options.MemoryMib}",
-            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-serial", "stdio",
-            "-chardev", $"socket,id=job,path={jobPort.Path}", "-serial", "chardev:job",
-            "-chardev", $"socket,id=monitor,path={monitorPort.Path}", "-mon", "chardev=monitor,mode=readline",
-            "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
-            "-virtfs", $"local,path={jobFolder},mount_tag=job,security_model=none",
-            .. options.Wire?.QemuArguments ?? [],
-            "-kernel", kernel.BootImage(), "-initrd", initramfs, "-append", parameters,
-        ];
-        var start = new ProcessStartInfo("/bin/bash", arguments)
-        {
-            RedirectStandardInput = true,
-            RedirectStandardOutput = true,
-            RedirectStandardError = true,
-        };
-        if (emulator.ModuleFolder is not null)
-        {
-            start.Environment["QEMU_MODULE_DIR"] = emulator.ModuleFolder;
-        }
-
-        return Process.Start(start)!;
     }
 
     private bool WaitFor(Process process)
@@ -200,7 +127,7 @@ public sealed class L1Machine : IDisposable
         Task exited = process.WaitForExitAsync();
         Task.WhenAny(exited, isUp.Task).Wait(BootLimit);
         if ((isUp.Task.IsCompleted || exited.IsCompleted)
-            && Task.WhenAny(exited, jobEnded.Task).Wait(timeout) && exited.Wait(PowerOffTime * kernel.TimeFactor))
+            && Task.WhenAny(exited, jobEnded.Task).Wait(timeout) && exited.Wait(PowerOffTime * timeFactor))
         {
             return true;
         }
@@ -208,45 +135,28 @@ public sealed class L1Machine : IDisposable
         Line(L1Source.Lab, exitStatus is null
             ? $"killed after {(isUp.Task.IsCompleted ? timeout : BootLimit).TotalSeconds:0} s; what its CPUs were doing:"
             : "did not power off after the job; what its CPUs were doing:");
-        AskForBacktraces();
+        hardware.ExplainHang(process, jobFolder, line => Line(L1Source.Lab, line));
         process.Kill(entireProcessTree: true);
         exited.Wait();
         return false;
     }
 
-    /// <summary>
-    /// Has L1's kernel print where its CPUs and its blocked tasks are, the way a person would at its keyboard, and the
-    /// emulator where the CPUs are, should the kernel no longer listen.
-    /// </summary>
-    private void AskForBacktraces()
+    private async Task Read(Task<StreamReader?> output, L1Source source)
     {
-        Task answers = ReadPort(monitorPort, L1Source.Lab, line => line.Contains("CPU#") || line.Contains("RIP="));
-        foreach (string command in (string[])["info registers -a", "sendkey alt-sysrq-l", "sendkey alt-sysrq-w"])
+        if (await output is StreamReader reader)
         {
-            monitorPort.Send($"{command}\n");
-            answers.Wait(TimeSpan.FromSeconds(2));
+            await ReadLines(reader, line => Line(source, line));
         }
     }
 
-    private async Task ReadPort(UnixServer port, L1Source source, Func<string, bool>? wanted = null)
-    {
-        using StreamReader? reader = await port.Accept();
-        if (reader is not null)
-        {
-            await ReadLines(reader, source, wanted);
-        }
-    }
-
-    private async Task ReadLines(StreamReader reader, L1Source source, Func<string, bool>? wanted = null)
+    /// <summary>Hands on the lines of an output of the emulator, up to its end.</summary>
+    internal static async Task ReadLines(StreamReader reader, Action<string> take)
     {
         try
         {
             while (await reader.ReadLineAsync() is string line)
             {
-                if (wanted is null || wanted(line))
-                {
-                    Line(source, line.TrimEnd('\r'));
-                }
+                take(line.TrimEnd('\r'));
             }
         }
         catch (IOException)
@@ -259,6 +169,12 @@ public sealed class L1Machine : IDisposable
     {
         lock (log)
         {
+            if (source == L1Source.Job && text.StartsWith(FileMark, StringComparison.Ordinal))
+            {
+                sentFiles.Write(Convert.FromBase64String(text[FileMark.Length..]));
+                return;
+            }
+
             if (source == L1Source.Job && text.StartsWith(Mark, StringComparison.Ordinal))
             {
                 source = L1Source.Lab;
@@ -285,6 +201,7 @@ public sealed class L1Machine : IDisposable
                 isUp.TrySetResult();
                 break;
             case ["exit", string status]:
+                UnpackSentFiles();
                 exitStatus = int.Parse(status);
                 jobEnded.TrySetResult();
                 break;
@@ -306,56 +223,14 @@ public sealed class L1Machine : IDisposable
         return [.. lines, .. console.SkipWhile(line => line != last).Skip(1)];
     }
 
-    private void CopyModules()
+    /// <summary>Where L1 does not share the job's folder, it has sent what is in it.</summary>
+    private void UnpackSentFiles()
     {
-        string target = Directory.CreateDirectory(Path.Combine(jobFolder, "modules")).FullName;
-        Tool.Require("cp", ["-al", kernel.Modules, target]);
-    }
-
-    /// <summary>A Unix socket that the emulator connects to; its path is short enough for one.</summary>
-    private sealed class UnixServer : IDisposable
-    {
-        private readonly Socket listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        private Socket? peer;
-
-        public UnixServer(string name)
+        if (sentFiles.Length > 0)
         {
-            Path = System.IO.Path.Combine(System.IO.Path.GetTempPath(), $"lab-{Guid.NewGuid():N}-{name}");
-            listener.Bind(new UnixDomainSocketEndPoint(Path));
-            listener.Listen(1);
-        }
-
-        public string Path { get; }
-
-        public async Task<StreamReader?> Accept()
-        {
-            try
-            {
-                peer = await listener.AcceptAsync();
-                return new StreamReader(new NetworkStream(peer), Encoding.UTF8);
-            }
-            catch (SocketException)
-            {
-                return null;
-            }
-        }
-
-        public void Send(string text)
-        {
-            try
-            {
-                peer?.Send(Encoding.UTF8.GetBytes(text));
-            }
-            catch (SocketException)
-            {
-                // It is gone already.
-            }
-        }
-
-        public void Dispose()
-        {
-            listener.Dispose();
-            File.Delete(Path);
+            sentFiles.Position = 0;
+            using var archive = new GZipStream(sentFiles, CompressionMode.Decompress);
+            TarFile.ExtractToDirectory(archive, jobFolder, overwriteFiles: true);
         }
     }
 }

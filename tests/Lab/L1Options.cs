@@ -23,10 +23,20 @@ public sealed record L1Options
     /// <summary>
     /// A bash script. It runs as root in L1, sees the host's root (its own writes are thrown away), starts in the
     /// clone's folder, and finds in <c>/job</c> a folder whose files come back (<see cref="L1Result.JobFolder"/>).
+    /// On a lane where L1 cannot see the host's root there are busybox, bash, the stock hypervisor's modules and
+    /// <see cref="Files"/>.
     /// </summary>
     public required string Script { get; init; }
 
-    /// <summary>The whole run must end within this time, times <see cref="L1Kernel.TimeFactor"/>.</summary>
+    /// <summary>The kind of machine.</summary>
+    public Lane Lane { get; init; } = Lane.Default;
+
+    /// <summary>Programs and other files of the host that the script uses, where it cannot see all of them.</summary>
+    public IReadOnlyList<string> Files { get; init; } = [];
+
+    /// <summary>
+    /// The job must end within this time, times <see cref="L1Kernel.TimeFactor"/> and <see cref="Lane.TimeFactor"/>.
+    /// </summary>
     public TimeSpan Timeout { get; init; } = TimeSpan.FromMinutes(2);
 
     /// <summary>L1's memory in MiB.</summary>

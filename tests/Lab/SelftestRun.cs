@@ -6,19 +6,24 @@ namespace SharpKvm.Lab;
 
 /// <summary>What the selftests are run on.</summary>
 /// <param name="Name">Names the log.</param>
-/// <param name="Module">The module to load; stock kvm-amd when null.</param>
+/// <param name="Module">The module to load; the machine's stock hypervisor when null.</param>
 /// <param name="Device">The device that the module makes.</param>
-public sealed record SelftestLane(string Name, string? Module, string Device)
+/// <param name="Machine">The kind of machine.</param>
+public sealed record SelftestLane(string Name, string? Module, string Device, Lane Machine)
 {
-    /// <summary>The project's module.</summary>
-    public static SelftestLane SharpKvm { get; } =
-        new("selftests", L1Kernel.Default.ModuleBuilt("sharpkvm"), "/dev/sharpkvm");
+    /// <summary>The project's module on a kind of machine.</summary>
+    public static SelftestLane SharpKvmOn(Lane machine) => new(
+        NameOn("selftests", machine), L1Kernel.Default.ModuleBuilt("sharpkvm"), "/dev/sharpkvm", machine);
 
-    /// <summary>Linux's own: the reference that the selftests must pass on, too.</summary>
-    public static SelftestLane Stock { get; } = new("selftests-stock", Module: null, "/dev/kvm");
+    /// <summary>Linux's own on a kind of machine: the reference that the selftests must pass on, too.</summary>
+    public static SelftestLane StockOn(Lane machine) =>
+        new(NameOn("selftests-stock", machine), Module: null, "/dev/kvm", machine);
 
     /// <summary>CPUs of L1.</summary>
     public int Cpus { get; init; } = 2;
+
+    private static string NameOn(string name, Lane machine) =>
+        machine == Lane.SvmNpt ? name : $"{name}-{machine.Name}";
 }
 
 /// <summary>
@@ -60,6 +65,8 @@ public sealed class SelftestRun
             L1Result result = L1Machine.Run(new L1Options
             {
                 Name = boot == 1 ? lane.Name : $"{lane.Name}-{boot}",
+                Lane = lane.Machine,
+                Files = [Program, .. lane.Module is null ? (string[])[] : [lane.Module]],
                 Cpus = lane.Cpus,
                 Timeout = TimeSpan.FromMinutes(10),
                 Script = BuildScript(lane, left),
@@ -134,8 +141,9 @@ public sealed class SelftestRun
     private static string BuildScript(SelftestLane lane, IEnumerable<string> groups)
     {
         var script = new StringBuilder();
-        string unload = lane.Module is null ? "kvm-amd" : Path.GetFileNameWithoutExtension(lane.Module);
-        script.Append(lane.Module is null ? "modprobe kvm-amd" : $"insmod '{lane.Module}'").Append(" || exit 125\n");
+        string stock = lane.Machine.StockModule;
+        string unload = lane.Module is null ? stock : Path.GetFileNameWithoutExtension(lane.Module);
+        script.Append(lane.Module is null ? $"modprobe {stock}" : $"insmod '{lane.Module}'").Append(" || exit 125\n");
         foreach (string group in groups)
         {
             script.Append($"echo ::{group}\n");

@@ -27,7 +27,18 @@ internal static class LabCommand
         DefaultValueFactory = _ => "",
     };
 
-    private static readonly Option<bool> Stock = new("--stock") { Description = "modprobe stock kvm-amd first" };
+    private static readonly Option<bool> Stock = new("--stock") { Description = "modprobe the stock hypervisor first" };
+
+    private static readonly Option<string> LaneName = new("--lane")
+    {
+        Description = "kind of machine: " + string.Join(", ", Lane.All.Select(lane => lane.Name)),
+        DefaultValueFactory = _ => Lane.Default.Name,
+    };
+
+    private static readonly Option<FileInfo[]> Files = new("--file")
+    {
+        Description = "a file that L1 needs on a lane where it cannot see this machine's (repeatable)",
+    };
 
     private static readonly Option<int> Timeout = new("--timeout")
     {
@@ -75,7 +86,7 @@ internal static class LabCommand
     {
         var command = new Command("lab", "Boot L1, run a command or script in it, and show what it says.")
         {
-            Words, Script, Module, ModuleParameters, Stock, Timeout, Cpus, Memory, Count, NoNpt, OnDebugKernel,
+            Words, Script, Module, ModuleParameters, Stock, LaneName, Files, Timeout, Cpus, Memory, Count, NoNpt, OnDebugKernel,
             Append, Name,
         };
         command.SetAction(Run);
@@ -84,10 +95,13 @@ internal static class LabCommand
 
     private static int Run(ParseResult arguments)
     {
+        Lane lane = Lane.Named(arguments.GetRequiredValue(LaneName));
         L1Result result = L1Machine.Run(new L1Options
         {
             Name = arguments.GetRequiredValue(Name),
-            Script = BuildScript(arguments),
+            Script = BuildScript(arguments, lane),
+            Lane = lane,
+            Files = FilesFor(arguments),
             Timeout = TimeSpan.FromSeconds(arguments.GetRequiredValue(Timeout)),
             Cpus = arguments.GetRequiredValue(Cpus),
             MemoryMib = arguments.GetRequiredValue(Memory),
@@ -113,12 +127,19 @@ internal static class LabCommand
         return result.Succeeded ? 0 : result.ExitStatus is int status and not 0 ? status : 1;
     }
 
-    private static string BuildScript(ParseResult arguments)
+    /// <summary>Those that were named, the modules, and the selftests where they are built.</summary>
+    private static string[] FilesFor(ParseResult arguments) =>
+    [
+        .. (arguments.GetValue(Files) ?? []).Concat(arguments.GetValue(Module) ?? []).Select(file => file.FullName),
+        .. File.Exists(SelftestRun.Program) ? (string[])[SelftestRun.Program] : [],
+    ];
+
+    private static string BuildScript(ParseResult arguments, Lane lane)
     {
         var script = new StringBuilder();
         if (arguments.GetRequiredValue(Stock))
         {
-            script.Append("modprobe kvm-amd || exit 125\n");
+            script.Append($"modprobe {lane.StockModule} || exit 125\n");
         }
 
         foreach (FileInfo module in arguments.GetValue(Module) ?? [])

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-only
+namespace SharpKvm.Lab;
+
+/// <summary>The kind of machine that L1 is: which virtualization its processor has, and so which emulator plays it.</summary>
+/// <param name="Name">For command lines and log names.</param>
+/// <param name="StockModule">Linux's own hypervisor for such a processor.</param>
+public sealed record Lane(string Name, string StockModule)
+{
+    private const string Variable = "LAB_LANE";
+
+    /// <summary>AMD's, with nested paging, in QEMU.</summary>
+    public static Lane SvmNpt { get; } = new("svm-npt", "kvm-amd");
+
+    /// <summary>Intel's, with extended page tables and unrestricted guests, in Bochs.</summary>
+    public static Lane VmxEpt { get; } = new("vmx-ept", "kvm-intel") { BochsModel = "corei7_skylake_x" };
+
+    /// <summary>Intel's first, without both, in Bochs.</summary>
+    public static Lane VmxShadow { get; } = new("vmx-shadow", "kvm-intel") { BochsModel = "core2_penryn_t9600" };
+
+    /// <summary>All that there are.</summary>
+    public static IReadOnlyList<Lane> All { get; } = [SvmNpt, VmxEpt, VmxShadow];
+
+    /// <summary>The one that a run is on when it does not say: the environment's <c>LAB_LANE</c>, else SVM.</summary>
+    public static Lane Default =>
+        Environment.GetEnvironmentVariable(Variable) is { Length: > 0 } name ? Named(name) : SvmNpt;
+
+    /// <summary>The processor, as Bochs calls it; null on a lane that QEMU plays.</summary>
+    public string? BochsModel { get; init; }
+
+    /// <summary>How much longer things take than on the SVM lane, at worst.</summary>
+    public int TimeFactor => BochsModel is null ? 1 : 6;
+
+    /// <summary>The lane of some name.</summary>
+    /// <exception cref="LabException">There is none.</exception>
+    public static Lane Named(string name) => All.FirstOrDefault(lane => lane.Name == name)
+        ?? throw new LabException($"no lane is named '{name}': {string.Join(", ", All.Select(lane => lane.Name))}");
+}
