@@ -38,15 +38,17 @@ public sealed class AptCache
     }
 
     /// <summary>
-    /// Unpacks packages, and all that they need and this machine has not installed, below <paramref name="target"/>.
+    /// Unpacks packages and all that they need, as for a machine with nothing installed, below <paramref name="target"/>.
     /// </summary>
     public void UnpackWithDependencies(string target, params string[] packages)
     {
+        string installed = Path.Combine(folder, "nothing-installed");
+        File.WriteAllText(installed, "");
         Tool.Require("apt-get", [.. options, "update"]);
         Tool.Require("apt-get",
         [
-            .. options, "-y", "-o", "Debug::NoLocking=1", "--no-install-recommends", "--download-only", "install",
-            .. packages,
+            .. options, "-y", "-o", $"Dir::State::Status={installed}", "-o", "Debug::NoLocking=1",
+            "--no-install-recommends", "--download-only", "install", .. packages,
         ]);
         UnpackAll(Path.Combine(folder, "archives", "archives"), target);
     }

@@ -18,21 +18,10 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
     /// <summary>More makes Linux's start longer.</summary>
     private const int MaximumMemoryMib = 1024;
 
-    private const string Disk = "disk.img", Settings = "bochsrc", Commands = "commands", Log = "bochs.log",
-        Answers = "answers", ProcessId = "pid";
+    private const string Disk = "disk.img", Settings = "bochsrc", Log = "bochs.log", ProcessId = "pid";
 
-    /// <summary>
-    /// For Bochs's debugger, which waits for orders: to run, and when it is interrupted to say where the processor is,
-    /// three times in different moments.
-    /// </summary>
-    private const string DebuggerCommands = """
-        c
-        regs
-        s 1000003
-        s 1000003
-        q
-
-        """;
+    /// <summary>How Bochs's log calls an end that is none of its own, and the one that is meant.</summary>
+    private const string Panic = ">>PANIC<<", PowerOff = "soft power off";
 
     private readonly Bochs bochs = Bochs.Best;
 
@@ -76,13 +65,14 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
             Path.Combine(folder, Disk), File.ReadAllBytes(kernel.BootImage()),
             Initramfs.ForL1Alone(kernel, options.Lane, options.Files, folder), parameters);
         File.WriteAllText(Path.Combine(folder, Settings), Configuration(options.Lane.BochsModel!, memory, bochs));
-        File.WriteAllText(Path.Combine(folder, Commands), DebuggerCommands);
         // It wants a terminal, on which it shows the screen. Its serial ports write to our two pipes.
-        string command = $"echo $$ >{ProcessId}; "
-            + $"exec '{bochs.Program}' -q -f {Settings} -rc {Commands} -dbglog {Answers}";
+        const string InTerminal = "exec script -qfc \"$0\" /dev/null 4>&1 5>&2 >/dev/null 2>&1";
         return StartOnLeash(
-            ["/bin/bash", "-c", $"cd '{folder}' && exec script -qfc \"$0\" /dev/null 4>&1 5>&2 >/dev/null 2>&1", command],
-            bochs.Environment);
+            [
+                "/bin/bash", "-c", $"cd '{folder}' && {InTerminal}",
+                $"echo $$ >{ProcessId}; exec {bochs.Command} -q -f {Settings}",
+            ],
+            ("LTDL_LIBRARY_PATH", bochs.Plugins), ("TERM", "vt100"));
     }
 
     /// <inheritdoc/>
@@ -92,12 +82,12 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
         (L1Source.Job, Task.FromResult<StreamReader?>(process.StandardError)),
     ];
 
-    /// <summary>Interrupts the machine: its debugger says where the processor is, and ends it.</summary>
+    /// <summary>Interrupts the emulator: the last that it does is to log the processor's state.</summary>
     public override void ExplainHang(Process process, string folder, Action<string> say)
     {
         Tool.Run("/bin/bash", ["-c", $"kill -INT $(cat '{Path.Combine(folder, ProcessId)}')"]);
         process.WaitForExit(TimeSpan.FromSeconds(10));
-        foreach (string line in LinesOf(folder, Answers).SkipWhile(line => !line.StartsWith("rax:", StringComparison.Ordinal)))
+        foreach (string line in LogIn(folder).SkipWhile(line => !line.Contains(Panic)))
         {
             say(line);
         }
@@ -107,7 +97,7 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
     public override void Clean(string folder, Action<string> say)
     {
         File.Delete(Path.Combine(folder, Disk));
-        foreach (string line in LinesOf(folder, Log).Where(line => line.Contains(">>PANIC<<") && !line.Contains("soft power off")))
+        foreach (string line in LogIn(folder).Where(line => line.Contains(Panic) && !line.Contains(PowerOff)))
         {
             say(line);
         }
@@ -118,6 +108,6 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
     {
     }
 
-    private static IEnumerable<string> LinesOf(string folder, string name) =>
-        Path.Combine(folder, name) is var path && File.Exists(path) ? File.ReadLines(path) : [];
+    private static IEnumerable<string> LogIn(string folder) =>
+        Path.Combine(folder, Log) is var path && File.Exists(path) ? File.ReadLines(path) : [];
 }
