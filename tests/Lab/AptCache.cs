@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Text.RegularExpressions;
+
 namespace SharpKvm.Lab;
 
 /// <summary>
 /// Fetches Debian packages into the build folder and unpacks them there, with a private package list made from the
 /// machine's own sources. The system's packages, lists and caches stay as they are.
 /// </summary>
-public sealed class AptCache
+public sealed partial class AptCache
 {
     private readonly string folder;
     private readonly string[] options;
@@ -34,23 +36,29 @@ public sealed class AptCache
         string downloads = MakeFolder("downloads");
         Tool.Require("apt-get", [.. options, "update"]);
         Tool.Require("apt-get", [.. options, "download", .. packages], downloads);
-        UnpackAll(downloads, target);
+        foreach (string package in Directory.GetFiles(downloads, "*.deb"))
+        {
+            Tool.Require("dpkg", ["-x", package, target]);
+            File.Delete(package);
+        }
     }
 
-    /// <summary>
-    /// Unpacks packages and all that they need, as for a machine with nothing installed, below <paramref name="target"/>.
-    /// </summary>
-    public void UnpackWithDependencies(string target, params string[] packages)
+    /// <summary>Downloads the source of a package as its authors published it, and returns the archive's path.</summary>
+    public string Source(string package)
     {
-        string installed = Path.Combine(folder, "nothing-installed");
-        File.WriteAllText(installed, "");
-        Tool.Require("apt-get", [.. options, "update"]);
-        Tool.Require("apt-get",
-        [
-            .. options, "-y", "-o", $"Dir::State::Status={installed}", "-o", "Debug::NoLocking=1",
-            "--no-install-recommends", "--download-only", "install", .. packages,
-        ]);
-        UnpackAll(Path.Combine(folder, "archives", "archives"), target);
+        string parts = MakeFolder("source-parts"), downloads = MakeFolder("sources");
+        foreach (string file in Directory.GetFiles(Path.Combine(folder, "parts")))
+        {
+            string text = File.ReadAllText(file).Replace("Types: deb\n", "Types: deb-src\n");
+            File.WriteAllText(Path.Combine(parts, Path.GetFileName(file)), Lines().Replace(text, "deb-src "));
+        }
+
+        string[] ofSources = [.. options, "-o", $"Dir::Etc::SourceParts={parts}"];
+        Tool.Require("apt-get", [.. ofSources, "update"]);
+        // What Debian adds is not needed, and a mirror need not have it.
+        string said = Tool.Run("apt-get", [.. ofSources, "--download-only", "source", package], downloads).Errors;
+        return Directory.GetFiles(downloads, $"{package}_*.orig.tar.*").SingleOrDefault(file => !file.EndsWith(".asc"))
+            ?? throw new LabException($"no source of {package}: {said.Trim()}");
     }
 
     /// <summary>The package that a meta package stands for, like linux-image-amd64's newest kernel.</summary>
@@ -61,15 +69,6 @@ public sealed class AptCache
         return answer.Split('\n').Select(line => line.Replace("Depends:", "").Trim())
             .FirstOrDefault(name => name.StartsWith(prefix, StringComparison.Ordinal))
             ?? throw new LabException($"the package {package} names no package that begins with {prefix}");
-    }
-
-    private static void UnpackAll(string downloads, string target)
-    {
-        foreach (string package in Directory.GetFiles(downloads, "*.deb"))
-        {
-            Tool.Require("dpkg", ["-x", package, target]);
-            File.Delete(package);
-        }
     }
 
     private string MakeFolder(string name) => Directory.CreateDirectory(Path.Combine(folder, name)).FullName;
@@ -121,4 +120,7 @@ public sealed class AptCache
 
     private static bool HasWord(string text, string lineStart, string word) => text.Split('\n')
         .Any(line => line.StartsWith(lineStart, StringComparison.Ordinal) && line.Split(' ', '\t').Contains(word));
+
+    [GeneratedRegex("^deb ", RegexOptions.Multiline)]
+    private static partial Regex Lines();
 }

@@ -48,8 +48,7 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
         boot: disk
         com1: enabled=1, mode=file, dev=/dev/fd/4
         com2: enabled=1, mode=file, dev=/dev/fd/5
-        display_library: term
-        sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy
+        display_library: nogui
         clock: sync=none
         panic: action=fatal
         error: action=ignore
@@ -65,14 +64,9 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
             Path.Combine(folder, Disk), File.ReadAllBytes(kernel.BootImage()),
             Initramfs.ForL1Alone(kernel, options.Lane, options.Files, folder), parameters);
         File.WriteAllText(Path.Combine(folder, Settings), Configuration(options.Lane.BochsModel!, memory, bochs));
-        // It wants a terminal, on which it shows the screen. Its serial ports write to our two pipes.
-        const string InTerminal = "exec script -qfc \"$0\" /dev/null 4>&1 5>&2 >/dev/null 2>&1";
-        return StartOnLeash(
-            [
-                "/bin/bash", "-c", $"cd '{folder}' && {InTerminal}",
-                $"echo $$ >{ProcessId}; exec {bochs.Command} -q -f {Settings}",
-            ],
-            ("LTDL_LIBRARY_PATH", bochs.Plugins), ("TERM", "vt100"));
+        // Its serial ports write to our two pipes; what it says itself is in its log.
+        const string Command = "cd \"$1\" && exec 4>&1 5>&2 >/dev/null 2>&1 && echo $$ >\"$2\" && exec \"$3\" -q -f \"$4\"";
+        return StartOnLeash(["/bin/bash", "-c", Command, "bochs", folder, ProcessId, bochs.Program, Settings]);
     }
 
     /// <inheritdoc/>
