@@ -45,13 +45,13 @@ static class EventTests
     {
         using var guest = new Guest(mode, code =>
         {
-            code.sti();
             code.nop();
             code.nop();
             code.hlt();
         });
+        // Intel's processors refuse to enter a guest that an interrupt is injected into while IF is clear.
+        guest.SetRegs((ref regs) => regs.Rflags = 2 | InterruptFlag);
         Check.Succeeds(guest.Vcpu.TryInterrupt(Vector), "KVM_INTERRUPT");
-        // QEMU and others queue only when the CPU is ready; the kernel delivers whenever it was told to.
         Trap trap = guest.ExpectTrap(Vector);
         Check.Equal(GuestLayout.Code, trap.Rip, "rip");
         KvmRegs regs = guest.Vcpu.Regs;
@@ -69,6 +69,7 @@ static class EventTests
     static void InterruptTwice()
     {
         using var guest = new Guest(GuestMode.Long, code => code.hlt());
+        guest.SetRegs((ref regs) => regs.Rflags = 2 | InterruptFlag);
         Check.Succeeds(guest.Vcpu.TryInterrupt(Vector), "first");
         KvmVcpuEvents events = guest.Vcpu.Events;
         Check.Equal((1, Vector), (events.Interrupt.Injected, events.Interrupt.Nr), "queued");
@@ -479,7 +480,11 @@ static class EventTests
                 code.ud2();
             });
             guest.Vm.AddMemory(1, Extra, 1 << 20);
-            guest.SetRegs((ref regs) => regs.Rsp = Extra + 0x10000);
+            guest.SetRegs((ref regs) =>
+            {
+                regs.Rsp = Extra + 0x10000;
+                regs.Rflags = 2 | InterruptFlag;
+            });
             if (interrupt)
                 Check.Succeeds(guest.Vcpu.TryInterrupt(Vector), "KVM_INTERRUPT");
             guest.RunTo(KvmExit.Hlt);

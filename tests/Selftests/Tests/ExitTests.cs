@@ -263,7 +263,8 @@ static class ExitTests
         KvmCpuidEntry2 features = Leaf(leaves, 1);
         Check.That((features.Edx & 0x07808111) == 0x07808111,
             $"FPU, TSC, CX8, MMX, FXSR, SSE, SSE2: edx {features.Edx:x}");
-        Check.Equal(0u, features.Ecx & 0x20, "VMX is not offered");
+        if (TestEnvironment.IsSharpKvm)
+            Check.Equal(0u, features.Ecx & 0x20, "VMX is not offered");
         KvmCpuidEntry2 extended = Leaf(leaves, 0x80000001);
         Check.Equal(0x20000000u, extended.Edx & 0x20000000, "long mode");
         int duplicates = leaves.GroupBy(leaf => (leaf.Function, leaf.Index)).Count(group => group.Count() > 1);

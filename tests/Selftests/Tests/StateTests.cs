@@ -288,13 +288,12 @@ static class StateTests
     {
         using var guest = new Guest(GuestMode.Long, code =>
         {
-            code.sti();
             code.nop();
             code.hlt();
         });
+        guest.SetRegs((ref regs) => regs.Rflags = 0x202);
         guest.SetSregs((ref sregs) => sregs.InterruptBitmap[0x55 / 64] = 1UL << (0x55 % 64));
         Check.Equal(1UL << (0x55 % 64), guest.Vcpu.Sregs.InterruptBitmap[0x55 / 64], "interrupt_bitmap got back");
-        // An interrupt that is already on its way is delivered whatever IF says.
         Trap trap = guest.ExpectTrap(0x55);
         Check.Equal(GuestLayout.Code, trap.Rip, "rip");
     }
