@@ -7,16 +7,30 @@ namespace SharpKvm.Lab;
 /// <summary>
 /// The emulator Bochs, which has VMX: version 3.0 of Debian 13, compiled once into <c>build/cache/bochs/KEY</c>.
 /// Debian's own programs (2.7 and 3.0) do not serve: a guest that is entered with interrupts off keeps the host's
-/// interrupts from ending it, for ever.
+/// interrupts from ending it, for ever, and posted interrupts cannot be used.
 /// </summary>
 /// <param name="Folder">Holds the program <c>bochs</c> and, below <c>usr</c>, its BIOS files.</param>
 internal sealed record Bochs(string Folder)
 {
     private const string Suite = "trixie";
 
-    /// <summary>Where VMLAUNCH and VMRESUME enter the guest, and what is to happen there.</summary>
-    private const string EntryFile = "cpu/vmx.cc", Entry = "  BX_CPU_THIS_PTR in_vmx_guest = true;\n",
-        AfterEntry = "  handleInterruptMaskChange();\n";
+    private const string EntryFile = "cpu/vmx.cc";
+
+    /// <summary>What is wrong in how it enters a guest, each text once in <see cref="EntryFile"/>, and what is right.</summary>
+    private static readonly (string Wrong, string Right)[] Corrections =
+    [
+        // With external-interrupt exiting, the guest's IF masks nothing (SDM 27.6.1); whether it does was decided
+        // before the processor knew that it is in a guest.
+        (
+            "  BX_CPU_THIS_PTR in_vmx_guest = true;\n",
+            "  BX_CPU_THIS_PTR in_vmx_guest = true;\n  handleInterruptMaskChange();\n"
+        ),
+        // The posted-interrupt descriptor is aligned to 64 bytes (SDM 28.2.1.1), not to a page.
+        (
+            "if (! IsValidPageAlignedPhyAddr(vm->pid_addr)) {",
+            "if (! IsValidPhyAddr(vm->pid_addr) || (vm->pid_addr & 63)) {"
+        ),
+    ];
 
     /// <summary>No display and no debugger: nothing that slows it down or wants libraries.</summary>
     private static readonly string[] Configuration =
@@ -49,7 +63,7 @@ internal sealed record Bochs(string Folder)
 
     private static Bochs Find()
     {
-        byte[] recipe = Encoding.UTF8.GetBytes(string.Join(' ', [Suite, AfterEntry, .. Configuration]));
+        byte[] recipe = Encoding.UTF8.GetBytes(string.Join(' ', [Suite, .. Corrections.Select(correction => correction.Right), .. Configuration]));
         var bochs = new Bochs(
             Repository.Folder("cache", "bochs", Convert.ToHexStringLower(SHA256.HashData(recipe))[..8]));
         string complete = Path.Combine(bochs.Folder, "complete");
@@ -75,12 +89,14 @@ internal sealed record Bochs(string Folder)
         Directory.CreateDirectory(source);
         Tool.Require("tar", ["-xf", apt.Source("bochs"), "-C", source, "--strip-components=1"]);
         string file = Path.Combine(source, EntryFile), text = File.ReadAllText(file);
-        if (text.Split(Entry).Length != 2)
+        foreach ((string wrong, string right) in Corrections)
         {
-            throw new LabException($"{EntryFile} of Bochs enters a guest in another way than was expected");
+            text = text.Split(wrong).Length == 2
+                ? text.Replace(wrong, right)
+                : throw new LabException($"Bochs's {EntryFile} is not what was expected: '{wrong.Trim()}'");
         }
 
-        File.WriteAllText(file, text.Replace(Entry, Entry + AfterEntry));
+        File.WriteAllText(file, text);
         Tool.Require("/bin/sh", ["./configure", .. Configuration], source);
         Tool.Require("make", [$"-j{Environment.ProcessorCount}", "bochs"], source);
         File.Copy(Path.Combine(source, "bochs"), Program, overwrite: true);
