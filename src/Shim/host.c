@@ -3,10 +3,6 @@
 #include "shim.h"
 
 #include <linux/highmem.h>
-#include <linux/io.h>
-#include <linux/kvm.h>
-#include <linux/vmalloc.h>
-#include <asm/msr.h>
 #include <asm/tsc.h>
 
 extern bool sk_ignore_msrs;

@@ -29,8 +29,14 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
             case Access.Done:
                 pending.Steps = vcpu.Debug.SingleSteps || result.SingleStep;
                 TVendor.SetInterruptShadow(ref vcpu, (int)result.Shadow);
-                VcpuAction action = Post(ref vcpu);
-                return action == VcpuAction.Resume && result.Halted ? Halting<TVendor>.Halt(ref vcpu) : action;
+                pending.Log.Clear();
+                pending.Hint = default;
+                pending.Kind = PendingKind.None;
+                if (!pending.Writes.IsAtEnd)
+                    return Post(ref vcpu);
+                if (pending.Steps)
+                    return SingleStep.Completed<TVendor>(ref vcpu);
+                return result.Halted ? Halting<TVendor>.Halt(ref vcpu) : VcpuAction.Resume;
             case Access.UserSpace:
                 pending.Kind = PendingKind.Instruction;
                 // A REP instruction may have finished some iterations: what waits is at the RIP of now.

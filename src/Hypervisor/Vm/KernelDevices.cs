@@ -47,6 +47,7 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>Whether a write is an ioeventfd's, or goes into the ring.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool TryTake(ref Vm vm, bool port, ulong address, uint length, ulong data) => WatchesWrites(ref vm)
         && (vm.IoEventFds.TrySignal(port, address, length, data)
             || CoalescedIo.TryAdd(ref vm, port, address, length, data));
