@@ -15,6 +15,13 @@
 #endif
 .endm
 
+/* Linux's NMI handler for an NMI that is not taken on the NMI stack. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
+#define SK_NMI_HANDLER asm_exc_nmi_kvm_vmx
+#else
+#define SK_NMI_HANDLER asm_exc_nmi_noist
+#endif
+
 #else
 
 #include <linux/cpuhotplug.h>

@@ -65,6 +65,10 @@ static void emergency_disable(void)
 {
 	u64 efer;
 
+	if (sk_is_vmx) {
+		sk_vmx_emergency();
+		return;
+	}
 	rdmsrl(MSR_EFER, efer);
 	if (!(efer & EFER_SVME))
 		return;
@@ -239,8 +243,9 @@ static int __init sk_init(void)
 {
 	int result = sk_call(sk_core_probe, PTE_PFN_MASK, pgtable_l5_enabled() ? 5 : 4, sizeof(struct sk_vcpu_shared));
 
-	if (result)
+	if (result < 0)
 		return result;
+	sk_is_vmx = result;
 	/*
 	 * KVM's own hotplug state, held for as long as we are here, and without callbacks: kvm_init() asks for it early
 	 * and backs out cleanly. The device's number alone comes too late: on 6.1 a kvm_init() that fails there leaves

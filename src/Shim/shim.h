@@ -8,6 +8,9 @@
 /* Offsets into struct sk_vcpu_shared that the world switch uses. */
 #define SK_SHARED_CONTROL_BLOCK	144
 #define SK_SHARED_SPEC_CTRL	152
+#define SK_SHARED_CR2		160
+
+#define SK_VMCS_HOST_RSP	0x6c14
 
 #ifndef __ASSEMBLY__
 
@@ -42,6 +45,11 @@ struct sk_vcpu_shared {
 	u64 rflags;
 	u64 control_block;
 	u64 spec_ctrl;
+	/* VMX: what it leaves to software. The MSRs are STAR, LSTAR, SFMASK, KERNEL_GS_BASE. */
+	u64 cr2;
+	u64 syscall_msrs[4];
+	u64 eptp;
+	u64 vpid;
 	u64 xcr0;
 	u64 tsc_aux;
 	u64 dr[4];
@@ -60,6 +68,7 @@ struct sk_vcpu_shared {
 	u32 pkru;
 	u32 xsave_size;
 	u32 masks_signals;
+	u32 entry_failed;
 	struct sk_exit_trace trace[SK_TRACE_ENTRIES];
 };
 
@@ -121,6 +130,12 @@ struct sk_vcpu {
 	struct hrtimer timer;
 	bool fpu_loaded;
 	bool host_saved;
+	/* VMX: the CPU that the VMCS is active on, or -1; in its list; whether VMRESUME takes it; what the host had. */
+	int vmcs_cpu;
+	struct list_head active;
+	bool launched;
+	u64 host_cr3, host_cr4, host_debugctl, host_msrs[4];
+	u16 host_ds, host_es, host_fs, host_gs, host_ldt;
 	int srcu_index;
 	u64 tsc_aux;		/* what the CPU has while loaded */
 	struct fpu_guest fpu;
@@ -136,6 +151,19 @@ int sk_hardware_get(void);
 void sk_hardware_put(void);
 u64 sk_host_vmcb_pa(void);
 void sk_svm_vmrun(struct sk_vcpu_shared *shared, u64 host_vmcb);
+
+/* Whether the CPUs have VMX, not SVM. */
+extern bool sk_is_vmx;
+u32 sk_vmx_enter(struct sk_vcpu_shared *shared, bool launched);
+void sk_vmx_nmi(void);
+void sk_vmx_load(struct sk_vcpu *vcpu, int cpu);
+void sk_vmx_prepare(struct sk_vcpu *vcpu);
+void sk_vmx_before(struct sk_vcpu *vcpu);
+void sk_vmx_run(struct sk_vcpu *vcpu);
+void sk_vmx_unload(struct sk_vcpu *vcpu);
+void sk_vmx_forget(struct sk_vcpu *vcpu);
+void sk_vmx_forget_all(void);
+void sk_vmx_emergency(void);
 
 int sk_create_vm(void);
 void sk_irq_unlock(struct sk_vm *vm);

@@ -35,6 +35,8 @@ static void load(struct preempt_notifier *notifier, int cpu)
 	}
 	vcpu->host_saved = false;
 	vcpu->tsc_aux = host_tsc_aux(cpu);
+	if (sk_is_vmx)
+		sk_vmx_load(vcpu, cpu);
 }
 
 static void set_tsc_aux(struct sk_vcpu *vcpu, u64 value)
@@ -51,6 +53,8 @@ static void unload(struct preempt_notifier *notifier, struct task_struct *next)
 	struct sk_vcpu *vcpu = container_of(notifier, struct sk_vcpu, preempt);
 
 	set_tsc_aux(vcpu, host_tsc_aux(vcpu->cpu));
+	if (sk_is_vmx)
+		sk_vmx_unload(vcpu);
 	WRITE_ONCE(vcpu->cpu, -1);
 }
 
@@ -58,6 +62,37 @@ static struct preempt_ops preempt_ops = {
 	.sched_in = load,
 	.sched_out = unload,
 };
+
+/* The thread works with the vCPU's hardware state from here, wherever the scheduler takes it, */
+static void get(struct sk_vcpu *vcpu)
+{
+	preempt_disable();
+	preempt_notifier_register(&vcpu->preempt);
+	load(&vcpu->preempt, smp_processor_id());
+	preempt_enable();
+}
+
+/* to here. */
+static void put(struct sk_vcpu *vcpu)
+{
+	preempt_disable();
+	preempt_notifier_unregister(&vcpu->preempt);
+	unload(&vcpu->preempt, NULL);
+	preempt_enable();
+}
+
+/* A call into the core for the vCPU. A VMCS can be read only where it is loaded; a VMCB is memory like any other. */
+static long call_core(struct sk_vcpu *vcpu, void *fn, unsigned long a, unsigned long b)
+{
+	long result;
+
+	if (sk_is_vmx)
+		get(vcpu);
+	result = sk_vm_call(vcpu->vm, fn, vcpu->shared, a, b);
+	if (sk_is_vmx)
+		put(vcpu);
+	return result;
+}
 
 /* What an entry needs after a load or a change of TSC_AUX; interrupts may be on, preemption is off. */
 static void prepare(struct sk_vcpu *vcpu, u64 host_vmcb)
@@ -72,15 +107,21 @@ static void prepare(struct sk_vcpu *vcpu, u64 host_vmcb)
 		set_tsc_aux(vcpu, shared->tsc_aux);
 	if (vcpu->host_saved)
 		return;
-	asm volatile("vmsave %%rax" : : "a"(host_vmcb) : "memory");
+	if (sk_is_vmx)
+		sk_vmx_prepare(vcpu);
+	else
+		asm volatile("vmsave %%rax" : : "a"(host_vmcb) : "memory");
 	sk_count(SK_HOST_SAVES);
 	vcpu->host_saved = true;
 }
 
-static noinstr void switch_worlds(struct sk_vcpu_shared *shared, u64 host_vmcb)
+static noinstr void switch_worlds(struct sk_vcpu *vcpu, u64 host_vmcb)
 {
 	guest_state_enter_irqoff();
-	sk_svm_vmrun(shared, host_vmcb);
+	if (sk_is_vmx)
+		sk_vmx_run(vcpu);
+	else
+		sk_svm_vmrun(vcpu->shared, host_vmcb);
 	guest_state_exit_irqoff();
 }
 
@@ -129,8 +170,10 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	}
 	if (unlikely(shared->flags & SK_ENTER_FLUSHES))
 		sk_count(SK_TLB_FLUSHES);
+	if (sk_is_vmx)
+		sk_vmx_before(vcpu);
 	guest_timing_enter_irqoff();
-	switch_worlds(shared, host_vmcb);
+	switch_worlds(vcpu, host_vmcb);
 	/* The guest may have trained predictions for the process it belongs to (VMSCAPE). */
 	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);
@@ -141,7 +184,7 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	}
 	if (guest_xcr0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, host_xcr0);
-	/* #VMEXIT clears DR7; the host's own breakpoints come back. */
+	/* An exit clears DR7; the host's own breakpoints come back. */
 	if (hw_breakpoint_active())
 		hw_breakpoint_restore();
 	WRITE_ONCE(vcpu->in_guest, false);
@@ -298,10 +341,7 @@ static long run(struct sk_vcpu *vcpu)
 
 	if (vcpu->shared->masks_signals)
 		sigprocmask(SIG_SETMASK, (sigset_t *)&vcpu->shared->signal_mask, &saved);
-	preempt_disable();
-	preempt_notifier_register(&vcpu->preempt);
-	load(&vcpu->preempt, smp_processor_id());
-	preempt_enable();
+	get(vcpu);
 	WRITE_ONCE(vcpu->task, current);
 
 	result = sk_vm_call(vm, sk_core_run, vcpu->shared, 0, 0);
@@ -311,10 +351,7 @@ static long run(struct sk_vcpu *vcpu)
 		fpu_swap_kvm_fpstate(&vcpu->fpu, false);
 		vcpu->fpu_loaded = false;
 	}
-	preempt_disable();
-	preempt_notifier_unregister(&vcpu->preempt);
-	unload(&vcpu->preempt, NULL);
-	preempt_enable();
+	put(vcpu);
 	if (vcpu->shared->masks_signals)
 		sigprocmask(SIG_SETMASK, &saved, NULL);
 
@@ -340,7 +377,7 @@ static long vcpu_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return -EINTR;
 	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
 	if (command != KVM_RUN)
-		result = sk_vm_call(vcpu->vm, sk_core_vcpu_ioctl, vcpu->shared, command, argument);
+		result = call_core(vcpu, sk_core_vcpu_ioctl, command, argument);
 	else
 		result = argument ? -EINVAL : run(vcpu);
 	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
@@ -455,12 +492,13 @@ long sk_create_vcpu(struct sk_vm *vm, u32 id)
 	vcpu->cpu = -1;
 	vcpu->last_cpu = -1;
 	INIT_LIST_HEAD(&vcpu->node);
+	vcpu->vmcs_cpu = -1;
 	mutex_init(&vcpu->mutex);
 	rcuwait_init(&vcpu->wait);
 	hrtimer_init(&vcpu->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_PINNED_HARD);
 	vcpu->timer.function = timer_expired;
 	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
-	fd = allocate(vcpu) ?: sk_vm_call(vm, sk_core_vcpu_init, vcpu->shared, vm->core, id);
+	fd = allocate(vcpu) ?: call_core(vcpu, sk_core_vcpu_init, (unsigned long)vm->core, id);
 	if (fd)
 		goto destroy;
 	fd = get_unused_fd_flags(O_CLOEXEC);

@@ -37,6 +37,13 @@ internal struct DebugState
     public readonly bool SoftwareBreakpoints => (Control & KVM_GUESTDBG_USE_SW_BP) != 0;
     public readonly bool HardwareBreakpoints => (Control & KVM_GUESTDBG_USE_HW_BP) != 0;
 
+    /// <summary>
+    /// Vectors that exit. Debug and alignment-check loops would hang the CPU (no interrupt gets between their
+    /// deliveries). Of the undefined instructions one is carried out. Machine checks are the host's.
+    /// </summary>
+    public readonly uint InterceptedExceptions =>
+        1 << 1 | 1 << 6 | 1 << 17 | 1 << 18 | (SoftwareBreakpoints ? 1u << 3 : 0);
+
     /// <summary>What hardware gets as RFLAGS: stepping by user space sets TF behind the guest's back.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly ulong EntryRflags(ulong rflags) => SingleSteps ? rflags | Rflags.Tf : rflags;

@@ -8,7 +8,7 @@ namespace SharpKvm.Cpu;
 /// <summary>The state of a CPU after power-up (SDM vol. 3, table 9-1; APM vol. 2, table 14-1).</summary>
 internal static class Reset<TVendor> where TVendor : struct, IVendor
 {
-    private const ushort DataAttributes = 0x93, CodeAttributes = 0x9b, LdtAttributes = 0x82, TssAttributes = 0x83;
+    private const ushort DataAttributes = 0x93, CodeAttributes = 0x9b, LdtAttributes = 0x82, TssAttributes = 0x8b;
     private const uint Limit = 0xffff;
     private const ulong FamilyAndStepping = 0x600, PatDefault = 0x0007040600070406, NoTracing = 1 << 11 | 1 << 12;
     /// <summary>Lower than any update that Linux would warn about missing.</summary>

@@ -11,10 +11,16 @@ namespace SharpKvm.Host;
 internal struct VcpuShared
 {
     public GuestRegisters Registers;
-    /// <summary>Physical address of the VMCB (SVM).</summary>
+    /// <summary>Physical address of the VMCB (SVM) or VMCS (VMX).</summary>
     public ulong ControlBlock;
     /// <summary>Guest values that the shim switches where they differ from the host's.</summary>
     public ulong SpecCtrl;
+    /// <summary>VMX: what it leaves to software.</summary>
+    public ulong Cr2;
+    /// <summary>STAR, LSTAR, SFMASK, KERNEL_GS_BASE; see <see cref="HostVcpu.TakeMsrs"/>.</summary>
+    public InlineArray4<ulong> SyscallMsrs;
+    /// <summary>What a flush of the TLB is about: the extended-page-table pointer and the VPID, which may be 0.</summary>
+    public ulong Eptp, Vpid;
     public ulong Xcr0;
     public ulong TscAux;
     /// <summary>DR0-3 to load before entry when <see cref="EntryFlags.LoadDebugRegisters"/> is set.</summary>
@@ -46,6 +52,8 @@ internal struct VcpuShared
     /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2.</summary>
     public uint XsaveSize;
     public uint MasksSignals;
+    /// <summary>VMX: the last entry failed before it began.</summary>
+    public uint EntryFailed;
     public ExitTrace Trace;
 
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;

@@ -34,3 +34,20 @@ internal readonly struct Npt : INestedFormat
     public static ulong Leaf(Pfn frame, int level) =>
         frame.Address.Value | Common | GuestEntry.Dirty | (level > 1 ? NestedTables.Large : 0);
 }
+
+/// <summary>
+/// Intel extended page tables (SDM vol. 3, 29.3.2): readable, writable and executable in bits 0 to 2, the memory type,
+/// write-back whatever the guest's PAT says, in leaves.
+/// </summary>
+internal readonly struct Ept : INestedFormat
+{
+    private const ulong Read = 1 << 0, Execute = 1 << 2, WriteBack = 6 << 3, IgnorePat = 1 << 6, AccessedBit = 1 << 8,
+        DirtyBit = 1 << 9;
+
+    public static ulong Accessed => AccessedBit;
+
+    public static ulong Table(Hpa table) => table.Value | Read | NestedTables.Writable | Execute | AccessedBit;
+
+    public static ulong Leaf(Pfn frame, int level) => frame.Address.Value | Read | Execute | WriteBack | IgnorePat
+        | AccessedBit | DirtyBit | (level > 1 ? NestedTables.Large : 0);
+}

@@ -55,6 +55,15 @@ internal struct AsyncFaultState
     [UnscopedRef]
     public ref FetchedPage this[int number] => ref _pages[number];
 
+    /// <summary>
+    /// A page has been fetched, or cannot be: the guest finds out when it tries again. From any thread.
+    /// </summary>
+    public static void Arrive(ref Vcpu vcpu, int number)
+    {
+        Interlocked.Or(ref vcpu.Paravirt.Faults.Arrived, 1u << number);
+        vcpu.Shared.RequestNow(VcpuRequests.Page);
+    }
+
     public readonly bool IsMissing(Gfn frame)
     {
         for (uint left = Missing; left != 0; left &= left - 1)
@@ -72,7 +81,7 @@ internal struct AsyncFaultState
 /// <summary>
 /// Asynchronous page faults: instead of waiting for a page that Linux must read first, the guest hears that it is
 /// missing by a #PF with a token in CR2, runs another task, and hears by an interrupt that the page is there
-/// (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_ASYNC_PF_EN). By the vCPU's own thread, but for <see cref="Arrive"/>.
+/// (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_ASYNC_PF_EN). By the vCPU's own thread, but for <see cref="AsyncFaultState.Arrive"/>.
 /// </summary>
 internal static class AsyncFaults<TVendor> where TVendor : struct, IVendor
 {
@@ -113,15 +122,6 @@ internal static class AsyncFaults<TVendor> where TVendor : struct, IVendor
         state.Missing |= 1u << number;
         Exceptions<TVendor>.Queue(ref vcpu, Vector.PageFault, hasErrorCode: true, 0, new Gva(token));
         return true;
-    }
-
-    /// <summary>
-    /// A page has been fetched, or cannot be: the guest finds out when it tries again. From any thread.
-    /// </summary>
-    public static void Arrive(ref Vcpu vcpu, int number)
-    {
-        Interlocked.Or(ref vcpu.Paravirt.Faults.Arrived, 1u << number);
-        vcpu.Shared.RequestNow(VcpuRequests.Page);
     }
 
     /// <summary>Tells the guest of one page that is there, once it has acknowledged the last.</summary>

@@ -4,7 +4,7 @@ using SharpKvm.Host;
 
 namespace SharpKvm.Svm;
 
-/// <summary>What all SVM guests share: features, the permission bitmaps, address space identifiers.</summary>
+/// <summary>What all SVM guests share: features and the permission bitmaps.</summary>
 internal static class SvmHardware
 {
     private const uint MsrVmCr = 0xc0010114, MsrVmHsavePa = 0xc0010117, MsrEfer = 0xc0000080;
@@ -18,24 +18,13 @@ internal static class SvmHardware
     public static bool HasNextRip;
     public static bool HasFlushByAsid;
 
-    private static uint s_asidCount;
-    private static AsidSet s_asids;
-
-    [InlineArray(AsidWords)]
-    private struct AsidSet
-    {
-        private ulong _first;
-    }
-
-    private const int AsidWords = 64;
-
     /// <summary>At load: 0, ENODEV when the CPU or firmware has no usable SVM, ENOMEM.</summary>
     public static int Probe()
     {
         HostCpu.Cpuid(0x80000001, 0, out CpuidLeaf extended);
         if ((extended.Ecx & 1 << 2) == 0)
         {
-            Log.Error("this CPU has no AMD SVM; Intel VMX is not supported by this version\0"u8, extended.Ecx);
+            Log.Error("this CPU has neither AMD SVM nor Intel VMX\0"u8, extended.Ecx);
             return Errno.ENODEV;
         }
         if (HostCpu.TryReadMsr(MsrVmCr, out ulong vmCr) && (vmCr & VmCrSvmDisable) != 0)
@@ -51,7 +40,7 @@ internal static class SvmHardware
         }
         HasNextRip = (svm.Edx & 1 << 3) != 0;
         HasFlushByAsid = (svm.Edx & 1 << 6) != 0;
-        s_asidCount = Math.Min(svm.Ebx, AsidWords * 64);
+        AddressSpaces.Count = svm.Ebx;
         if (HostCpu.TryReadMsr(MsrEfer, out ulong efer) && (efer & Cpu.Efer.Svme) != 0)
         {
             Log.Error("another hypervisor uses SVM on this CPU; EFER\0"u8, efer);
@@ -98,36 +87,6 @@ internal static class SvmHardware
         if (HostCpu.TryReadMsr(MsrEfer, out ulong efer))
             HostCpu.WriteMsr(MsrEfer, efer & ~Cpu.Efer.Svme);
     }
-
-    /// <summary>
-    /// An identifier for a vCPU's cached translations. 0 belongs to the host; 1 is shared by all vCPUs that find no
-    /// other, which then flush at every entry.
-    /// </summary>
-    public static Asid AllocateAsid()
-    {
-        for (uint asid = Asid.Shared + 1; asid < s_asidCount; asid++)
-        {
-            ref ulong word = ref s_asids[(int)(asid / 64)];
-            ulong bit = 1ul << (int)(asid % 64);
-            if ((Volatile.Read(ref word) & bit) == 0 && (Interlocked.Or(ref word, bit) & bit) == 0)
-                return new Asid(asid);
-        }
-        return new Asid(Asid.Shared);
-    }
-
-    public static void FreeAsid(Asid asid)
-    {
-        if (asid.IsOwn)
-            Interlocked.And(ref s_asids[(int)(asid.Value / 64)], ~(1ul << (int)(asid.Value % 64)));
-    }
-}
-
-/// <summary>Address space identifier (APM vol. 2, 15.16).</summary>
-internal readonly struct Asid(uint value)
-{
-    public const uint Shared = 1;
-    public readonly uint Value = value;
-    public bool IsOwn => Value > Shared;
 }
 
 /// <summary>The MSR permission bitmap: two bits an MSR, read and write (APM vol. 2, 15.11).</summary>

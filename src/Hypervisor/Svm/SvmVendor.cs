@@ -12,11 +12,6 @@ internal readonly struct SvmVendor : IVendor
     private const ulong Cr0Cacheability = Cpu.Cr0.Cd | Cpu.Cr0.Nw;
     private const uint CrRead = 1, CrWrite = 1 << 16;
 
-    // Debug and alignment-check loops would hang the CPU (no interrupt gets between their deliveries). Of the
-    // undefined instructions, 6, one is carried out.
-    private const uint AlwaysIntercepted = 1 << 1 | 1 << 6 | 1 << 17 | 1 << 18;
-    private const uint BreakpointIntercept = 1 << 3;
-
     public static ref Vmcb Control(ref Vcpu vcpu) => ref vcpu.Svm.Vmcb.Value;
 
     public static int CreateVcpu(ref Vcpu vcpu)
@@ -26,13 +21,13 @@ internal readonly struct SvmVendor : IVendor
             return Errno.ENOMEM;
         vcpu.Svm.VmcbPage = page;
         vcpu.Svm.Vmcb = KernelPages.Reference<Vmcb>(page);
-        vcpu.Svm.Asid = SvmHardware.AllocateAsid();
+        vcpu.Svm.Asid = AddressSpaces.Allocate();
         vcpu.Shared.ControlBlock = page.Value;
 
         ref Vmcb vmcb = ref Control(ref vcpu);
         vmcb.InterceptCr = CrWrite << 0 | CrWrite << 4 | CrWrite << 8;
         vmcb.InterceptDr = 0xff00ff | 0xff00ff00;
-        vmcb.InterceptExceptions = AlwaysIntercepted;
+        vmcb.InterceptExceptions = vcpu.Debug.InterceptedExceptions;
         vmcb.Intercept3 = Intercept3.Intr | Intercept3.Nmi | Intercept3.Smi | Intercept3.Init | Intercept3.Rdpmc
             | Intercept3.Cpuid | Intercept3.Rsm | Intercept3.Invd | Intercept3.Hlt | Intercept3.Invlpga
             | Intercept3.Ioio | Intercept3.Msr | Intercept3.TaskSwitch | Intercept3.Shutdown;
@@ -54,7 +49,7 @@ internal readonly struct SvmVendor : IVendor
 
     public static void DestroyVcpu(ref Vcpu vcpu)
     {
-        SvmHardware.FreeAsid(vcpu.Svm.Asid);
+        AddressSpaces.Free(vcpu.Svm.Asid);
         if (!vcpu.Svm.VmcbPage.IsNull)
             KernelPages.Free(vcpu.Svm.VmcbPage);
         vcpu.Svm = default;
@@ -157,7 +152,7 @@ internal readonly struct SvmVendor : IVendor
     public static void SetDr7(ref Vcpu vcpu, ulong value) => Control(ref vcpu).Dr7 = value;
 
     public static void UpdateDebug(ref Vcpu vcpu) =>
-        SetIntercept(ref Control(ref vcpu).InterceptExceptions, BreakpointIntercept, vcpu.Debug.SoftwareBreakpoints);
+        Control(ref vcpu).InterceptExceptions = vcpu.Debug.InterceptedExceptions;
 
     // All bits of the other bitmap are set, and it is larger.
     public static void UpdateMsrFilter(ref Vcpu vcpu) =>
@@ -234,6 +229,22 @@ internal readonly struct SvmVendor : IVendor
     }
 
     public static TlbControl FlushKind => SvmHardware.HasFlushByAsid ? TlbControl.FlushAsid : TlbControl.FlushAll;
+
+    public static void OpenInterruptWindow(ref Vcpu vcpu) => SvmEvents.OpenInterruptWindow(ref Control(ref vcpu));
+
+    /// <summary>Come back after the IRET, or after the instruction in the interrupt shadow.</summary>
+    public static void OpenNmiWindow(ref Vcpu vcpu) =>
+        vcpu.Svm.StepsOverIret |= vcpu.Svm.IretRunning || !vcpu.Svm.NmiMasked;
+
+    public static uint Hypercall => Opcode.Vmmcall;
+
+    public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
+    {
+        if (!SvmHardware.HasNextRip)
+            return Instructions<SvmVendor>.TryFindEnd(ref vcpu, opcode, out end);
+        end = Control(ref vcpu).NextRip;
+        return true;
+    }
 
     public static VcpuAction Step(ref Vcpu vcpu) => SvmExits.Step(ref vcpu);
 

@@ -122,33 +122,6 @@ internal enum VirtualInterrupt : uint
     MaskHost = 1u << 24,
 }
 
-/// <summary>EVENTINJ and EXITINTINFO (APM vol. 2, 15.20): vector, type, and error code.</summary>
-internal readonly struct EventInjection(ulong value)
-{
-    public readonly ulong Raw = value;
-
-    private const ulong ErrorCodeValid = 1ul << 11, ValidBit = 1ul << 31;
-
-    public enum EventType : byte
-    {
-        Interrupt = 0,
-        Nmi = 2,
-        Exception = 3,
-        SoftInterrupt = 4,
-    }
-
-    public static EventInjection Of(EventType type, byte vector) => new(ValidBit | (ulong)type << 8 | vector);
-
-    public static EventInjection Of(byte vector, uint errorCode) =>
-        new(ValidBit | ErrorCodeValid | (ulong)EventType.Exception << 8 | vector | (ulong)errorCode << 32);
-
-    public bool Valid => (Raw & ValidBit) != 0;
-    public byte Vector => (byte)Raw;
-    public EventType Type => (EventType)((Raw >> 8) & 7);
-    public bool HasErrorCode => (Raw & ErrorCodeValid) != 0;
-    public uint ErrorCode => (uint)(Raw >> 32);
-}
-
 /// <summary>#VMEXIT codes (APM vol. 2, appendix C).</summary>
 internal static class ExitCode
 {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime;
+using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
 using SharpKvm.Svm;
+using SharpKvm.Vmx;
 
 namespace SharpKvm.Vm;
 
@@ -14,6 +16,9 @@ namespace SharpKvm.Vm;
 /// </summary>
 internal static class Exports
 {
+    /// <summary>The CPUs have VMX; otherwise SVM.</summary>
+    private static bool s_isVmx;
+
     [RuntimeExport("sk_core_probe")]
     private static long Probe(ulong frameMask, int levels, nuint sharedSize)
     {
@@ -23,17 +28,31 @@ internal static class Exports
             return Errno.EINVAL;
         }
         HostVm.DescribeTables(frameMask, levels);
-        return SvmHardware.Probe();
+        const uint Vmx = 1 << 5;
+        s_isVmx = (CpuidLeaf.OfHost(1).Ecx & Vmx) != 0;
+        int result = s_isVmx ? VmxHardware.Probe() : SvmHardware.Probe();
+        return result == Errno.Ok && s_isVmx ? 1 : result;
     }
 
     [RuntimeExport("sk_core_release")]
-    private static void Release() => SvmHardware.Release();
+    private static void Release()
+    {
+        SvmHardware.Release();
+        VmxHardware.Release();
+    }
 
     [RuntimeExport("sk_core_cpu_enable")]
-    private static long EnableCpu(ulong savePage) => SvmHardware.Enable(new Hpa(savePage));
+    private static long EnableCpu(ulong page) =>
+        s_isVmx ? VmxHardware.Enable(new Hpa(page)) : SvmHardware.Enable(new Hpa(page));
 
     [RuntimeExport("sk_core_cpu_disable")]
-    private static void DisableCpu() => SvmHardware.Disable();
+    private static void DisableCpu()
+    {
+        if (s_isVmx)
+            HostCpu.LeaveVmx();
+        else
+            SvmHardware.Disable();
+    }
 
     [RuntimeExport("sk_core_vm_size")]
     private static long VmSize() => Unsafe.SizeOf<Vm>();
@@ -67,10 +86,14 @@ internal static class Exports
         vcpu.Id = id;
         int result = DirtyRing.Create(ref vcpu);
         if (result == Errno.Ok)
-            result = SvmVendor.CreateVcpu(ref vcpu);
-        if (result == Errno.Ok)
-            result = Cpu.Reset<SvmVendor>.PowerOn(ref vcpu);
+            result = s_isVmx ? Create<VmxVendor>(ref vcpu) : Create<SvmVendor>(ref vcpu);
         return result;
+    }
+
+    private static int Create<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
+    {
+        int result = TVendor.CreateVcpu(ref vcpu);
+        return result == Errno.Ok ? Reset<TVendor>.PowerOn(ref vcpu) : result;
     }
 
     /// <summary>All of the vCPU exists: others may find it.</summary>
@@ -83,7 +106,10 @@ internal static class Exports
     {
         vcpu.Cpuid.Free();
         vcpu.SpareTables.Free();
-        SvmVendor.DestroyVcpu(ref vcpu);
+        if (s_isVmx)
+            VmxVendor.DestroyVcpu(ref vcpu);
+        else
+            SvmVendor.DestroyVcpu(ref vcpu);
     }
 
     [RuntimeExport("sk_core_system_ioctl")]
@@ -95,10 +121,12 @@ internal static class Exports
 
     [RuntimeExport("sk_core_vcpu_ioctl")]
     private static long VcpuIoctl(ref Vcpu vcpu, uint command, ulong argument) =>
-        VcpuIoctls<SvmVendor>.Dispatch(ref vcpu, command, argument);
+        s_isVmx ? VcpuIoctls<VmxVendor>.Dispatch(ref vcpu, command, argument)
+            : VcpuIoctls<SvmVendor>.Dispatch(ref vcpu, command, argument);
 
     [RuntimeExport("sk_core_run")]
-    private static long Run(ref Vcpu vcpu) => RunLoop<SvmVendor>.Run(ref vcpu);
+    private static long Run(ref Vcpu vcpu) =>
+        s_isVmx ? RunLoop<VmxVendor>.Run(ref vcpu) : RunLoop<SvmVendor>.Run(ref vcpu);
 
     /// <summary>
     /// Linux takes pages of the process away. When this returns, no vCPU uses them; unless 0 is the answer, they may.
@@ -115,16 +143,15 @@ internal static class Exports
     /// has used one.
     /// </summary>
     [RuntimeExport("sk_core_age")]
-    private static long Age(ref Vm vm, Hva start, Hva end)
-    {
-        bool young = end.Value == 0 ? Invalidation.IsYoung<Npt>(ref vm, start)
-            : Invalidation.Age<Npt>(ref vm, start, end);
-        return young ? 1 : 0;
-    }
+    private static long Age(ref Vm vm, Hva start, Hva end) =>
+        (s_isVmx ? Age<Ept>(ref vm, start, end) : Age<Npt>(ref vm, start, end)) ? 1 : 0;
+
+    private static bool Age<TFormat>(ref Vm vm, Hva start, Hva end) where TFormat : struct, INestedFormat =>
+        end.Value == 0 ? Invalidation.IsYoung<TFormat>(ref vm, start) : Invalidation.Age<TFormat>(ref vm, start, end);
 
     /// <summary>A page that <see cref="HostVcpu.FetchPage"/> asked for is there, or cannot be.</summary>
     [RuntimeExport("sk_core_page_fetched")]
-    private static void PageFetched(ref Vcpu vcpu, int number) => AsyncFaults<SvmVendor>.Arrive(ref vcpu, number);
+    private static void PageFetched(ref Vcpu vcpu, int number) => AsyncFaultState.Arrive(ref vcpu, number);
 
     /// <summary>An irqfd was signalled, in any context; the GSI was checked when it was assigned.</summary>
     [RuntimeExport("sk_core_irqfd")]

@@ -61,6 +61,20 @@ internal interface IVendor
     static abstract bool GetNmiMasked(ref Vcpu vcpu);
     static abstract void SetNmiMasked(ref Vcpu vcpu, bool masked);
 
+    /// <summary>The guest exits as soon as it can take an interrupt.</summary>
+    static abstract void OpenInterruptWindow(ref Vcpu vcpu);
+    /// <summary>The guest exits as soon as it can take the NMI that waits.</summary>
+    static abstract void OpenNmiWindow(ref Vcpu vcpu);
+
+    /// <summary>Opcode of the instruction that is a hypercall on this vendor's CPUs.</summary>
+    static abstract uint Hypercall { get; }
+
+    /// <summary>
+    /// RIP behind the instruction that has just been intercepted. False: it is not <paramref name="opcode"/> any more,
+    /// or can't be read; an exception may be queued.
+    /// </summary>
+    static abstract bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end);
+
     /// <summary>One entry into the guest and the handling of its exit.</summary>
     static abstract VcpuAction Step(ref Vcpu vcpu);
 

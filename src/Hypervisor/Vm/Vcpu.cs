@@ -6,6 +6,7 @@ using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
 using SharpKvm.Svm;
+using SharpKvm.Vmx;
 
 namespace SharpKvm.Vm;
 
@@ -43,6 +44,7 @@ internal struct Vcpu
     /// <summary>A port or memory access that user space is serving.</summary>
     public PendingIo Pending;
     public SvmVcpu Svm;
+    public VmxVcpu Vmx;
 
     [UnscopedRef]
     public ref GuestRegisters Registers => ref Shared.Registers;

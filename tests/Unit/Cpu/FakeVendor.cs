@@ -102,6 +102,10 @@ internal struct FakeVendor : IVendor
     public static bool GetNmiMasked(ref Vcpu vcpu) => Of(ref vcpu).NmiMasked;
     public static void SetNmiMasked(ref Vcpu vcpu, bool masked) => Of(ref vcpu).NmiMasked = masked;
     public static void FlushTlb(ref Vcpu vcpu) => Of(ref vcpu).TlbFlushes++;
+    public static void OpenInterruptWindow(ref Vcpu vcpu) => throw new NotSupportedException();
+    public static void OpenNmiWindow(ref Vcpu vcpu) => throw new NotSupportedException();
+    public static uint Hypercall => Opcode.Vmmcall;
+    public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end) => throw new NotSupportedException();
     public static VcpuAction Step(ref Vcpu vcpu) => VcpuAction.UserSpace;
 
     private static FakeControlBlock Of(ref Vcpu vcpu) => FakeControlBlock.Of(ref vcpu);

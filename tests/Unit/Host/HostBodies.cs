@@ -129,6 +129,11 @@ internal static class HostCpu
     public static uint TscKhz() => SimulatedHost.Current.Cpu.TscKhz;
     public static ulong SupportedXcr0() => SimulatedHost.Current.Cpu.SupportedXcr0;
     public static void FlushPredictors() => SimulatedHost.Current.Cpu.PredictorFlushes++;
+    public static bool TryEnterVmx(Hpa region) => SimulatedHost.Current.Cpu.EnterVmx(region);
+    public static void LeaveVmx() => SimulatedHost.Current.Cpu.Cr4 &= ~SimulatedCpu.Vmxe;
+    public static ulong ReadVmcs(uint field) => SimulatedHost.Current.Cpu.Vmcs.GetValueOrDefault(field);
+    public static void WriteVmcs(uint field, ulong value) => SimulatedHost.Current.Cpu.Vmcs[field] = value;
+    public static ulong ReadCr4() => SimulatedHost.Current.Cpu.Cr4;
 }
 
 internal static class Parameters
@@ -172,6 +177,9 @@ internal readonly partial struct HostVcpu
     }
 
     public void RenewSlots() => SimulatedHost.Current.Thread.SlotRenewals++;
+    public void LoadVmcs() => SimulatedHost.Current.Cpu.LoadedVmcs = _handle;
+    public void ForgetVmcs() => SimulatedHost.Current.Cpu.LoadedVmcs = 0;
+    public void TakeMsrs() => SimulatedHost.Current.Thread.MsrTakes++;
     public void SetSignalMask(ulong mask, bool active) =>
         SimulatedHost.Current.Thread.SignalMask = (mask, active);
 

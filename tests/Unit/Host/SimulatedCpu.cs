@@ -20,6 +20,23 @@ internal sealed class SimulatedCpu
     /// <summary>The module's parameter, in nanoseconds.</summary>
     public ulong HaltPoll { get; set; }
 
+    public const ulong Vmxe = 1 << 13;
+    public ulong Cr4 { get; set; }
+    /// <summary>Fields of the VMCS that is loaded, and the vCPU that it is of; there is only one.</summary>
+    public Dictionary<uint, ulong> Vmcs { get; } = [];
+    public nint LoadedVmcs { get; set; }
+    /// <summary>What VMXON found at its region, and whether it succeeds.</summary>
+    public uint VmxRevision { get; private set; }
+    public bool RefusesVmx { get; set; }
+
+    public bool EnterVmx(Hpa region)
+    {
+        VmxRevision = BitConverter.ToUInt32(KernelPages.Bytes(region));
+        if (!RefusesVmx)
+            Cr4 |= Vmxe;
+        return !RefusesVmx;
+    }
+
     /// <summary>FPU images by vCPU: legacy area, XSAVE header, the rest of the UAPI's 4,096 bytes.</summary>
     public Dictionary<nint, byte[]> Fpu { get; } = [];
 
@@ -58,6 +75,8 @@ internal sealed class SimulatedThread
     public Func<nint, bool> Work { get; set; }
     public (ulong Mask, bool Active) SignalMask { get; set; }
     public int SlotRenewals { get; set; }
+    /// <summary>How often the MSRs of system calls were fetched from the CPU.</summary>
+    public int MsrTakes { get; set; }
     /// <summary>What KVM_CREATE_VM and KVM_CREATE_VCPU return.</summary>
     public int NextDescriptor { get; set; } = 10;
 }

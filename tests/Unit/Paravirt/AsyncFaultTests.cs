@@ -218,7 +218,7 @@ public class AsyncFaultTests
     private static void Arrive(SvmGuest guest, params int[] numbers)
     {
         foreach (int number in numbers)
-            Faults.Arrive(ref guest.Vcpu, number);
+            AsyncFaultState.Arrive(ref guest.Vcpu, number);
     }
 
     private static void Acknowledge(SvmGuest guest)

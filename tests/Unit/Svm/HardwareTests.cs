@@ -165,15 +165,15 @@ public class HardwareTests
     {
         List<Asid> taken = [];
         using SvmGuest guest = new();
-        SvmHardware.FreeAsid(guest.Vcpu.Svm.Asid);
-        for (Asid asid = SvmHardware.AllocateAsid(); asid.IsOwn; asid = SvmHardware.AllocateAsid())
+        AddressSpaces.Free(guest.Vcpu.Svm.Asid);
+        for (Asid asid = AddressSpaces.Allocate(); asid.IsOwn; asid = AddressSpaces.Allocate())
             taken.Add(asid);
-        guest.Vcpu.Svm.Asid = SvmHardware.AllocateAsid();
+        guest.Vcpu.Svm.Asid = AddressSpaces.Allocate();
         guest.RunThrough(Turn.Exit(ExitCode.Intr), Turn.Exit(ExitCode.Intr));
         Assert.That(guest.Vcpu.Svm.Asid.Value, Is.EqualTo(Asid.Shared));
         Assert.That(guest.Entries.Select(entry => entry.TlbControl), Is.All.EqualTo(SvmVendor.FlushKind));
         Assert.That(taken, Has.Count.EqualTo(4096 - 2));
-        taken.ForEach(SvmHardware.FreeAsid);
+        taken.ForEach(AddressSpaces.Free);
     }
 
     [Test]

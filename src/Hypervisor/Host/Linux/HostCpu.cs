@@ -48,6 +48,19 @@ internal static unsafe class HostCpu
 
     /// <summary>Indirect branch prediction barrier.</summary>
     public static void FlushPredictors() => X86.Wrmsr(Msr.PredCmd, 1);
+
+    /// <summary>Begins VMX operation on this CPU. False: it refuses.</summary>
+    [KernelImport("sk_vmx_on")] public static extern bool TryEnterVmx(Hpa region);
+    [KernelImport("sk_vmx_off")] public static extern void LeaveVmx();
+
+    /// <summary>A field of the VMCS that is loaded; 0 when there is no such field.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong ReadVmcs(uint field) => X86.Vmread(field);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void WriteVmcs(uint field, ulong value) => X86.Vmwrite(field, value);
+
+    public static ulong ReadCr4() => X86.ReadCr4();
 }
 
 /// <summary>Module parameters that the core asks for.</summary>

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Interrupts;
+using SharpKvm.Paravirt;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Cpu;
+
+/// <summary>
+/// Which exception, interrupt or NMI an entry injects, and what becomes of one that an exit cut short.
+/// </summary>
+internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
+{
+    /// <summary>
+    /// Decides what this entry injects. May be called again before the guest has run: it comes out the same.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static EventInjection Next(ref Vcpu vcpu)
+    {
+        ref EventState events = ref vcpu.Events;
+        EventInjection next = default;
+        if (events.HasException)
+        {
+            if (Exceptions<TVendor>.TakePending(ref vcpu, out QueuedException exception))
+            {
+                next = exception.HasErrorCode
+                    ? EventInjection.Of(exception.Vector.Value, exception.ErrorCode)
+                    : EventInjection.Of(EventInjection.EventType.Exception, exception.Vector.Value);
+            }
+        }
+        else if (events.Nmi.Injected)
+        {
+            next = EventInjection.Of(EventInjection.EventType.Nmi, Vector.Nmi.Value);
+        }
+        else if (events.Interrupt.Injected)
+        {
+            EventInjection.EventType type = events.Interrupt.Soft
+                ? EventInjection.EventType.SoftInterrupt
+                : EventInjection.EventType.Interrupt;
+            next = EventInjection.Of(type, events.Interrupt.Vector.Value);
+        }
+        else if (events.Nmi.Pending != 0)
+        {
+            if (Exceptions<TVendor>.CanTakeNmi(ref vcpu))
+            {
+                events.Nmi.Pending--;
+                events.Nmi.Injected = true;
+                next = EventInjection.Of(EventInjection.EventType.Nmi, Vector.Nmi.Value);
+            }
+            else
+            {
+                TVendor.OpenNmiWindow(ref vcpu);
+            }
+        }
+        else if (PendingInterrupts.Any(ref vcpu) && Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu))
+        {
+            events.ReinjectInterrupt(PendingInterrupts.Take(ref vcpu), soft: false);
+            next = EventInjection.Of(EventInjection.EventType.Interrupt, events.Interrupt.Vector.Value);
+            PvEoi<TVendor>.Offer(ref vcpu);
+        }
+        // What waits behind what is injected comes as soon as the guest can take it.
+        if (PendingInterrupts.Any(ref vcpu)
+            || vcpu.Run.request_interrupt_window != 0 && PendingInterrupts.AreTakenFromUser(ref vcpu))
+            TVendor.OpenInterruptWindow(ref vcpu);
+        return next;
+    }
+
+    /// <summary>The entry has delivered what was injected; what the exit interrupted is injected again.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void AfterExit(ref EventState events, EventInjection interrupted)
+    {
+        if (events.AnyInjected)
+            events.ClearInjected();
+        if (interrupted.Valid)
+            Reinject(ref events, interrupted);
+    }
+
+    private static void Reinject(ref EventState events, EventInjection interrupted)
+    {
+        switch (interrupted.Type)
+        {
+            case EventInjection.EventType.Nmi:
+                events.ReinjectNmi();
+                break;
+            case EventInjection.EventType.Exception:
+                events.ReinjectException(new Vector(interrupted.Vector), interrupted.HasErrorCode,
+                    interrupted.ErrorCode);
+                break;
+            case EventInjection.EventType.Interrupt:
+                events.ReinjectInterrupt(new Vector(interrupted.Vector), soft: false);
+                break;
+            default:
+                // INT n, INT3, INTO: RIP is still at the instruction, which runs again.
+                break;
+        }
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Emulator;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Paravirt;
+
+namespace SharpKvm.Vm;
+
+/// <summary>Bytes of intercepted instructions, the first in the highest place.</summary>
+internal static class Opcode
+{
+    public const uint Cpuid = 0x0fa2, Rdmsr = 0x0f32, Wrmsr = 0x0f30, Hlt = 0xf4, Vmmcall = 0x0f01d9, Vmcall = 0x0f01c1,
+        Xsetbv = 0x0f01d1, Wbinvd = 0x0f09, Invd = 0x0f08, Monitor = 0x0f01c8, Mwait = 0x0f01c9;
+}
+
+/// <summary>What exits mean that both vendors have; each decodes its own (SvmExits, VmxExits).</summary>
+internal static class Exits<TVendor> where TVendor : struct, IVendor
+{
+    /// <summary>The guest touched memory that is not mapped, or not for this access.</summary>
+    /// <param name="vcpu">The vCPU.</param>
+    /// <param name="address">What it touched.</param>
+    /// <param name="write">It wrote.</param>
+    /// <param name="present">There is a mapping that did not allow it.</param>
+    /// <param name="final">It was the access itself, not one to a guest page table on the way.</param>
+    /// <param name="interrupted">The delivery that made the access, if it was no instruction.</param>
+    public static VcpuAction NestedPageFault<TFormat>(ref Vcpu vcpu, Gpa address, bool write, bool present, bool final,
+        EventInjection interrupted) where TFormat : struct, INestedFormat
+    {
+        bool tells = AsyncFaults<TVendor>.CanTell(ref vcpu);
+        FaultOutcome outcome = NestedFault.Handle<TFormat>(ref vcpu, address, write, present, wait: !tells);
+        if (outcome == FaultOutcome.NotYet)
+        {
+            if (AsyncFaults<TVendor>.TryTell(ref vcpu, address, write))
+                return VcpuAction.Resume;
+            outcome = NestedFault.Handle<TFormat>(ref vcpu, address, write, present, wait: true);
+        }
+        return outcome switch
+        {
+            FaultOutcome.Mapped => VcpuAction.Resume,
+            FaultOutcome.Retry => VcpuAction.Retry,
+            // A stack or a table in device memory: no instruction made the access.
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when interrupted.Valid => UserExit.InternalError(
+                ref vcpu, kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV, interrupted.Raw, address.Value),
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when final =>
+                InstructionEmulation<TVendor>.RunAfterFault(ref vcpu, address, write,
+                    device: outcome == FaultOutcome.Mmio),
+            // A guest page table is no memory: the address is an entry's, not the operand's.
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<TVendor>.Run(ref vcpu),
+            FaultOutcome.Interrupted => VcpuAction.Retry,
+            FaultOutcome.NoMemory => VcpuAction.NoMemory,
+            _ => VcpuAction.Fault,
+        };
+    }
+
+    public static VcpuAction ExecuteCpuid(ref Vcpu vcpu)
+    {
+        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Cpuid, out ulong end))
+            return VcpuAction.Resume;
+        CpuidTable.Execute(ref vcpu);
+        return Instructions<TVendor>.Advance(ref vcpu, end);
+    }
+
+    public static VcpuAction ReadMsr(ref Vcpu vcpu) => TVendor.TryFindEnd(ref vcpu, Opcode.Rdmsr, out ulong end)
+        ? MsrAccess<TVendor>.Read(ref vcpu, end)
+        : VcpuAction.Resume;
+
+    public static VcpuAction WriteMsr(ref Vcpu vcpu) => TVendor.TryFindEnd(ref vcpu, Opcode.Wrmsr, out ulong end)
+        ? MsrAccess<TVendor>.Write(ref vcpu, end)
+        : VcpuAction.Resume;
+
+    public static VcpuAction Halt(ref Vcpu vcpu)
+    {
+        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Hlt, out ulong end))
+            return VcpuAction.Resume;
+        VcpuAction action = Instructions<TVendor>.Advance(ref vcpu, end);
+        return action == VcpuAction.Resume ? Halting<TVendor>.Halt(ref vcpu) : action;
+    }
+
+    public static VcpuAction Hypercall(ref Vcpu vcpu)
+    {
+        if (!TVendor.TryFindEnd(ref vcpu, TVendor.Hypercall, out ulong end))
+            return VcpuAction.Resume;
+        Hypercalls<TVendor>.Execute(ref vcpu);
+        return Instructions<TVendor>.Advance(ref vcpu, end);
+    }
+
+    /// <summary>
+    /// The other vendor's hypercall becomes the one that this CPU has; only the last byte differs. Where code cannot be
+    /// written it is carried out. Anything else is the guest's affair (KVM_X86_QUIRK_FIX_HYPERCALL_INSN).
+    /// </summary>
+    public static VcpuAction InvalidOpcode(ref Vcpu vcpu)
+    {
+        uint foreign = Opcode.Vmcall ^ Opcode.Vmmcall ^ TVendor.Hypercall;
+        var start = new Gva(SingleStep.LinearRip<TVendor>(ref vcpu));
+        if (!vcpu.Vm.Cpu.Has(Quirks.FixHypercall) || !IsAt(ref vcpu, start, foreign))
+            return Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+        PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu);
+        Translation last = GuestWalker.Translate(ref vcpu.Vm, in paging, start + 2, PageAccess.Write);
+        if (last.Succeeded && GuestMemory.Write(ref vcpu.Vm, last.Address, [unchecked((byte)TVendor.Hypercall)])
+            == MemoryAccess.Done)
+            return VcpuAction.Resume;
+        if (!Instructions<TVendor>.TryFindEnd(ref vcpu, foreign, out ulong end))
+            return VcpuAction.Resume;
+        Hypercalls<TVendor>.Execute(ref vcpu);
+        return Instructions<TVendor>.Advance(ref vcpu, end);
+    }
+
+    /// <summary>Whether the three bytes at an address are this instruction.</summary>
+    private static bool IsAt(ref Vcpu vcpu, Gva address, uint opcode)
+    {
+        var machine = new GuestMachine<TVendor>(ref vcpu);
+        Fault fault = default;
+        byte value = 0;
+        uint found = 0;
+        // One by one: it may lie across a page's end.
+        for (ulong i = 0; i < 3; i++)
+        {
+            if (machine.Fetch(address + i, new Span<byte>(ref value), ref fault) != Access.Done)
+                return false;
+            found = found << 8 | value;
+        }
+        return found == opcode;
+    }
+
+    /// <summary>
+    /// Without effect, as on a CPU whose monitor never waits, even where the guest's CPU has none
+    /// (KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS).
+    /// </summary>
+    public static VcpuAction MonitorOrWait(ref Vcpu vcpu, uint opcode) =>
+        vcpu.Vm.Cpu.Has(Quirks.MwaitNeverFaults) || vcpu.Cpuid.HasMonitor
+            ? Skip(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+
+    public static VcpuAction SetExtendedControl(ref Vcpu vcpu)
+    {
+        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Xsetbv, out ulong end))
+            return VcpuAction.Resume;
+        ref GuestRegisters registers = ref vcpu.Registers;
+        ulong value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
+        return ControlRegisters<TVendor>.TrySetXcr0(ref vcpu, (uint)registers[Gpr.Rcx], value)
+            ? Instructions<TVendor>.Advance(ref vcpu, end)
+            : Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+    }
+
+    /// <summary>
+    /// A write to CR8 that lowers the priority goes to user space, if that holds back interrupts by it.
+    /// </summary>
+    public static VcpuAction ControlOrDebugAccess(ref Vcpu vcpu)
+    {
+        byte before = vcpu.Events.Cr8;
+        VcpuAction action = InstructionEmulation<TVendor>.Run(ref vcpu);
+        return action == VcpuAction.Resume && vcpu.Events.Cr8 < before && !vcpu.HasApic
+            ? UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SET_TPR)
+            : action;
+    }
+
+    /// <summary>#DB, with the bits of DR6 that say why.</summary>
+    public static VcpuAction Debug(ref Vcpu vcpu, ulong causes)
+    {
+        if (vcpu.Debug.SingleSteps || vcpu.Debug.HardwareBreakpoints)
+        {
+            return UserExit.Debug(ref vcpu, Vector.Debug.Value, SingleStep.LinearRip<TVendor>(ref vcpu),
+                causes ^ DebugBits.Dr6Fixed, TVendor.GetDr7(ref vcpu));
+        }
+        Exceptions<TVendor>.QueueDebug(ref vcpu, causes);
+        return VcpuAction.Resume;
+    }
+
+    public static VcpuAction Breakpoint(ref Vcpu vcpu) => UserExit.Debug(ref vcpu, Vector.Breakpoint.Value,
+        SingleStep.LinearRip<TVendor>(ref vcpu), 0, TVendor.GetDr7(ref vcpu));
+
+    public static VcpuAction EntryFailed(ref Vcpu vcpu, ulong reason)
+    {
+        ref kvm_run run = ref vcpu.Run;
+        run.exit_reason = Exit.KVM_EXIT_FAIL_ENTRY;
+        run.fail_entry = new kvm_run.FailEntry { hardware_entry_failure_reason = reason };
+        return VcpuAction.UserSpace;
+    }
+
+    public static VcpuAction Skip(ref Vcpu vcpu, uint opcode) => TVendor.TryFindEnd(ref vcpu, opcode, out ulong end)
+        ? Instructions<TVendor>.Advance(ref vcpu, end)
+        : VcpuAction.Resume;
+
+    public static VcpuAction Raise(ref Vcpu vcpu, Vector vector, bool withErrorCode)
+    {
+        if (withErrorCode)
+            Exceptions<TVendor>.QueueError(ref vcpu, vector, 0);
+        else
+            Exceptions<TVendor>.Queue(ref vcpu, vector);
+        return VcpuAction.Resume;
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Host;
+
+namespace SharpKvm.Vmx;
+
+/// <summary>
+/// Fields of the virtual machine control structure (SDM vol. 3, appendix B), by their encodings. Those of the host's
+/// state are the shim's.
+/// </summary>
+internal enum VmcsField : uint
+{
+    Vpid = 0x0000,
+    /// <summary>ES, CS, SS, DS, FS, GS, LDTR, TR, two apart; so are the limits, access rights and bases.</summary>
+    Selector = 0x0800,
+    MsrBitmap = 0x2004,
+    TscOffset = 0x2010,
+    EptPointer = 0x201a,
+    GuestPhysicalAddress = 0x2400,
+    LinkPointer = 0x2800,
+    GuestPat = 0x2804,
+    GuestEfer = 0x2806,
+    /// <summary>The four PDPTEs of PAE paging.</summary>
+    GuestPdpte = 0x280a,
+    PinControls = 0x4000,
+    PrimaryControls = 0x4002,
+    ExceptionBitmap = 0x4004,
+    ExitControls = 0x400c,
+    EntryControls = 0x4012,
+    EntryInterruption = 0x4016,
+    EntryErrorCode = 0x4018,
+    SecondaryControls = 0x401e,
+    InstructionError = 0x4400,
+    ExitReason = 0x4402,
+    ExitInterruption = 0x4404,
+    InterruptedEvent = 0x4408,
+    InterruptedErrorCode = 0x440a,
+    InstructionLength = 0x440c,
+    Limit = 0x4800,
+    GdtrLimit = 0x4810,
+    IdtrLimit = 0x4812,
+    AccessRights = 0x4814,
+    Interruptibility = 0x4824,
+    SysenterCs = 0x482a,
+    Cr0Mask = 0x6000,
+    Cr4Mask = 0x6002,
+    Cr0Shadow = 0x6004,
+    Cr4Shadow = 0x6006,
+    Qualification = 0x6400,
+    Cr0 = 0x6800,
+    Cr3 = 0x6802,
+    Cr4 = 0x6804,
+    Base = 0x6806,
+    GdtrBase = 0x6816,
+    IdtrBase = 0x6818,
+    Dr7 = 0x681a,
+    Rsp = 0x681c,
+    Rip = 0x681e,
+    Rflags = 0x6820,
+    PendingDebug = 0x6822,
+    SysenterEsp = 0x6824,
+    SysenterEip = 0x6826,
+}
+
+/// <summary>The VMCS that is loaded on this CPU: that of the vCPU whose thread this is.</summary>
+internal static class Vmcs
+{
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong Read(VmcsField field) => HostCpu.ReadVmcs((uint)field);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(VmcsField field, ulong value) => HostCpu.WriteVmcs((uint)field, value);
+
+    /// <summary>A field of a segment register.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static VmcsField Of(VmcsField field, Cpu.SegmentName name) => field + 2 * (uint)name;
+}

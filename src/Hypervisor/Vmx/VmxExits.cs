@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Paravirt;
+using SharpKvm.Vm;
+using Exits = SharpKvm.Vm.Exits<SharpKvm.Vmx.VmxVendor>;
+
+namespace SharpKvm.Vmx;
+
+/// <summary>One turn of a VMX guest: deliver events, enter, handle the exit (SDM vol. 3, chapters 27 to 29).</summary>
+internal static class VmxExits
+{
+    /// <summary>Bit 12 of the exit's information: an IRET that failed had already lifted the block of NMIs.</summary>
+    private const ulong UnblockedNmis = 1 << 12;
+
+    public static VcpuAction Step(ref Vcpu vcpu)
+    {
+        ref VmxVcpu vmx = ref vcpu.Vmx;
+        ref GuestRegisters registers = ref vcpu.Registers;
+        Deliver(ref vcpu);
+        ulong rflags = registers.Rflags;
+        Update(VmcsField.Rip, ref vmx.Rip, registers.Rip);
+        Update(VmcsField.Rsp, ref vmx.Rsp, registers[Gpr.Rsp]);
+        Update(VmcsField.Rflags, ref vmx.Rflags, vcpu.Debug.EntryRflags(rflags));
+        if ((vmx.Rflags & Rflags.Tf) != 0)
+            KeepStep(ref vcpu);
+        if (vmx.PdptesStale)
+            VmxVendor.LoadPdptes(ref vcpu);
+
+        bool entered = vcpu.Shared.Host.Enter();
+        if (vcpu.Paravirt.EoiOffered)
+            PvEoi<VmxVendor>.TakeBack(ref vcpu);
+        if (!entered)
+            return VcpuAction.Retry;
+
+        vcpu.Shared.Flags &= ~EntryFlags.Flushes;
+        if (vcpu.Shared.EntryFailed != 0)
+            return Exits.EntryFailed(ref vcpu, Vmcs.Read(VmcsField.InstructionError));
+        uint reason = (uint)Vmcs.Read(VmcsField.ExitReason);
+        if ((reason & ExitReason.EntryFailure) != 0)
+            return Exits.EntryFailed(ref vcpu, reason);
+        // The exit has taken the valid bit away.
+        vmx.Injection = default;
+        registers.Rip = vmx.Rip = Vmcs.Read(VmcsField.Rip);
+        registers[Gpr.Rsp] = vmx.Rsp = Vmcs.Read(VmcsField.Rsp);
+        vmx.Rflags = Vmcs.Read(VmcsField.Rflags);
+        registers.Rflags = vcpu.Debug.ExitRflags(vmx.Rflags, rflags);
+        ulong qualification = Vmcs.Read(VmcsField.Qualification);
+        EventInjection interrupted = Event(VmcsField.InterruptedEvent, VmcsField.InterruptedErrorCode);
+        vcpu.Trace(reason, qualification, interrupted.Raw);
+        EventDelivery<VmxVendor>.AfterExit(ref vcpu.Events, interrupted);
+        if (vmx.Held.Valid)
+            vcpu.Events.ReinjectInterrupt(new Vector(vmx.Held.Vector), soft: false);
+        return Handle(ref vcpu, reason, qualification, interrupted);
+    }
+
+    private static void Update(VmcsField field, ref ulong known, ulong value)
+    {
+        if (known != value)
+            Vmcs.Write(field, known = value);
+    }
+
+    private static void Deliver(ref Vcpu vcpu)
+    {
+        ref EventInjection known = ref vcpu.Vmx.Injection, held = ref vcpu.Vmx.Held;
+        EventInjection next = EventDelivery<VmxVendor>.Next(ref vcpu);
+        held = default;
+        if (next is { Valid: true, Type: EventInjection.EventType.Interrupt } && !CanEnterWithInterrupt(ref vcpu))
+        {
+            held = next;
+            next = default;
+            VmxVendor.OpenInterruptWindow(ref vcpu);
+        }
+        if (next.Raw == known.Raw)
+            return;
+        known = next;
+        Vmcs.Write(VmcsField.EntryInterruption, (uint)next.Raw);
+        if (next.HasErrorCode)
+            Vmcs.Write(VmcsField.EntryErrorCode, next.ErrorCode);
+        // The entry blocks NMIs itself, and refuses to when they are: an NMI cut short in its delivery comes again.
+        if (next.Valid && next.Type == EventInjection.EventType.Nmi)
+            VmxVendor.SetNmiMasked(ref vcpu, false);
+    }
+
+    /// <summary>
+    /// An entry refuses an interrupt that the guest cannot take (SDM vol. 3, 27.3.1.4 and 27.3.1.5), but user space may
+    /// have queued it all the same.
+    /// </summary>
+    private static bool CanEnterWithInterrupt(ref Vcpu vcpu) => (vcpu.Registers.Rflags & Rflags.If) != 0
+        && VmxVendor.GetInterruptShadow(ref vcpu) == InterruptShadow.None;
+
+    /// <summary>
+    /// A step that waits for the end of an interrupt shadow must stand in the VMCS (SDM vol. 3, 27.3.1.5).
+    /// </summary>
+    private static void KeepStep(ref Vcpu vcpu)
+    {
+        if (VmxVendor.GetInterruptShadow(ref vcpu) != InterruptShadow.None)
+            Vmcs.Write(VmcsField.PendingDebug, DebugBits.Dr6Bs);
+    }
+
+    private static EventInjection Event(VmcsField information, VmcsField errorCode)
+    {
+        EventInjection found = new((uint)Vmcs.Read(information));
+        return found is { Valid: true, HasErrorCode: true }
+            ? new(found.Raw | Vmcs.Read(errorCode) << 32) : found;
+    }
+
+    private static VcpuAction Handle(ref Vcpu vcpu, uint reason, ulong qualification, EventInjection interrupted)
+    {
+        // The compiler makes a tree of comparisons of the switch: what comes most is asked first.
+        if (reason == ExitReason.EptViolation)
+            return EptViolation(ref vcpu, qualification, interrupted);
+        if (reason == ExitReason.Port)
+            return PortAccess(ref vcpu, qualification);
+        if (reason == ExitReason.Wrmsr)
+            return Exits.WriteMsr(ref vcpu);
+        switch (reason)
+        {
+            case ExitReason.Exception: return Exception(ref vcpu, qualification, interrupted);
+            case ExitReason.Interrupt:
+            case ExitReason.Init:
+            case ExitReason.StartUp: return VcpuAction.Resume;
+            case ExitReason.InterruptWindow: return CloseWindow(ref vcpu, PrimaryControls.InterruptWindow);
+            case ExitReason.NmiWindow: return CloseWindow(ref vcpu, PrimaryControls.NmiWindow);
+            case ExitReason.Cpuid: return Exits.ExecuteCpuid(ref vcpu);
+            case ExitReason.Hlt: return Exits.Halt(ref vcpu);
+            case ExitReason.Vmcall: return Exits.Hypercall(ref vcpu);
+            case ExitReason.Rdmsr: return Exits.ReadMsr(ref vcpu);
+            case ExitReason.Xsetbv: return Exits.SetExtendedControl(ref vcpu);
+            case ExitReason.Wbinvd: return Exits.Skip(ref vcpu, Opcode.Wbinvd);
+            case ExitReason.Invd: return Exits.Skip(ref vcpu, Opcode.Invd);
+            case ExitReason.Monitor: return Exits.MonitorOrWait(ref vcpu, Opcode.Monitor);
+            case ExitReason.Mwait: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);
+            case ExitReason.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+            case ExitReason.ControlRegister:
+            case ExitReason.DebugRegister: return Exits.ControlOrDebugAccess(ref vcpu);
+            case >= ExitReason.Vmclear and <= ExitReason.Vmxon:
+            case ExitReason.Invept:
+            case ExitReason.Invvpid: return Exits.Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+            case ExitReason.TripleFault: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
+            // Hardware task switches (32-bit TSS and task gates) are not carried out.
+            case ExitReason.TaskSwitch: return UserExit.EmulationFailure(ref vcpu, default);
+            default:
+                return UserExit.InternalError(ref vcpu, kvm_run.KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, reason,
+                    qualification);
+        }
+    }
+
+    /// <summary>
+    /// Qualification: access in bits 0-2, rights of the mapping in bits 3-5 (SDM vol. 3, table 28-7).
+    /// </summary>
+    private static VcpuAction EptViolation(ref Vcpu vcpu, ulong qualification, EventInjection interrupted)
+    {
+        const ulong Write = 1 << 1, Rights = 7 << 3, Translated = 1 << 8;
+        KeepNmiBlock(ref vcpu, qualification, interrupted);
+        return Exits.NestedPageFault<Ept>(ref vcpu, new Gpa(Vmcs.Read(VmcsField.GuestPhysicalAddress)),
+            (qualification & Write) != 0, (qualification & Rights) != 0, (qualification & Translated) != 0,
+            interrupted);
+    }
+
+    private static void KeepNmiBlock(ref Vcpu vcpu, ulong information, EventInjection interrupted)
+    {
+        if ((information & UnblockedNmis) != 0 && !interrupted.Valid)
+            VmxVendor.SetNmiMasked(ref vcpu, true);
+    }
+
+    /// <summary>Qualification: size, direction, string, port (SDM vol. 3, table 28-5).</summary>
+    private static VcpuAction PortAccess(ref Vcpu vcpu, ulong qualification)
+    {
+        const ulong Size = 7, Input = 1 << 3, String = 1 << 4;
+        if ((qualification & String) != 0)
+            return InstructionEmulation<VmxVendor>.Run(ref vcpu);
+        VmxVendor.TryFindEnd(ref vcpu, 0, out ulong end);
+        return PortAccess<VmxVendor>.Start(ref vcpu, (qualification & Input) != 0, (ushort)(qualification >> 16),
+            (byte)((qualification & Size) + 1), end);
+    }
+
+    /// <summary>An intercepted exception, or an event of the host that its handler has seen already.</summary>
+    private static VcpuAction Exception(ref Vcpu vcpu, ulong qualification, EventInjection interrupted)
+    {
+        const ulong Causes = DebugBits.Dr6Traps | DebugBits.Dr6Bd | DebugBits.Dr6Bs;
+        ulong information = Vmcs.Read(VmcsField.ExitInterruption);
+        KeepNmiBlock(ref vcpu, information, interrupted);
+        switch ((byte)information)
+        {
+            case 1:
+                // INT1 is a trap, and its exit a fault.
+                if (new EventInjection(information).Type == EventInjection.EventType.PrivilegedException)
+                    vcpu.Registers.Rip += Vmcs.Read(VmcsField.InstructionLength);
+                return Exits.Debug(ref vcpu, qualification & Causes);
+            case 3: return Exits.Breakpoint(ref vcpu);
+            case 6: return Exits.InvalidOpcode(ref vcpu);
+            case 17: return Exits.Raise(ref vcpu, Vector.AlignmentCheck, withErrorCode: true);
+            default: return VcpuAction.Resume;
+        }
+    }
+
+    private static VcpuAction CloseWindow(ref Vcpu vcpu, PrimaryControls window)
+    {
+        VmxVendor.SetControl(ref vcpu, window, false);
+        return VcpuAction.Resume;
+    }
+}

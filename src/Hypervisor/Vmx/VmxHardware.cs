@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+
+namespace SharpKvm.Vmx;
+
+/// <summary>What all VMX guests share: the CPU's capabilities, the controls that follow, the MSR bitmap.</summary>
+internal static class VmxHardware
+{
+    private const uint MsrFeatureControl = 0x3a, MsrBasic = 0x480, MsrCr0Fixed0 = 0x486, MsrCr4Fixed0 = 0x488,
+        MsrSecondary = 0x48b, MsrEptVpid = 0x48c, MsrTrueOffset = 0xc;
+    private const ulong TrueControls = 1ul << 55, FeatureLock = 1 << 0, FeatureVmx = 1 << 2, Cr4Vmxe = 1 << 13;
+    /// <summary>Of EPT_VPID_CAP: four levels, write-back tables, 2 MiB pages, INVEPT of one context.</summary>
+    private const ulong EptNeeded = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 20 | 1 << 25;
+    private const ulong EptAccessedDirty = 1 << 21, Invvpid = 1ul << 32, InvvpidSingle = 1ul << 41;
+
+    public static PinControls Pin;
+    public static PrimaryControls Primary;
+    public static SecondaryControls Secondary;
+    public static ExitControls Exit;
+    public static EntryControls Entry;
+    /// <summary>Bits that hardware wants set in CR0 and CR4 while a guest runs.</summary>
+    public static ulong Cr0Fixed, Cr4Fixed;
+    public static bool HasAccessedDirty;
+    /// <summary>MSR bitmap (4 KiB): what the guest accesses without an exit.</summary>
+    public static Hpa MsrBitmap;
+
+    private static uint s_revision;
+
+    /// <summary>At load: 0, ENODEV when the CPU or firmware has no usable VMX, ENOMEM.</summary>
+    public static int Probe()
+    {
+        if (!HostCpu.TryReadMsr(MsrFeatureControl, out ulong control)
+            || (control & (FeatureLock | FeatureVmx)) == FeatureLock)
+        {
+            Log.Error("VMX is disabled by the firmware: enable it in the BIOS setup; FEATURE_CONTROL\0"u8, control);
+            return Errno.ENODEV;
+        }
+        if ((HostCpu.ReadCr4() & Cr4Vmxe) != 0)
+        {
+            Log.Error("another hypervisor uses VMX on this CPU; CR4\0"u8, HostCpu.ReadCr4());
+            return Errno.EBUSY;
+        }
+        ulong basic = Capability(MsrBasic);
+        s_revision = (uint)basic & ~(1u << 31);
+        if (!TryChooseControls((basic & TrueControls) != 0))
+            return Errno.ENODEV;
+        ulong ept = Capability(MsrEptVpid);
+        if ((ept & EptNeeded) != EptNeeded)
+        {
+            Log.Error("this CPU's extended page tables lack something that is needed; EPT_VPID_CAP\0"u8, ept);
+            return Errno.ENODEV;
+        }
+        HasAccessedDirty = (ept & EptAccessedDirty) != 0;
+        if ((ept & Invvpid) == 0 || (ept & InvvpidSingle) == 0)
+            Secondary &= ~SecondaryControls.Vpid;
+        AddressSpaces.Count = (Secondary & SecondaryControls.Vpid) != 0 ? 1u << 16 : 0;
+        // Unrestricted guests choose PE and PG themselves.
+        Cr0Fixed = Capability(MsrCr0Fixed0) & ~(Cr0.Pe | Cr0.Pg);
+        Cr4Fixed = Capability(MsrCr4Fixed0);
+        MsrBitmap = KernelPages.AllocateBitmap(0);
+        if (MsrBitmap.IsNull)
+            return Errno.ENOMEM;
+        PassThrough(Msr.SysenterCs, 3);
+        PassThrough(Msr.FsBase, 3);
+        return Errno.Ok;
+    }
+
+    /// <summary>At unload.</summary>
+    public static void Release()
+    {
+        if (!MsrBitmap.IsNull)
+            KernelPages.FreeBitmap(MsrBitmap, 0);
+        MsrBitmap = default;
+    }
+
+    /// <summary>On the calling CPU, with interrupts off. EBUSY when someone else is in VMX operation.</summary>
+    public static int Enable(Hpa region)
+    {
+        if ((HostCpu.ReadCr4() & Cr4Vmxe) != 0)
+            return Errno.EBUSY;
+        if (!HostCpu.TryReadMsr(MsrFeatureControl, out ulong control))
+            return Errno.EIO;
+        if ((control & FeatureLock) == 0)
+            HostCpu.WriteMsr(MsrFeatureControl, control | FeatureVmx | FeatureLock);
+        Mark(region);
+        return HostCpu.TryEnterVmx(region) ? Errno.Ok : Errno.EIO;
+    }
+
+    /// <summary>Gives a page the revision that a VMCS and the VMXON region begin with (SDM vol. 3, 25.2).</summary>
+    public static void Mark(Hpa page) => BinaryPrimitives.WriteUInt32LittleEndian(KernelPages.Bytes(page), s_revision);
+
+    private static ulong Capability(uint msr) => HostCpu.TryReadMsr(msr, out ulong value) ? value : 0;
+
+    private static bool TryChooseControls(bool hasTrue)
+    {
+        uint first = MsrBasic + 1 + (hasTrue ? MsrTrueOffset : 0);
+        const PinControls PinNeeded = PinControls.ExternalInterrupt | PinControls.Nmi | PinControls.VirtualNmis;
+        const PrimaryControls PrimaryNeeded = PrimaryControls.TscOffset | PrimaryControls.Hlt | PrimaryControls.Mwait
+            | PrimaryControls.Rdpmc | PrimaryControls.Cr8Load | PrimaryControls.Cr8Store | PrimaryControls.MovDr
+            | PrimaryControls.AllPorts | PrimaryControls.MsrBitmap | PrimaryControls.Monitor
+            | PrimaryControls.Secondary;
+        const SecondaryControls SecondaryNeeded = SecondaryControls.Ept | SecondaryControls.UnrestrictedGuest;
+        const SecondaryControls SecondaryWanted = SecondaryControls.Rdtscp | SecondaryControls.Vpid
+            | SecondaryControls.Wbinvd | SecondaryControls.Invpcid;
+        const ExitControls ExitNeeded = ExitControls.SaveDebug | ExitControls.HostLongMode | ExitControls.LoadPat
+            | ExitControls.LoadEfer;
+        const EntryControls EntryNeeded = EntryControls.LoadDebug | EntryControls.LoadPat | EntryControls.LoadEfer;
+        bool all = TryChoose(first, (uint)PinNeeded, 0, out uint pin)
+            & TryChoose(first + 1, (uint)PrimaryNeeded, 0, out uint primary)
+            & TryChoose(first + 2, (uint)ExitNeeded, 0, out uint exit)
+            & TryChoose(first + 3, (uint)EntryNeeded, 0, out uint entry)
+            & TryChoose(MsrSecondary, (uint)SecondaryNeeded, (uint)SecondaryWanted, out uint secondary);
+        Pin = (PinControls)pin;
+        Primary = (PrimaryControls)primary;
+        Exit = (ExitControls)exit;
+        Entry = (EntryControls)entry;
+        Secondary = (SecondaryControls)secondary;
+        return all;
+    }
+
+    /// <summary>
+    /// The controls that a capability MSR allows (SDM vol. 3, A.3): its low half must be 1, what its high half has not
+    /// must be 0.
+    /// </summary>
+    private static bool TryChoose(uint msr, uint needed, uint wanted, out uint controls)
+    {
+        ulong capability = Capability(msr);
+        uint allowed = (uint)(capability >> 32);
+        controls = (needed | wanted) & allowed | (uint)capability;
+        uint missing = needed & ~controls;
+        if (missing == 0)
+            return true;
+        Log.Error("this CPU's VMX lacks controls that are needed (capability MSR in bits 32-63)\0"u8,
+            (ulong)msr << 32 | missing);
+        return false;
+    }
+
+    /// <summary>Clears the bits of MSRs for reading and for writing (SDM vol. 3, 25.6.9).</summary>
+    private static void PassThrough(uint first, uint count)
+    {
+        const int High = 0x400, Write = 0x800;
+        Span<byte> bitmap = KernelPages.Bytes(MsrBitmap);
+        for (uint msr = first; msr < first + count; msr++)
+        {
+            int index = (int)(msr & 0x1fff) / 8 + (msr > 0x1fff ? High : 0);
+            byte others = (byte)~(1 << (int)(msr % 8));
+            bitmap[index] &= others;
+            bitmap[index + Write] &= others;
+        }
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+
+namespace SharpKvm.Vmx;
+
+/// <summary>What VMX keeps for a vCPU besides its VMCS.</summary>
+internal struct VmxVcpu
+{
+    public Hpa VmcsPage;
+    /// <summary>Its VPID.</summary>
+    public Asid Asid;
+    /// <summary>Controls as the VMCS has them.</summary>
+    public PrimaryControls Primary;
+    public EntryControls Entry;
+    /// <summary>What the guest believes to have; hardware runs with VMXE, MCE and NE set and the caches on.</summary>
+    public ulong Cr0, Cr4, Efer;
+    public ulong Dr6;
+    /// <summary>Legacy system-call entry, which Intel's 64-bit mode never uses.</summary>
+    public ulong Cstar;
+    /// <summary>Also read by other vCPUs' threads.</summary>
+    public ulong TscOffset;
+    /// <summary>RIP, RSP and RFLAGS as the VMCS has them.</summary>
+    public ulong Rip, Rsp, Rflags;
+    /// <summary>What the next entry injects, as the VMCS has it.</summary>
+    public EventInjection Injection;
+    /// <summary>An interrupt that was to be injected and waits until the guest can take it.</summary>
+    public EventInjection Held;
+    /// <summary>The PDPTEs are to be read from the guest's memory, as MOV to CR3 does in PAE mode.</summary>
+    public bool PdptesStale;
+}

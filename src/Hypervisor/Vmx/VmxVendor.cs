@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Vm;
+
+namespace SharpKvm.Vmx;
+
+/// <summary>
+/// Intel VMX: the guest's state in its VMCS, which is loaded while any of this is called. Entry and exits are in
+/// <see cref="VmxExits"/>.
+/// </summary>
+internal readonly struct VmxVendor : IVendor
+{
+    private const ulong Cr0Cacheability = Cpu.Cr0.Cd | Cpu.Cr0.Nw;
+    private const uint Unusable = 1 << 16, BusyTss = 0xb;
+    /// <summary>Pointer to the extended page tables: write-back, four levels (SDM vol. 3, 25.6.11).</summary>
+    private const ulong EptWriteBack = 6, EptLevels = 3 << 3, EptAccessedDirty = 1 << 6;
+
+    public static int CreateVcpu(ref Vcpu vcpu)
+    {
+        Hpa page = KernelPages.Allocate();
+        if (page.IsNull)
+            return Errno.ENOMEM;
+        ref VmxVcpu vmx = ref vcpu.Vmx;
+        VmxHardware.Mark(page);
+        vmx.VmcsPage = page;
+        vmx.Asid = AddressSpaces.Allocate();
+        vmx.Primary = VmxHardware.Primary;
+        vmx.Entry = VmxHardware.Entry;
+        vmx.Dr6 = DebugBits.Dr6Fixed;
+        vcpu.Shared.ControlBlock = page.Value;
+        vcpu.Shared.Vpid = vmx.Asid.IsOwn ? vmx.Asid.Value : 0;
+        vcpu.Shared.Eptp = vcpu.Vm.Memory.Root.Value | EptWriteBack | EptLevels
+            | (VmxHardware.HasAccessedDirty ? EptAccessedDirty : 0);
+        vcpu.Shared.Host.LoadVmcs();
+
+        SecondaryControls secondary = VmxHardware.Secondary;
+        Vmcs.Write(VmcsField.PinControls, (uint)VmxHardware.Pin);
+        Vmcs.Write(VmcsField.PrimaryControls, (uint)vmx.Primary);
+        Vmcs.Write(VmcsField.SecondaryControls,
+            (uint)(vmx.Asid.IsOwn ? secondary : secondary & ~SecondaryControls.Vpid));
+        Vmcs.Write(VmcsField.ExitControls, (uint)VmxHardware.Exit);
+        Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
+        Vmcs.Write(VmcsField.MsrBitmap, VmxHardware.MsrBitmap.Value);
+        Vmcs.Write(VmcsField.EptPointer, vcpu.Shared.Eptp);
+        Vmcs.Write(VmcsField.Vpid, vcpu.Shared.Vpid);
+        // There is no VMCS for a guest's guests.
+        Vmcs.Write(VmcsField.LinkPointer, ulong.MaxValue);
+        // Every change of CR0 and CR4 exits; reads find what the guest believes.
+        Vmcs.Write(VmcsField.Cr0Mask, ulong.MaxValue);
+        Vmcs.Write(VmcsField.Cr4Mask, ulong.MaxValue);
+        UpdateMsrFilter(ref vcpu);
+        FlushTlb(ref vcpu);
+        return Errno.Ok;
+    }
+
+    public static void DestroyVcpu(ref Vcpu vcpu)
+    {
+        AddressSpaces.Free(vcpu.Vmx.Asid);
+        if (!vcpu.Vmx.VmcsPage.IsNull)
+        {
+            vcpu.Shared.Host.ForgetVmcs();
+            vcpu.Shared.ControlBlock = 0;
+            KernelPages.Free(vcpu.Vmx.VmcsPage);
+        }
+        vcpu.Vmx = default;
+    }
+
+    /// <summary>Access rights have descriptor bits 52-55 four places higher than <see cref="Segment"/> has.</summary>
+    public static Segment GetSegment(ref Vcpu vcpu, SegmentName name)
+    {
+        uint rights = (uint)Vmcs.Read(Vmcs.Of(VmcsField.AccessRights, name));
+        uint attributes = rights & 0xff | rights >> 4 & 0xf00;
+        if ((rights & Unusable) != 0)
+            attributes &= ~(uint)Segment.PresentBit;
+        return new()
+        {
+            Selector = (ushort)Vmcs.Read(Vmcs.Of(VmcsField.Selector, name)),
+            Attributes = (ushort)attributes,
+            Limit = (uint)Vmcs.Read(Vmcs.Of(VmcsField.Limit, name)),
+            Base = Vmcs.Read(Vmcs.Of(VmcsField.Base, name)),
+        };
+    }
+
+    public static void SetSegment(ref Vcpu vcpu, SegmentName name, in Segment segment)
+    {
+        uint rights = segment.Attributes & 0xffu | (segment.Attributes & 0xf00u) << 4;
+        Vmcs.Write(Vmcs.Of(VmcsField.Selector, name), segment.Selector);
+        Vmcs.Write(Vmcs.Of(VmcsField.AccessRights, name), segment.Present ? rights : rights | Unusable);
+        Vmcs.Write(Vmcs.Of(VmcsField.Limit, name), segment.Limit);
+        Vmcs.Write(Vmcs.Of(VmcsField.Base, name), segment.Base);
+    }
+
+    public static DescriptorTable GetGdtr(ref Vcpu vcpu) => new()
+    {
+        Base = Vmcs.Read(VmcsField.GdtrBase), Limit = (ushort)Vmcs.Read(VmcsField.GdtrLimit),
+    };
+
+    public static void SetGdtr(ref Vcpu vcpu, DescriptorTable table)
+    {
+        Vmcs.Write(VmcsField.GdtrBase, table.Base);
+        Vmcs.Write(VmcsField.GdtrLimit, table.Limit);
+    }
+
+    public static DescriptorTable GetIdtr(ref Vcpu vcpu) => new()
+    {
+        Base = Vmcs.Read(VmcsField.IdtrBase), Limit = (ushort)Vmcs.Read(VmcsField.IdtrLimit),
+    };
+
+    public static void SetIdtr(ref Vcpu vcpu, DescriptorTable table)
+    {
+        Vmcs.Write(VmcsField.IdtrBase, table.Base);
+        Vmcs.Write(VmcsField.IdtrLimit, table.Limit);
+    }
+
+    private static VmcsField StackRights => Vmcs.Of(VmcsField.AccessRights, SegmentName.Ss);
+
+    /// <summary>The CPL is SS's DPL, also when SS is not usable (SDM vol. 3, 25.4.1).</summary>
+    public static int GetCpl(ref Vcpu vcpu) => (int)(Vmcs.Read(StackRights) >> Segment.DplShift) & 3;
+
+    public static void SetCpl(ref Vcpu vcpu, int cpl) => Vmcs.Write(StackRights,
+        Vmcs.Read(StackRights) & ~(3ul << Segment.DplShift) | (ulong)cpl << Segment.DplShift);
+
+    public static ulong GetCr0(ref Vcpu vcpu) => vcpu.Vmx.Cr0;
+
+    public static void SetCr0(ref Vcpu vcpu, ulong value)
+    {
+        vcpu.Vmx.Cr0 = value;
+        Vmcs.Write(VmcsField.Cr0Shadow, value);
+        Vmcs.Write(VmcsField.Cr0, value & ~Cr0Cacheability | VmxHardware.Cr0Fixed);
+        PagingChanged(ref vcpu);
+    }
+
+    public static ulong GetCr2(ref Vcpu vcpu) => vcpu.Shared.Cr2;
+    public static void SetCr2(ref Vcpu vcpu, ulong value) => vcpu.Shared.Cr2 = value;
+    public static ulong GetCr3(ref Vcpu vcpu) => Vmcs.Read(VmcsField.Cr3);
+
+    public static void SetCr3(ref Vcpu vcpu, ulong value)
+    {
+        Vmcs.Write(VmcsField.Cr3, value);
+        PagingChanged(ref vcpu);
+    }
+
+    public static ulong GetCr4(ref Vcpu vcpu) => vcpu.Vmx.Cr4;
+
+    public static void SetCr4(ref Vcpu vcpu, ulong value)
+    {
+        vcpu.Vmx.Cr4 = value;
+        Vmcs.Write(VmcsField.Cr4Shadow, value);
+        // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
+        Vmcs.Write(VmcsField.Cr4, value | Cpu.Cr4.Mce | VmxHardware.Cr4Fixed);
+        PagingChanged(ref vcpu);
+    }
+
+    public static ulong GetEfer(ref Vcpu vcpu) => vcpu.Vmx.Efer;
+
+    public static void SetEfer(ref Vcpu vcpu, ulong value)
+    {
+        ref VmxVcpu vmx = ref vcpu.Vmx;
+        vmx.Efer = value;
+        Vmcs.Write(VmcsField.GuestEfer, value);
+        EntryControls others = vmx.Entry & ~EntryControls.LongMode;
+        vmx.Entry = (value & Efer.Lma) != 0 ? others | EntryControls.LongMode : others;
+        Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
+        // In long mode an entry takes no other task than a busy one of 64 bits, and a guest may have loaded none.
+        VmcsField task = Vmcs.Of(VmcsField.AccessRights, SegmentName.Tr);
+        if ((value & Efer.Lma) != 0)
+            Vmcs.Write(task, Vmcs.Read(task) | BusyTss);
+        PagingChanged(ref vcpu);
+    }
+
+    private static void PagingChanged(ref Vcpu vcpu)
+    {
+        vcpu.Vmx.PdptesStale = true;
+        FlushTlb(ref vcpu);
+    }
+
+    /// <summary>
+    /// Reads the PDPTEs of PAE paging as a MOV to CR3 does (SDM vol. 3, 4.4.1). An entry with reserved bits, which the
+    /// CPU would refuse, counts as absent.
+    /// </summary>
+    public static void LoadPdptes(ref Vcpu vcpu)
+    {
+        const ulong Present = 1, Reserved = 0x1e6, Aligned = 0xffff_ffe0;
+        ref VmxVcpu vmx = ref vcpu.Vmx;
+        vmx.PdptesStale = false;
+        if ((vmx.Cr0 & Cpu.Cr0.Pg) == 0 || (vmx.Cr4 & Cpu.Cr4.Pae) == 0 || (vmx.Efer & Efer.Lma) != 0)
+            return;
+        for (uint i = 0; i < 4; i++)
+        {
+            Gpa address = new((GetCr3(ref vcpu) & Aligned) + 8 * i);
+            bool read = GuestMemory.TryRead(ref vcpu.Vm, address, out ulong entry);
+            bool valid = read && (entry & Present) != 0 && (entry & (Reserved | vcpu.Cpuid.ReservedGpa)) == 0;
+            Vmcs.Write(VmcsField.GuestPdpte + 2 * i, valid ? entry : 0);
+        }
+    }
+
+    public static ulong GetDr6(ref Vcpu vcpu) => vcpu.Vmx.Dr6;
+    public static void SetDr6(ref Vcpu vcpu, ulong value) => vcpu.Vmx.Dr6 = value;
+    public static ulong GetDr7(ref Vcpu vcpu) => Vmcs.Read(VmcsField.Dr7);
+    public static void SetDr7(ref Vcpu vcpu, ulong value) => Vmcs.Write(VmcsField.Dr7, value);
+
+    public static void UpdateDebug(ref Vcpu vcpu) =>
+        Vmcs.Write(VmcsField.ExceptionBitmap, vcpu.Debug.InterceptedExceptions);
+
+    // Without a bitmap every access exits.
+    public static void UpdateMsrFilter(ref Vcpu vcpu) =>
+        SetControl(ref vcpu, PrimaryControls.MsrBitmap, !vcpu.Vm.MsrFilter.IsActive);
+
+    public static bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value)
+    {
+        VmcsField field = FieldOf(index);
+        if (field != default)
+            value = Vmcs.Read(field);
+        else if (index == Msr.Cstar)
+            value = vcpu.Vmx.Cstar;
+        else if (TryFindSyscallMsr(index, out int place))
+            value = SyscallMsr(ref vcpu, place);
+        else
+        {
+            value = 0;
+            return false;
+        }
+        return true;
+    }
+
+    public static bool TrySetMsr(ref Vcpu vcpu, uint index, ulong value)
+    {
+        VmcsField field = FieldOf(index);
+        if (field != default)
+            Vmcs.Write(field, value);
+        else if (index == Msr.Cstar)
+            vcpu.Vmx.Cstar = value;
+        else if (TryFindSyscallMsr(index, out int place))
+            SyscallMsr(ref vcpu, place) = value;
+        else
+            return false;
+        return true;
+    }
+
+    private static VmcsField FieldOf(uint msr) => msr switch
+    {
+        Msr.SysenterCs => VmcsField.SysenterCs,
+        Msr.SysenterEsp => VmcsField.SysenterEsp,
+        Msr.SysenterEip => VmcsField.SysenterEip,
+        Msr.Pat => VmcsField.GuestPat,
+        Msr.FsBase => Vmcs.Of(VmcsField.Base, SegmentName.Fs),
+        Msr.GsBase => Vmcs.Of(VmcsField.Base, SegmentName.Gs),
+        _ => default,
+    };
+
+    private static bool TryFindSyscallMsr(uint msr, out int place)
+    {
+        place = msr switch { Msr.Star => 0, Msr.Lstar => 1, Msr.Sfmask => 2, Msr.KernelGsBase => 3, _ => -1 };
+        return place >= 0;
+    }
+
+    /// <summary>
+    /// It is on the CPU while the guest runs, so it is fetched first, and goes back with the next entry.
+    /// </summary>
+    private static ref ulong SyscallMsr(ref Vcpu vcpu, int place)
+    {
+        vcpu.Shared.Host.TakeMsrs();
+        return ref vcpu.Shared.SyscallMsrs[place];
+    }
+
+    public static ulong GetTscOffset(ref Vcpu vcpu) => vcpu.Vmx.TscOffset;
+
+    public static void SetTscOffset(ref Vcpu vcpu, ulong offset)
+    {
+        vcpu.Vmx.TscOffset = offset;
+        Vmcs.Write(VmcsField.TscOffset, offset);
+    }
+
+    /// <summary>The two causes stand the other way round in KVM_X86_SHADOW_INT_*.</summary>
+    public static int GetInterruptShadow(ref Vcpu vcpu)
+    {
+        ulong state = Vmcs.Read(VmcsField.Interruptibility);
+        return ((state & Interruptibility.Sti) != 0 ? InterruptShadow.Sti : 0)
+            | ((state & Interruptibility.MovSs) != 0 ? InterruptShadow.MovSs : 0);
+    }
+
+    /// <summary>Both at once is no state of the CPU: STI stands for them, as the weaker promise.</summary>
+    public static void SetInterruptShadow(ref Vcpu vcpu, int shadow) =>
+        SetInterruptibility(Interruptibility.Sti | Interruptibility.MovSs,
+            (shadow & InterruptShadow.Sti) != 0 ? Interruptibility.Sti
+            : (shadow & InterruptShadow.MovSs) != 0 ? Interruptibility.MovSs : 0);
+
+    public static bool GetNmiMasked(ref Vcpu vcpu) =>
+        (Vmcs.Read(VmcsField.Interruptibility) & Interruptibility.Nmi) != 0;
+
+    public static void SetNmiMasked(ref Vcpu vcpu, bool masked) =>
+        SetInterruptibility(Interruptibility.Nmi, masked ? Interruptibility.Nmi : 0);
+
+    private static void SetInterruptibility(ulong mask, ulong bits)
+    {
+        ulong old = Vmcs.Read(VmcsField.Interruptibility), state = old & ~mask | bits;
+        if (state != old)
+            Vmcs.Write(VmcsField.Interruptibility, state);
+    }
+
+    public static void FlushTlb(ref Vcpu vcpu) => vcpu.Shared.Flags |= EntryFlags.Flushes;
+
+    public static void OpenInterruptWindow(ref Vcpu vcpu) =>
+        SetControl(ref vcpu, PrimaryControls.InterruptWindow, true);
+
+    public static void OpenNmiWindow(ref Vcpu vcpu) => SetControl(ref vcpu, PrimaryControls.NmiWindow, true);
+
+    public static void SetControl(ref Vcpu vcpu, PrimaryControls control, bool on)
+    {
+        ref PrimaryControls primary = ref vcpu.Vmx.Primary;
+        PrimaryControls wanted = on ? primary | control : primary & ~control;
+        if (wanted == primary)
+            return;
+        primary = wanted;
+        Vmcs.Write(VmcsField.PrimaryControls, (uint)wanted);
+    }
+
+    public static uint Hypercall => Opcode.Vmcall;
+
+    public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
+    {
+        end = vcpu.Registers.Rip + Vmcs.Read(VmcsField.InstructionLength);
+        // 64-bit code may run up to the end of the address space; other code wraps.
+        if ((vcpu.Vmx.Efer & Efer.Lma) == 0)
+            end = (uint)end;
+        return true;
+    }
+
+    public static VcpuAction Step(ref Vcpu vcpu) => VmxExits.Step(ref vcpu);
+}

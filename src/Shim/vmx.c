@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Intel VMX: a VMCS's life on a CPU, and the state of the host that the CPU does not switch by itself. */
+#include "shim.h"
+
+#include <linux/smp.h>
+#include <asm/cpu_entry_area.h>
+#include <asm/debugreg.h>
+#include <asm/desc.h>
+#include <asm/mmu_context.h>
+#include <asm/msr.h>
+#include <asm/tlbflush.h>
+
+/* Fields of the VMCS (SDM vol. 3, appendix B). */
+enum {
+	HOST_ES = 0xc00, HOST_CS = 0xc02, HOST_SS = 0xc04, HOST_DS = 0xc06, HOST_FS = 0xc08, HOST_GS = 0xc0a,
+	HOST_TR = 0xc0c, HOST_PAT = 0x2c00, HOST_EFER = 0x2c02, EXIT_REASON = 0x4402, EXIT_INTERRUPTION = 0x4404,
+	HOST_SYSENTER_CS = 0x4c00, HOST_CR0 = 0x6c00, HOST_CR3 = 0x6c02, HOST_CR4 = 0x6c04, HOST_FS_BASE = 0x6c06,
+	HOST_GS_BASE = 0x6c08, HOST_TR_BASE = 0x6c0a, HOST_GDTR_BASE = 0x6c0c, HOST_IDTR_BASE = 0x6c0e,
+	HOST_SYSENTER_ESP = 0x6c10, HOST_SYSENTER_EIP = 0x6c12, HOST_RIP = 0x6c16,
+};
+
+#define ENTRY_FAILED		(1u << 31)
+/* Types and vectors of EXIT_INTERRUPTION. */
+#define EVENT_MASK		0x800007ffu
+#define EVENT_NMI		0x80000202u
+#define EVENT_MACHINE_CHECK	0x80000312u
+
+bool sk_is_vmx;
+extern const char sk_vmx_exit[];
+
+/* vCPUs whose VMCS this CPU may have parts of; changed on the CPU itself with interrupts off. */
+static DEFINE_PER_CPU(struct list_head, active_vcpus);
+static DEFINE_PER_CPU(struct sk_vcpu *, current_vcpu);
+
+static const u32 syscall_msrs[] = { MSR_STAR, MSR_LSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE };
+
+static __always_inline void vmwrite(unsigned long field, unsigned long value)
+{
+	asm volatile("vmwrite %1, %0" : : "r"(field), "rm"(value) : "cc");
+}
+
+static __always_inline unsigned long vmread(unsigned long field)
+{
+	unsigned long value;
+
+	asm volatile("vmread %1, %0" : "=r"(value) : "r"(field) : "cc");
+	return value;
+}
+
+static void vmclear(u64 address)
+{
+	asm volatile("vmclear %0" : : "m"(address) : "cc", "memory");
+}
+
+/* Import of the core, on the CPU itself. Whether VMX operation has begun. */
+u32 sk_vmx_on(u64 region)
+{
+	cr4_set_bits(X86_CR4_VMXE);
+	INIT_LIST_HEAD(this_cpu_ptr(&active_vcpus));
+	asm goto("1: vmxon %0\n\t"
+		 "jbe %l[failed]\n\t"
+		 _ASM_EXTABLE(1b, %l[failed])
+		 : : "m"(region) : "cc", "memory" : failed);
+	return true;
+failed:
+	cr4_clear_bits(X86_CR4_VMXE);
+	return false;
+}
+
+/* Import of the core. */
+void sk_vmx_off(void)
+{
+	sk_vmx_forget_all();
+	asm volatile("vmxoff" : : : "cc", "memory");
+	cr4_clear_bits(X86_CR4_VMXE);
+}
+
+/* On the CPU that the VMCS is active on, interrupts off: all of it goes to memory. */
+static void forget(void *argument)
+{
+	struct sk_vcpu *vcpu = argument;
+
+	if (vcpu->vmcs_cpu != raw_smp_processor_id())
+		return;
+	vmclear(vcpu->shared->control_block);
+	list_del(&vcpu->active);
+	if (__this_cpu_read(current_vcpu) == vcpu)
+		__this_cpu_write(current_vcpu, NULL);
+	vcpu->launched = false;
+	vcpu->vmcs_cpu = -1;
+}
+
+/* From anywhere but interrupt handlers. */
+void sk_vmx_forget(struct sk_vcpu *vcpu)
+{
+	int cpu = READ_ONCE(vcpu->vmcs_cpu);
+
+	if (cpu >= 0)
+		smp_call_function_single(cpu, forget, vcpu, 1);
+}
+
+void sk_vmx_forget_all(void)
+{
+	struct sk_vcpu *vcpu, *next;
+
+	list_for_each_entry_safe(vcpu, next, this_cpu_ptr(&active_vcpus), active)
+		forget(vcpu);
+}
+
+/* A crash: no other kernel finds this one's control blocks written to behind its back. */
+void sk_vmx_emergency(void)
+{
+	if (!(__read_cr4() & X86_CR4_VMXE))
+		return;
+	sk_vmx_forget_all();
+	asm volatile("1: vmxoff\n2:" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
+	cr4_clear_bits(X86_CR4_VMXE);
+}
+
+/* What the host gets back at each exit, as far as it is the CPU's and not the thread's. */
+static void write_host_state(int cpu)
+{
+	struct desc_ptr idt;
+	u64 value;
+
+	vmwrite(HOST_CR0, read_cr0() & ~X86_CR0_TS);
+	vmwrite(HOST_ES, 0);
+	vmwrite(HOST_DS, 0);
+	vmwrite(HOST_FS, 0);
+	vmwrite(HOST_GS, 0);
+	vmwrite(HOST_CS, __KERNEL_CS);
+	vmwrite(HOST_SS, __KERNEL_DS);
+	vmwrite(HOST_TR, GDT_ENTRY_TSS * 8);
+	vmwrite(HOST_TR_BASE, (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss);
+	vmwrite(HOST_GDTR_BASE, (unsigned long)get_current_gdt_ro());
+	store_idt(&idt);
+	vmwrite(HOST_IDTR_BASE, idt.address);
+	vmwrite(HOST_RIP, (unsigned long)sk_vmx_exit);
+	rdmsrl(MSR_GS_BASE, value);
+	vmwrite(HOST_GS_BASE, value);
+	rdmsrl(MSR_IA32_SYSENTER_CS, value);
+	vmwrite(HOST_SYSENTER_CS, value);
+	rdmsrl(MSR_IA32_SYSENTER_ESP, value);
+	vmwrite(HOST_SYSENTER_ESP, value);
+	rdmsrl(MSR_IA32_SYSENTER_EIP, value);
+	vmwrite(HOST_SYSENTER_EIP, value);
+	rdmsrl(MSR_EFER, value);
+	vmwrite(HOST_EFER, value);
+	rdmsrl(MSR_IA32_CR_PAT, value);
+	vmwrite(HOST_PAT, value);
+}
+
+/* Makes the VMCS the one of this CPU. Preemption is off, or interrupts, and the core has made the block. */
+void sk_vmx_load(struct sk_vcpu *vcpu, int cpu)
+{
+	u64 address = vcpu->shared->control_block;
+	unsigned long flags;
+
+	if (!address)
+		return;
+	if (vcpu->vmcs_cpu != cpu)
+		sk_vmx_forget(vcpu);
+	local_irq_save(flags);
+	if (vcpu->vmcs_cpu != cpu) {
+		vmclear(address);
+		list_add(&vcpu->active, this_cpu_ptr(&active_vcpus));
+		vcpu->vmcs_cpu = cpu;
+		vcpu->host_cr3 = vcpu->host_cr4 = 0;
+	}
+	if (__this_cpu_read(current_vcpu) != vcpu) {
+		asm volatile("vmptrld %0" : : "m"(address) : "cc", "memory");
+		__this_cpu_write(current_vcpu, vcpu);
+		write_host_state(cpu);
+	}
+	local_irq_restore(flags);
+}
+
+/* Import of the core, when the vCPU's control block has come to be. */
+void sk_vmx_load_new(struct sk_vcpu *vcpu)
+{
+	preempt_disable();
+	sk_vmx_load(vcpu, smp_processor_id());
+	preempt_enable();
+}
+
+/* The thread's state goes to where sk_vmx_unload() finds it, the guest's MSRs come. Preemption is off. */
+void sk_vmx_prepare(struct sk_vcpu *vcpu)
+{
+	u64 base;
+	int i;
+
+	savesegment(ds, vcpu->host_ds);
+	savesegment(es, vcpu->host_es);
+	savesegment(fs, vcpu->host_fs);
+	savesegment(gs, vcpu->host_gs);
+	store_ldt(vcpu->host_ldt);
+	vcpu->host_debugctl = get_debugctlmsr();
+	rdmsrl(MSR_FS_BASE, base);
+	vmwrite(HOST_FS_BASE, base);
+	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++) {
+		rdmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
+		wrmsrl(syscall_msrs[i], vcpu->shared->syscall_msrs[i]);
+	}
+	vcpu->host_saved = true;
+}
+
+void sk_vmx_unload(struct sk_vcpu *vcpu)
+{
+	int i;
+
+	if (!vcpu->host_saved)
+		return;
+	vcpu->host_saved = false;
+	/* SWAPGS changes it without an exit; the others change with one. */
+	rdmsrl(MSR_KERNEL_GS_BASE, vcpu->shared->syscall_msrs[3]);
+	if (unlikely(vcpu->host_fs | vcpu->host_gs)) {
+		u64 base;
+
+		rdmsrl(MSR_FS_BASE, base);
+		loadsegment(fs, vcpu->host_fs);
+		wrmsrl(MSR_FS_BASE, base);
+		load_gs_index(vcpu->host_gs);
+	}
+	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++)
+		wrmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
+	if (unlikely(vcpu->host_ds | vcpu->host_es)) {
+		loadsegment(ds, vcpu->host_ds);
+		loadsegment(es, vcpu->host_es);
+	}
+	if (unlikely(vcpu->host_ldt))
+		asm volatile("lldt %0" : : "r"(vcpu->host_ldt));
+	/* An exit leaves the limits of GDT and TSS at other values than Linux's. */
+	load_fixmap_gdt(raw_smp_processor_id());
+	invalidate_tss_limit();
+}
+
+/* Import of the core: shared->syscall_msrs is what the guest has, and what it gets with the next entry. */
+void sk_vmx_take_msrs(struct sk_vcpu *vcpu)
+{
+	preempt_disable();
+	sk_vmx_unload(vcpu);
+	preempt_enable();
+}
+
+/* Before each entry, interrupts off: what of the host may have changed, and what the core asked for. */
+void sk_vmx_before(struct sk_vcpu *vcpu)
+{
+	struct sk_vcpu_shared *shared = vcpu->shared;
+	struct { u64 id, address; } ept = { shared->eptp, 0 }, vpid = { shared->vpid, 0 };
+	unsigned long cr3 = __get_current_cr3_fast(), cr4 = cr4_read_shadow();
+
+	if (vcpu->host_cr3 != cr3)
+		vmwrite(HOST_CR3, vcpu->host_cr3 = cr3);
+	if (vcpu->host_cr4 != cr4)
+		vmwrite(HOST_CR4, vcpu->host_cr4 = cr4);
+	if (!(shared->flags & SK_ENTER_FLUSHES))
+		return;
+	/* Of this vCPU's contexts only. */
+	asm volatile("invept %0, %1" : : "m"(ept), "r"(1ul) : "cc", "memory");
+	if (shared->vpid)
+		asm volatile("invvpid %0, %1" : : "m"(vpid), "r"(1ul) : "cc", "memory");
+}
+
+noinstr void sk_vmx_run(struct sk_vcpu *vcpu)
+{
+	struct sk_vcpu_shared *shared = vcpu->shared;
+	u32 reason;
+
+	/* The guest could read by L1TF what the host has touched. */
+	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D))
+		native_wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
+	shared->entry_failed = sk_vmx_enter(shared, vcpu->launched);
+	if (unlikely(vcpu->host_debugctl))
+		native_wrmsrl(MSR_IA32_DEBUGCTLMSR, vcpu->host_debugctl);
+	reason = vmread(EXIT_REASON);
+	if (unlikely(shared->entry_failed || reason & ENTRY_FAILED))
+		return;
+	vcpu->launched = true;
+	if (reason)
+		return;
+	/* The host's own events that ended the guest's turn. */
+	switch (vmread(EXIT_INTERRUPTION) & EVENT_MASK) {
+	case EVENT_NMI:
+		sk_vmx_nmi();
+		break;
+	case EVENT_MACHINE_CHECK:
+		asm volatile("int $18");
+		break;
+	}
+}
