@@ -31,8 +31,8 @@ export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT := 1
 export KDIR
 
 .DEFAULT_GOAL := module
-.PHONY: module samples modules-only selftests tool tests run test test-full test-debug conformance bench install clean \
-	help setup
+.PHONY: module samples modules-only selftests tool tests run test test-full test-vmx test-debug conformance bench \
+	install clean help setup
 
 ##@ Build
 module: setup ## build kmod/sharpkvm.ko for KDIR (default: the running kernel, else the newest with headers)
@@ -66,6 +66,10 @@ test: ## run the tests; ends with "N passed, N failed"
 test-full: ## the long ones, too
 	@$(BUILD_FOR_TESTS)
 	@tools/run-tests --full $(TEST_PROJECTS)
+
+test-vmx: ## all selftests on an emulated Intel processor
+	@$(BUILD_FOR_TESTS)
+	@tools/run-tests --only Vmx tests/InVm
 
 conformance: module tool ## run Linux's own KVM selftests on the module and on stock KVM, and compare
 	@tools/setup --conformance

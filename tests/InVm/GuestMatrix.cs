@@ -10,14 +10,16 @@ internal static class GuestMatrix
 
     /// <summary>
     /// Each board with each kind of interrupt controllers and with 1, 2 and 4 CPUs. The two QEMUs take turns, so that
-    /// each board with each kind meets both, and so does each number of CPUs with each kind.
+    /// each board with each kind meets both, and so does each number of CPUs with each kind. Without controllers in the
+    /// kernel it is QEMU 7.2 with one CPU: with more it hangs on any KVM, and QEMU 10.0 refuses ("KVM does not support
+    /// userspace APIC").
     /// </summary>
     public static IReadOnlyList<GuestBoot> All { get; } =
     [
         .. from chip in Enum.GetValues<IrqChip>()
            from board in Enum.GetValues<GuestBoard>()
-           from cpus in (int[])[1, 2, 4]
-           let backports = (board == GuestBoard.Pc) ^ (cpus == 2) ^ (chip != IrqChip.Off)
+           from cpus in chip == IrqChip.Off ? (int[])[1] : [1, 2, 4]
+           let backports = chip != IrqChip.Off && (board == GuestBoard.Pc ^ cpus == 2 ^ true)
            select new GuestBoot
            {
                Board = board,

@@ -1,14 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.InVm;
 
+/// <summary>What a fixture runs the selftests on.</summary>
+public interface ISelftestSuite
+{
+    static abstract SelftestLane Lane { get; }
+}
+
 /// <summary>Every case of the selftest program is a case here; one L1 boot per fixture runs them all.</summary>
-public abstract class SelftestFixture(SelftestLane lane)
+public abstract class SelftestFixture<TSuite> where TSuite : ISelftestSuite
 {
     /// <summary>The program's own list.</summary>
     protected static IEnumerable<TestCaseData> Cases =>
-        SelftestRun.List().Select(name => new TestCaseData(name).SetArgDisplayNames(name));
+        TSuite.Lane.Cases.Select(name => new TestCaseData(name).SetArgDisplayNames(name));
 
-    private SelftestRun Run => SelftestRun.On(lane);
+    private static SelftestRun Run => SelftestRun.On(TSuite.Lane);
+
+    [OneTimeSetUp]
+    public void LaneHasTheKernel()
+    {
+        if (TSuite.Lane.Machine.BochsModel is not null && L1Kernel.Default.IsDebug)
+        {
+            Assert.Ignore("a kernel that checks itself takes too long in Bochs");
+        }
+    }
 
     [Test, Order(0)]
     public void ProgramIsBuiltAndLists() =>
@@ -50,8 +65,33 @@ public abstract class SelftestFixture(SelftestLane lane)
 
 /// <summary>On the project's module.</summary>
 [TestFixture]
-public sealed class SelftestsOnSharpKvm() : SelftestFixture(SelftestLane.SharpKvmOn(Lane.SvmNpt));
+public sealed class SelftestsOnSharpKvm : SelftestFixture<SelftestsOnSharpKvm>, ISelftestSuite
+{
+    public static SelftestLane Lane { get; } = SelftestLane.SharpKvmOn(SharpKvm.Lab.Lane.SvmNpt);
+}
 
 /// <summary>On Linux's own KVM: what fails here is wrong in the selftest, not in the module.</summary>
 [TestFixture, Category(Tier.Full)]
-public sealed class SelftestsOnStockKvm() : SelftestFixture(SelftestLane.StockOn(Lane.SvmNpt));
+public sealed class SelftestsOnStockKvm : SelftestFixture<SelftestsOnStockKvm>, ISelftestSuite
+{
+    public static SelftestLane Lane { get; } = SelftestLane.StockOn(SharpKvm.Lab.Lane.SvmNpt);
+}
+
+/// <summary>What Intel's processors do differently: entries, exits, events, state.</summary>
+[TestFixture]
+public sealed class ShortSelftestsOnVmx : SelftestFixture<ShortSelftestsOnVmx>, ISelftestSuite
+{
+    public static SelftestLane Lane { get; } = SelftestLane.SharpKvmOn(SharpKvm.Lab.Lane.VmxEpt) with
+    {
+        Groups = ["exit", "mode", "msr", "event", "debug", "memory", "mmio", "portio", "signal", "emulator", "state",
+            "smp"],
+    };
+}
+
+/// <summary>All of them.</summary>
+[TestFixture, Category(Tier.Vmx), Category(Tier.Full)]
+public sealed class SelftestsOnVmx : SelftestFixture<SelftestsOnVmx>, ISelftestSuite
+{
+    public static SelftestLane Lane { get; } =
+        SelftestLane.SharpKvmOn(SharpKvm.Lab.Lane.VmxEpt) with { Name = "selftests-vmx-ept-all" };
+}

@@ -6,4 +6,7 @@ internal static class Tier
 {
     /// <summary>Left out of <c>make test</c>, part of <c>make test-full</c>.</summary>
     public const string Full = "Full";
+
+    /// <summary>What <c>make test-vmx</c> runs; also part of <c>make test-full</c>.</summary>
+    public const string Vmx = "Vmx";
 }

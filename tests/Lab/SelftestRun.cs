@@ -22,6 +22,13 @@ public sealed record SelftestLane(string Name, string? Module, string Device, La
     /// <summary>CPUs of L1.</summary>
     public int Cpus { get; init; } = 2;
 
+    /// <summary>The only groups to run; all when null.</summary>
+    public IReadOnlyCollection<string>? Groups { get; init; }
+
+    /// <summary>The names of all cases that are run, as the program lists them; empty without it.</summary>
+    public IReadOnlyList<string> Cases =>
+        [.. SelftestRun.List().Where(name => Groups is null || Groups.Contains(SelftestRun.GroupOf(name)))];
+
     private static string NameOn(string name, Lane machine) =>
         machine == Lane.SvmNpt ? name : $"{name}-{machine.Name}";
 }
@@ -59,7 +66,7 @@ public sealed class SelftestRun
 
     private SelftestRun(SelftestLane lane)
     {
-        string[] left = [.. List().Select(GroupOf).Distinct()];
+        string[] left = [.. lane.Cases.Select(GroupOf).Distinct()];
         for (int boot = 1; left.Length > 0 && boot <= MaximumBoots; boot++)
         {
             L1Result result = L1Machine.Run(new L1Options
@@ -136,7 +143,7 @@ public sealed class SelftestRun
     /// <summary>The result of one case; a case without a result line has failed, and what was seen is why.</summary>
     public KtapCase this[string name] => cases.GetValueOrDefault(name) ?? Missing(name);
 
-    private static string GroupOf(string name) => name.Split('/')[0];
+    internal static string GroupOf(string name) => name.Split('/')[0];
 
     private static string BuildScript(SelftestLane lane, IEnumerable<string> groups)
     {

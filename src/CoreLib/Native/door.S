@@ -4,6 +4,7 @@
  *
  * Every core method keeps an rbp frame, and C reaches the core through cs_enter only. So from the place of a trap the
  * rbp chain runs through core frames to the frame of the innermost door, which the return address of its call tells.
+ * Linux writes that call anew when it boots, as the CPU needs it, so that it may end before the space it has.
  */
 #include "cskernel-asm.h"
 
@@ -25,6 +26,8 @@
 #endif
 
 #define CS_EIO 5
+/* More than the longest form of an indirect call has. */
+#define CS_CALL_SPACE 16
 
 /* One access of cs_memmove, with its fault entry. */
 .macro move_op instruction:vararg
@@ -54,8 +57,8 @@ cs_enter:
 	movq %rdx, %rsi
 	movq %rcx, %rdx
 	movq %r8, %rcx
+.Ldoor_call:
 	CS_CALL_RAX
-.Ldoor_return:
 	popq %rdx
 	popq %r15
 	popq %r14
@@ -72,7 +75,7 @@ cs_enter:
 	.type cs_trap, @notype
 cs_trap:
 	CS_UNWIND_UNKNOWN
-	leaq .Ldoor_return(%rip), %rdx
+	leaq .Ldoor_call(%rip), %rdx
 .Lnext_frame:
 #ifdef __KERNEL__
 	/* Off this stack there is no door: somebody called C# without it, which is a bug of the C side. */
@@ -81,8 +84,10 @@ cs_trap:
 	cmpq $THREAD_SIZE, %rcx
 	jae .Lno_door
 #endif
-	cmpq %rdx, 8(%rbp)
-	je .Lfound
+	movq 8(%rbp), %rcx
+	subq %rdx, %rcx
+	cmpq $CS_CALL_SPACE, %rcx
+	jbe .Lfound
 	movq (%rbp), %rbp
 	jmp .Lnext_frame
 .Lno_door:

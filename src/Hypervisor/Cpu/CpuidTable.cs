@@ -40,6 +40,9 @@ internal struct CpuidTable
 
     public readonly bool Has(Feature feature) => (_words[(int)feature / 32] >> ((int)feature % 32) & 1) != 0;
 
+    /// <summary>TSC_AUX, by whichever instruction reads it.</summary>
+    public readonly bool HasTscAux => Has(Feature.Rdtscp) || Has(Feature.Rdpid);
+
     /// <summary>MONITOR and MWAIT, which no host's support matters for.</summary>
     public readonly bool HasMonitor
     {

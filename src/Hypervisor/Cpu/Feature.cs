@@ -23,7 +23,7 @@ internal struct CpuidLeaf
 internal enum Feature : ushort
 {
     Pcid = 0 * 32 + 17, X2apic = 0 * 32 + 21, TscDeadline = 0 * 32 + 24, Xsave = 0 * 32 + 26,
-    Fsgsbase = 2 * 32 + 0, Smep = 2 * 32 + 7, Smap = 2 * 32 + 20,
+    Fsgsbase = 2 * 32 + 0, Smep = 2 * 32 + 7, Invpcid = 2 * 32 + 10, Smap = 2 * 32 + 20,
     Umip = 3 * 32 + 2, Pku = 3 * 32 + 3, La57 = 3 * 32 + 16, Rdpid = 3 * 32 + 22,
     Nx = 8 * 32 + 20, FxsrOpt = 8 * 32 + 25, Rdtscp = 8 * 32 + 27, LongMode = 8 * 32 + 29,
     Ibpb = 10 * 32 + 12, Ibrs = 10 * 32 + 14,

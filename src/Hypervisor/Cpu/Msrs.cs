@@ -145,7 +145,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         switch (index)
         {
             case Msr.TscAdjust: return new(ref msrs.TscAdjust, ~0ul);
-            case Msr.TscAux when host || vcpu.Cpuid.Has(Feature.Rdtscp) || vcpu.Cpuid.Has(Feature.Rdpid):
+            case Msr.TscAux when host || vcpu.Cpuid.HasTscAux:
                 return new(ref vcpu.Shared.TscAux, uint.MaxValue, ignored: ~0ul);
             case Msr.SpecCtrl when host || vcpu.Cpuid.Has(Feature.Ibrs):
                 return new(ref vcpu.Shared.SpecCtrl, ~0ul, takes: (value & ~SpecCtrlOfHost()) == 0);

@@ -197,6 +197,12 @@ internal readonly struct SvmVendor : IVendor
         }
     }
 
+    public static void ApplyCpuid(ref Vcpu vcpu)
+    {
+        if (!vcpu.Cpuid.HasTscAux)
+            Control(ref vcpu).Intercept4 |= Intercept4.Rdtscp;
+    }
+
     public static ulong GetTscOffset(ref Vcpu vcpu) => Control(ref vcpu).TscOffset;
     public static void SetTscOffset(ref Vcpu vcpu, ulong offset) => Control(ref vcpu).TscOffset = offset;
 

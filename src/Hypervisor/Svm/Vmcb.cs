@@ -97,6 +97,7 @@ internal enum Intercept4 : uint
     Stgi = 1u << 4,
     Clgi = 1u << 5,
     Skinit = 1u << 6,
+    Rdtscp = 1u << 7,
     Wbinvd = 1u << 9,
     Monitor = 1u << 10,
     Mwait = 1u << 11,

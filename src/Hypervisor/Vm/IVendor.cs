@@ -52,6 +52,11 @@ internal interface IVendor
     /// <summary>Intercepts all MSRs while <see cref="Vm.MsrFilter"/> is active.</summary>
     static abstract void UpdateMsrFilter(ref Vcpu vcpu);
 
+    /// <summary>
+    /// Takes away instructions that the guest's CPUID does not have, where the CPU can be told to. The first KVM_RUN.
+    /// </summary>
+    static abstract void ApplyCpuid(ref Vcpu vcpu);
+
     static abstract ulong GetTscOffset(ref Vcpu vcpu);
     static abstract void SetTscOffset(ref Vcpu vcpu, ulong offset);
 

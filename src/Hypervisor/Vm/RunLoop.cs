@@ -25,7 +25,11 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         }
         if (!vcpu.HasApic && !ControlRegisters<TVendor>.TrySetCr8(ref vcpu, run.cr8))
             return Errno.EINVAL;
-        vcpu.Cpuid.Locked = true;
+        if (!vcpu.Cpuid.Locked)
+        {
+            vcpu.Cpuid.Locked = true;
+            TVendor.ApplyCpuid(ref vcpu);
+        }
 
         VcpuAction action = VcpuAction.Resume;
         if (vcpu.Pending.Kind != PendingKind.None)

@@ -35,11 +35,8 @@ internal readonly struct VmxVendor : IVendor
             | (VmxHardware.HasAccessedDirty ? EptAccessedDirty : 0);
         vcpu.Shared.Host.LoadVmcs();
 
-        SecondaryControls secondary = VmxHardware.Secondary;
         Vmcs.Write(VmcsField.PinControls, (uint)VmxHardware.Pin);
         Vmcs.Write(VmcsField.PrimaryControls, (uint)vmx.Primary);
-        Vmcs.Write(VmcsField.SecondaryControls,
-            (uint)(vmx.Asid.IsOwn ? secondary : secondary & ~SecondaryControls.Vpid));
         Vmcs.Write(VmcsField.ExitControls, (uint)VmxHardware.Exit);
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
         Vmcs.Write(VmcsField.MsrBitmap, VmxHardware.MsrBitmap.Value);
@@ -263,6 +260,14 @@ internal readonly struct VmxVendor : IVendor
     {
         vcpu.Shared.Host.TakeMsrs();
         return ref vcpu.Shared.SyscallMsrs[place];
+    }
+
+    public static void ApplyCpuid(ref Vcpu vcpu)
+    {
+        SecondaryControls absent = (vcpu.Vmx.Asid.IsOwn ? 0 : SecondaryControls.Vpid)
+            | (vcpu.Cpuid.HasTscAux ? 0 : SecondaryControls.Rdtscp)
+            | (vcpu.Cpuid.Has(Feature.Invpcid) ? 0 : SecondaryControls.Invpcid);
+        Vmcs.Write(VmcsField.SecondaryControls, (uint)(VmxHardware.Secondary & ~absent));
     }
 
     public static ulong GetTscOffset(ref Vcpu vcpu) => vcpu.Vmx.TscOffset;

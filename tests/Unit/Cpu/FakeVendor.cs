@@ -95,6 +95,10 @@ internal struct FakeVendor : IVendor
         return true;
     }
 
+    public static void ApplyCpuid(ref Vcpu vcpu)
+    {
+    }
+
     public static ulong GetTscOffset(ref Vcpu vcpu) => Of(ref vcpu).TscOffset;
     public static void SetTscOffset(ref Vcpu vcpu, ulong offset) => Of(ref vcpu).TscOffset = offset;
     public static int GetInterruptShadow(ref Vcpu vcpu) => Of(ref vcpu).InterruptShadow;
