@@ -67,49 +67,14 @@ internal sealed class Turn
     }
 }
 
-/// <summary>EVENTINJ and EXITINTINFO as the manual has them (APM vol. 2, 15.20).</summary>
-internal static class Injection
+/// <summary>A physical CPU with SVM: <see cref="ScriptedProcessor{TTurn, TBlock}"/>.</summary>
+internal sealed class SvmProcessor(SimulatedThread thread) : ScriptedProcessor<Turn, Vmcb>(thread)
 {
-    public const ulong None = 0;
-    public const ulong Nmi = 0x8000_0202;
-
-    public static ulong Interrupt(byte vector) => 0x8000_0000ul | vector;
-    public static ulong SoftInterrupt(byte vector) => 0x8000_0400ul | vector;
-    public static ulong Exception(byte vector) => 0x8000_0300ul | vector;
-    public static ulong Exception(byte vector, uint errorCode) => (ulong)errorCode << 32 | 0x8000_0b00 | vector;
-}
-
-/// <summary>
-/// A physical CPU with SVM that plays a script instead of running guest code, and keeps the VMCB of every entry. When
-/// the script is over a signal arrives, so that KVM_RUN returns EINTR.
-/// </summary>
-internal sealed class ScriptedProcessor(SimulatedThread thread)
-{
-    private readonly Queue<Turn> _script = [];
-
-    /// <summary>The VMCB each time that the core asked for an entry, the last one being the signal's.</summary>
-    public List<Vmcb> Entries { get; } = [];
-    public ref readonly Vmcb LastEntry => ref System.Runtime.InteropServices.CollectionsMarshal.AsSpan(Entries)[^1];
-
-    public void Add(params ReadOnlySpan<Turn> turns)
-    {
-        foreach (Turn turn in turns)
-            _script.Enqueue(turn);
-        thread.SignalPending = false;
-    }
-
-    /// <summary>Whether a state that VMRUN would refuse fails the test.</summary>
-    public bool ChecksState { get; set; } = true;
-
     public bool Enter(ref Vmcb vmcb, ref GuestRegisters registers)
     {
         if (ChecksState)
             CheckConsistency(in vmcb);
-        Entries.Add(vmcb);
-        if (_script.TryDequeue(out Turn? turn))
-            return turn.Play(ref vmcb, ref registers);
-        thread.SignalPending = true;
-        return false;
+        return TryTakeTurn(in vmcb, out Turn? turn) && turn.Play(ref vmcb, ref registers);
     }
 
     /// <summary>What VMRUN refuses with VMEXIT_INVALID (APM vol. 2, 15.5.1).</summary>
