@@ -51,8 +51,8 @@ internal static class VmxExits
         EventInjection interrupted = Event(VmcsField.InterruptedEvent, VmcsField.InterruptedErrorCode);
         vcpu.Trace(reason, qualification, interrupted.Raw);
         EventDelivery<VmxVendor>.AfterExit(ref vcpu.Events, interrupted);
-        if (vmx.Held.Valid)
-            vcpu.Events.ReinjectInterrupt(new Vector(vmx.Held.Vector), soft: false);
+        if (vmx.Held.Injected)
+            vcpu.Events.Interrupt = vmx.Held;
         return Handle(ref vcpu, reason, qualification, interrupted);
     }
 
@@ -64,15 +64,16 @@ internal static class VmxExits
 
     private static void Deliver(ref Vcpu vcpu)
     {
-        ref EventInjection known = ref vcpu.Vmx.Injection, held = ref vcpu.Vmx.Held;
+        ref EventInjection known = ref vcpu.Vmx.Injection;
         EventInjection next = EventDelivery<VmxVendor>.Next(ref vcpu);
-        held = default;
         if (next is { Valid: true, Type: EventInjection.EventType.Interrupt } && !CanEnterWithInterrupt(ref vcpu))
         {
-            held = next;
             next = default;
             VmxVendor.OpenInterruptWindow(ref vcpu);
         }
+        bool isInterrupt = next is
+            { Valid: true, Type: EventInjection.EventType.Interrupt or EventInjection.EventType.SoftInterrupt };
+        vcpu.Vmx.Held = isInterrupt ? default : vcpu.Events.Interrupt;
         if (next.Raw == known.Raw)
             return;
         known = next;

@@ -24,8 +24,8 @@ internal struct VmxVcpu
     public ulong Rip, Rsp, Rflags;
     /// <summary>What the next entry injects, as the VMCS has it.</summary>
     public EventInjection Injection;
-    /// <summary>An interrupt that was to be injected and waits until the guest can take it.</summary>
-    public EventInjection Held;
+    /// <summary>An interrupt that waits behind another event or until the guest can take it.</summary>
+    public QueuedInterrupt Held;
     /// <summary>The PDPTEs are to be read from the guest's memory, as MOV to CR3 does in PAE mode.</summary>
     public bool PdptesStale;
 }

@@ -3,6 +3,7 @@ using NUnit.Framework;
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Vm;
 using SharpKvm.Vmx;
 
 namespace SharpKvm.Tests.Vmx;
@@ -178,6 +179,35 @@ public class InjectionTests
         AssertInjected(guest, Injection.Exception(6), Injection.Nmi, Injection.None);
     }
 
+    /// <summary>The entry would refuse it, but user space may have queued it (27.3.1.4, 27.3.1.5).</summary>
+    [Test]
+    public void AnInterruptWaitsForTheGuestToTakeIt([Values] bool shadow)
+    {
+        using VmxGuest guest = shadow ? Enabled() : new();
+        if (shadow)
+            VmxVendor.SetInterruptShadow(ref guest.Vcpu, InterruptShadow.Sti);
+        guest.Interrupt(0x31);
+        guest.RunThrough(
+            Turn.NotEntered(), Turn.Exit(ExitReason.Interrupt), Turn.Instruction(ExitReason.Rdpmc, 2), Ready(),
+            Turn.Exit(ExitReason.Interrupt), Turn.Exit(ExitReason.Interrupt));
+        AssertInjected(guest, Injection.None, Injection.None, Injection.None, Injection.Exception(13, 0), s_interrupt,
+            Injection.None, Injection.None);
+        Assert.That(guest.Entries.Take(3).All(entry => entry.Has(PrimaryControls.InterruptWindow)));
+        Assert.That(guest.Entries[^1].Has(PrimaryControls.InterruptWindow), Is.False);
+    }
+
+    [Test]
+    public void AnInterruptThatWaitsOutlastsADeliveryThatFaults()
+    {
+        using VmxGuest guest = new();
+        guest.Interrupt(0x31);
+        guest.RunThrough(
+            Turn.EptViolation(Mapped).During(Injection.Exception(14, 4)),
+            Turn.NotEntered(), Turn.Exit(ExitReason.Interrupt), Ready(), Turn.Exit(ExitReason.Interrupt));
+        AssertInjected(guest, Injection.None, Injection.Exception(14, 4), Injection.Exception(14, 4), Injection.None,
+            s_interrupt, Injection.None);
+    }
+
     [Test]
     public void UserSpaceSeesAnInterruptThatWaits()
     {
@@ -195,6 +225,13 @@ public class InjectionTests
         guest.Registers.Rflags |= Rflags.If;
         return guest;
     }
+
+    /// <summary>The guest enables interrupts: the window's exit.</summary>
+    private static Turn Ready() => Turn.Exit(ExitReason.InterruptWindow).Doing((vmcs, ref _) =>
+    {
+        vmcs[VmcsField.Rflags] |= Rflags.If;
+        vmcs[VmcsField.Interruptibility] &= ~(Interruptibility.Sti | Interruptibility.MovSs);
+    });
 
     private static void AssertInjected(VmxGuest guest, params ulong[] expected) =>
         Assert.That(guest.Entries.Select(entry => entry.Injected), Is.EqualTo(expected));
