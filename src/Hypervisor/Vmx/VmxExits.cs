@@ -74,15 +74,15 @@ internal static class VmxExits
         bool isInterrupt = next is
             { Valid: true, Type: EventInjection.EventType.Interrupt or EventInjection.EventType.SoftInterrupt };
         vcpu.Vmx.Held = isInterrupt ? default : vcpu.Events.Interrupt;
+        // The entry blocks NMIs itself, and refuses to when they are: an NMI cut short in its delivery comes again.
+        if (next.Valid && next.Type == EventInjection.EventType.Nmi)
+            VmxVendor.SetNmiMasked(ref vcpu, false);
         if (next.Raw == known.Raw)
             return;
         known = next;
         Vmcs.Write(VmcsField.EntryInterruption, (uint)next.Raw);
         if (next.HasErrorCode)
             Vmcs.Write(VmcsField.EntryErrorCode, next.ErrorCode);
-        // The entry blocks NMIs itself, and refuses to when they are: an NMI cut short in its delivery comes again.
-        if (next.Valid && next.Type == EventInjection.EventType.Nmi)
-            VmxVendor.SetNmiMasked(ref vcpu, false);
     }
 
     /// <summary>

@@ -108,6 +108,17 @@ public class NmiTests
         Assert.That(Injected(guest)[^1], Is.EqualTo(Injection.Nmi));
     }
 
+    [Test]
+    public void UserSpaceCannotMakeTheEntryRefuseAnNmi()
+    {
+        using VmxGuest guest = new();
+        guest.Nmi();
+        guest.RunThrough();
+        SetEvents(guest, (ref events) => events.nmi_masked = 1);
+        guest.RunThrough();
+        Assert.That(Injected(guest), Is.EqualTo(new[] { Injection.Nmi, Injection.Nmi }));
+    }
+
     private delegate void Change(ref kvm_vcpu_events events);
 
     private static void SetEvents(VmxGuest guest, Change change)
