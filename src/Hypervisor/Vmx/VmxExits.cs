@@ -24,12 +24,12 @@ internal static class VmxExits
         Update(VmcsField.Rip, ref vmx.Rip, registers.Rip);
         Update(VmcsField.Rsp, ref vmx.Rsp, registers[Gpr.Rsp]);
         Update(VmcsField.Rflags, ref vmx.Rflags, vcpu.Debug.EntryRflags(rflags));
-        if ((vmx.Rflags & Rflags.Tf) != 0)
-            KeepStep(ref vcpu);
+        KeepStep(ref vcpu, DebugBits.Dr6Bs);
         if (vmx.PdptesStale)
             VmxVendor.LoadPdptes(ref vcpu);
 
         bool entered = vcpu.Shared.Host.Enter();
+        KeepStep(ref vcpu, 0);
         if (vcpu.Paravirt.EoiOffered)
             PvEoi<VmxVendor>.TakeBack(ref vcpu);
         if (!entered)
@@ -93,12 +93,14 @@ internal static class VmxExits
         && VmxVendor.GetInterruptShadow(ref vcpu) == InterruptShadow.None;
 
     /// <summary>
-    /// A step that waits for the end of an interrupt shadow must stand in the VMCS (SDM vol. 3, 27.3.1.5).
+    /// A step that waits for the end of an interrupt shadow must stand in the VMCS for an entry, and may not when there
+    /// is none (SDM vol. 3, 27.3.1.5): user space may stop to step in between.
     /// </summary>
-    private static void KeepStep(ref Vcpu vcpu)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void KeepStep(ref Vcpu vcpu, ulong step)
     {
-        if (VmxVendor.GetInterruptShadow(ref vcpu) != InterruptShadow.None)
-            Vmcs.Write(VmcsField.PendingDebug, DebugBits.Dr6Bs);
+        if ((vcpu.Vmx.Rflags & Rflags.Tf) != 0 && VmxVendor.GetInterruptShadow(ref vcpu) != InterruptShadow.None)
+            Vmcs.Write(VmcsField.PendingDebug, Vmcs.Read(VmcsField.PendingDebug) & ~DebugBits.Dr6Bs | step);
     }
 
     private static EventInjection Event(VmcsField information, VmcsField errorCode)

@@ -48,6 +48,36 @@ public class DebugTests
     }
 
     [Test]
+    public void AStepThatUserSpaceWithdrawsLeavesNoTrap([Values] bool shadow)
+    {
+        using VmxGuest guest = new();
+        VmxVendor.SetInterruptShadow(ref guest.Vcpu, InterruptShadow.MovSs);
+        guest.Debug(Step);
+        guest.RunThrough();
+        guest.Debug(0);
+        if (!shadow)
+            VmxVendor.SetInterruptShadow(ref guest.Vcpu, InterruptShadow.None);
+        guest.RunThrough();
+        Assert.That(guest.Entries.Select(entry => entry[VmcsField.PendingDebug]), Is.EqualTo(new[] { Bs, 0ul }));
+    }
+
+    /// <summary>What waits behind a shadow, an exit in its midst saves (28.3.4).</summary>
+    [Test]
+    public void AStepThatIsWithdrawnAfterAnExitLeavesTheGuestsOwnTrap()
+    {
+        const ulong Breakpoint = 1 << 12 | 1;
+        using VmxGuest guest = new();
+        VmxVendor.SetInterruptShadow(ref guest.Vcpu, InterruptShadow.MovSs);
+        guest.Debug(Step);
+        guest.RunThrough(Turn.EptViolation(0x2000).Doing((vmcs, ref _) =>
+            vmcs[VmcsField.PendingDebug] = Bs | Breakpoint));
+        guest.Debug(0);
+        guest.RunThrough();
+        Assert.That(guest.Entries.Select(entry => entry[VmcsField.PendingDebug]),
+            Is.EqualTo(new[] { Bs, Bs | Breakpoint, Breakpoint }));
+    }
+
+    [Test]
     public void TheGuestsOwnTrapReachesItWithItsCauses()
     {
         using VmxGuest guest = new();
