@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using NUnit.Framework;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Tests.Host;
+using SharpKvm.Vm;
+using SharpKvm.Vmx;
+
+namespace SharpKvm.Tests.Vmx;
+
+/// <summary>Loading on a host CPU (SDM vol. 3, 24.7, 32.5 and appendix A), and what all guests share there.</summary>
+public class HardwareTests
+{
+    private const uint FeatureControl = 0x3a, Basic = 0x480, Secondary = 0x48b, EptVpid = 0x48c, TruePin = 0x48d,
+        TruePrimary = 0x48e, TrueExit = 0x48f, TrueEntry = 0x490;
+    private const uint Revision = 0x2b;
+
+    [Test]
+    public void TheControlsAreThoseThatTheCoreNeedsAndTheCpuWants()
+    {
+        using SimulatedHost host = VmxGuest.VmxHost();
+        AssertAccepted();
+        Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0x3f));
+        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5986dfa));
+        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x10ea));
+        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x2b6fff));
+        Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
+        Assert.That((VmxHardware.Cr0Fixed, VmxHardware.Cr4Fixed), Is.EqualTo((0x20ul, 0x2000ul)));
+        Assert.That(AddressSpaces.Count, Is.EqualTo(1u << 16));
+        Assert.That(VmxHardware.HasAccessedDirty);
+    }
+
+    /// <summary>25.6.1, 25.6.2, 25.7.1, 25.8.1: bits that the capability's upper half must have.</summary>
+    [TestCase(TruePin, new[] { 0, 3, 5 })]
+    [TestCase(TruePrimary, new[] { 3, 7, 10, 11, 19, 20, 23, 24, 28, 29, 31 })]
+    [TestCase(Secondary, new[] { 1, 7 })]
+    [TestCase(TrueExit, new[] { 2, 9, 19, 21 })]
+    [TestCase(TrueEntry, new[] { 2, 14, 15 })]
+    public void ACpuWithoutAControlThatIsNeededIsRefused(uint msr, int[] bits)
+    {
+        for (int bit = 0; bit < 32; bit++)
+        {
+            using SimulatedHost host = VmxGuest.VmxHost();
+            // What must be 1 can't be missing.
+            host.Cpu.Msrs[msr] &= ~(1ul << (32 + bit) | 1ul << bit);
+            if (bits.Contains(bit))
+            {
+                AssertRefused(host, Errno.ENODEV);
+                Assert.That(host.Log[0], Does.EndWith($"{(ulong)msr << 32 | 1ul << bit:x}"));
+            }
+            else
+            {
+                AssertAccepted();
+            }
+        }
+    }
+
+    [TestCase(6)]
+    [TestCase(14)]
+    [TestCase(16)]
+    [TestCase(20)]
+    [TestCase(25)]
+    public void ACpuWhoseEptLacksSomethingIsRefused(int bit)
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(cpu => cpu.Msrs[EptVpid] &= ~(1ul << bit));
+        AssertRefused(host, Errno.ENODEV);
+    }
+
+    [Test]
+    public void WhatMustBe1Is()
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(cpu =>
+        {
+            cpu.Msrs[TruePin] |= 1 << 7;
+            cpu.Msrs[Secondary] |= 1 << 14;
+        });
+        AssertAccepted();
+        Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0xbf));
+        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x50ea));
+    }
+
+    [Test]
+    public void WhatIsOnlyWantedMayBeMissing()
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(cpu =>
+        {
+            cpu.Msrs[Secondary] = 0x82ul << 32;
+            cpu.Msrs[EptVpid] &= ~(1ul << 21);
+        });
+        AssertAccepted();
+        Assert.That(VmxHardware.Secondary, Is.EqualTo(SecondaryControls.Ept | SecondaryControls.UnrestrictedGuest));
+        Assert.That(AddressSpaces.Count, Is.Zero);
+        Assert.That(VmxHardware.HasAccessedDirty, Is.False);
+    }
+
+    /// <summary>Without bit 55 of VMX_BASIC: every MOV to and from CR3 exits.</summary>
+    [Test]
+    public void AnOldCpuHasOnlyTheFirstCapabilities()
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(cpu =>
+        {
+            cpu.Msrs[Basic] &= ~(1ul << 55);
+            for (uint msr = TruePin; msr <= TrueEntry; msr++)
+                cpu.Msrs.Remove(msr);
+        });
+        AssertAccepted();
+        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb599edfa));
+        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x2b6fff));
+        Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
+    }
+
+    /// <summary>It has VMX, but no extended page tables.</summary>
+    [Test]
+    public void APenrynIsRefused()
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(cpu =>
+        {
+            cpu.Msrs[Secondary] = 0x41ul << 32;
+            cpu.Msrs.Remove(EptVpid);
+        });
+        AssertRefused(host, Errno.ENODEV);
+    }
+
+    [TestCase(null)]
+    [TestCase(1)]
+    [TestCase(3)]
+    public void VmxThatFirmwareDisabledIsRefused(int? control)
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(cpu => cpu.Msrs.Remove(FeatureControl));
+        if (control is { } value)
+            host.Cpu.Msrs[FeatureControl] = (ulong)value;
+        AssertRefused(host, Errno.ENODEV);
+    }
+
+    [Test]
+    public void VmxThatAnotherHypervisorUsesIsRefused()
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(cpu => cpu.Cr4 = SimulatedCpu.Vmxe);
+        AssertRefused(host, Errno.EBUSY);
+    }
+
+    [Test]
+    public void LoadingWithoutMemoryLeaksNothing()
+    {
+        using SimulatedHost host = VmxGuest.VmxHost();
+        host.FailingAllocation = 0;
+        Assert.That(VmxHardware.Probe(), Is.EqualTo(Errno.ENOMEM));
+        host.AssertNothingInUse();
+    }
+
+    [TestCase(0u, 5u)]
+    [TestCase(2u, 7u)]
+    [TestCase(5u, 5u)]
+    public void EnablingLocksWhatFirmwareLeftOpen(uint before, uint after)
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(cpu => cpu.Msrs[FeatureControl] = before);
+        AssertAccepted();
+        Hpa region = KernelPages.Allocate();
+        Assert.That(VmxHardware.Enable(region), Is.EqualTo(Errno.Ok));
+        Assert.That(host.Cpu.Msrs[FeatureControl], Is.EqualTo(after));
+        Assert.That(host.Cpu.VmxRevision, Is.EqualTo(Revision));
+    }
+
+    [Test]
+    public void EnablingThatFailsSaysWhy()
+    {
+        using SimulatedHost host = VmxGuest.VmxHost();
+        Hpa region = KernelPages.Allocate();
+        host.Cpu.RefusesVmx = true;
+        Assert.That(VmxHardware.Enable(region), Is.EqualTo(Errno.EIO));
+        host.Cpu.RefusesVmx = false;
+        Assert.That(VmxHardware.Enable(region), Is.EqualTo(Errno.Ok));
+        Assert.That(VmxHardware.Enable(region), Is.EqualTo(Errno.EBUSY));
+        HostCpu.LeaveVmx();
+        host.Cpu.Msrs.Remove(FeatureControl);
+        Assert.That(VmxHardware.Enable(region), Is.EqualTo(Errno.EIO));
+    }
+
+    [Test]
+    public void TheGuestAccessesOnlyTheMsrsThatTheVmcsHas()
+    {
+        using VmxGuest guest = new();
+        byte[] bitmap = KernelPages.Bytes(VmxHardware.MsrBitmap).ToArray();
+        uint[] passed = [0x174, 0x175, 0x176, 0xc0000100, 0xc0000101, 0xc0000102];
+        // 25.6.9: reads of low and high MSRs, then writes.
+        IEnumerable<uint> Clear(int half) => Enumerable.Range(0, 0x4000)
+            .Where(bit => (bitmap[half + bit / 8] >> bit % 8 & 1) == 0)
+            .Select(bit => bit < 0x2000 ? (uint)bit : 0xc0000000 + (uint)bit - 0x2000);
+        Assert.That(Clear(0), Is.EqualTo(passed));
+        Assert.That(Clear(0x800), Is.EqualTo(passed));
+    }
+
+    [Test]
+    public void AControlBlockHasTheControlsAndTheVmsTables()
+    {
+        using VmxGuest guest = new();
+        VmcsImage vmcs = guest.Vmcs;
+        ulong tables = guest.Vm.Memory.Root.Value | 0x5e;
+        Assert.That((vmcs[VmcsField.EptPointer], guest.Vcpu.Shared.Eptp), Is.EqualTo((tables, tables)));
+        Assert.That(vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmap.Value));
+        Assert.That(vmcs[VmcsField.PinControls], Is.EqualTo(0x3f));
+        Assert.That(vmcs[VmcsField.PrimaryControls], Is.EqualTo(0xb5986dfa));
+        Assert.That(vmcs[VmcsField.SecondaryControls], Is.EqualTo(0x10ea));
+        Assert.That(vmcs[VmcsField.ExitControls], Is.EqualTo(0x2b6fff));
+        Assert.That(vmcs[VmcsField.EntryControls], Is.EqualTo(0xd1ff));
+        Assert.That(vmcs[VmcsField.ExceptionBitmap], Is.EqualTo(1 << 1 | 1 << 6 | 1 << 17 | 1 << 18));
+        Assert.That(guest.Vcpu.Shared.ControlBlock, Is.EqualTo(guest.Vcpu.Vmx.VmcsPage.Value));
+        Assert.That(BitConverter.ToUInt32(KernelPages.Bytes(guest.Vcpu.Vmx.VmcsPage)), Is.EqualTo(Revision));
+        Assert.That(guest.Host.Cpu.LoadedVmcs, Is.EqualTo((nint)1));
+    }
+
+    [Test]
+    public void VcpusHaveIdentifiersOfTheirOwn()
+    {
+        using VmxGuest guest = new();
+        Assert.That(guest.Vcpu.Vmx.Asid.IsOwn);
+        AssertVpid(guest, guest.Vcpu.Vmx.Asid.Value);
+    }
+
+    /// <summary>Then entries and exits flush by themselves (29.3.3.1).</summary>
+    [TestCase(32)]
+    [TestCase(41)]
+    public void WithoutInvvpidThereAreNoIdentifiers(int bit)
+    {
+        using VmxGuest guest = new(cpu => cpu.Msrs[EptVpid] &= ~(1ul << bit));
+        AssertVpid(guest, 0);
+    }
+
+    [Test]
+    public void AVcpuWithoutAnIdentifierOfItsOwnHasNone()
+    {
+        List<Asid> taken = [];
+        using SimulatedHost host = VmxGuest.VmxHost();
+        AssertAccepted();
+        for (Asid asid = AddressSpaces.Allocate(); asid.IsOwn; asid = AddressSpaces.Allocate())
+            taken.Add(asid);
+        using (VmxGuest guest = new())
+            AssertVpid(guest, 0);
+        taken.ForEach(AddressSpaces.Free);
+    }
+
+    [Test]
+    public void AnEndedVcpuLeavesNothing()
+    {
+        using VmxGuest guest = new();
+        int pages = guest.Host.PagesInUse;
+        Vcpu second = new() { VmRef = guest.Vcpu.VmRef, Id = 1 };
+        second.Shared.Host = new HostVcpu(2);
+        Assert.That(VmxVendor.CreateVcpu(ref second), Is.EqualTo(Errno.Ok));
+        uint vpid = second.Vmx.Asid.Value;
+        VmxVendor.DestroyVcpu(ref second);
+        Assert.That((guest.Host.PagesInUse, guest.Host.Cpu.LoadedVmcs), Is.EqualTo((pages, (nint)0)));
+        Assert.That(second.Shared.ControlBlock, Is.Zero);
+        Asid next = AddressSpaces.Allocate();
+        Assert.That(next.Value, Is.EqualTo(vpid).And.Not.EqualTo(guest.Vcpu.Vmx.Asid.Value));
+        AddressSpaces.Free(next);
+    }
+
+    [Test]
+    public void AVcpuThatCannotBeMadeLeaksNothing()
+    {
+        using VmxGuest guest = new();
+        int pages = guest.Host.PagesInUse;
+        guest.Host.FailingAllocation = guest.Host.Allocations;
+        Vcpu second = new() { VmRef = guest.Vcpu.VmRef, Id = 1 };
+        Assert.That(VmxVendor.CreateVcpu(ref second), Is.EqualTo(Errno.ENOMEM));
+        VmxVendor.DestroyVcpu(ref second);
+        Assert.That((guest.Host.PagesInUse, guest.Host.Cpu.LoadedVmcs), Is.EqualTo((pages, (nint)1)));
+    }
+
+    private static void AssertVpid(VmxGuest guest, uint vpid)
+    {
+        Assert.That((guest.Vcpu.Shared.Vpid, guest.Vmcs[VmcsField.Vpid]), Is.EqualTo(((ulong)vpid, (ulong)vpid)));
+        Assert.That(((SecondaryControls)guest.Vmcs[VmcsField.SecondaryControls] & SecondaryControls.Vpid) != 0,
+            Is.EqualTo(vpid != 0));
+    }
+
+    private static void AssertAccepted()
+    {
+        Assert.That(VmxHardware.Probe(), Is.EqualTo(Errno.Ok));
+        VmxHardware.Release();
+        SimulatedHost.Current.AssertNothingInUse();
+        Assert.That(SimulatedHost.Current.Log, Is.Empty);
+    }
+
+    /// <summary>Refused with one line for the administrator, and nothing left behind.</summary>
+    private static void AssertRefused(SimulatedHost host, int error)
+    {
+        Assert.That(VmxHardware.Probe(), Is.EqualTo(error));
+        Assert.That(host.Log, Has.Count.EqualTo(1));
+        host.AssertNothingInUse();
+    }
+}
