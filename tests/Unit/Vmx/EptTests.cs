@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using NUnit.Framework;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using SharpKvm.Tests.Mmu;
+
+namespace SharpKvm.Tests.Vmx;
+
+/// <summary>Extended page tables as the manual has them (SDM vol. 3, 29.3.2), its bits written out.</summary>
+public class EptTests
+{
+    /// <summary>Tables 29-1, 29-3, 29-5: rights in bits 0-2, accessed in bit 8.</summary>
+    private const ulong TableBits = 0x107;
+    /// <summary>
+    /// Tables 29-2, 29-4, 29-6: readable, executable, write-back in bits 3-5, the guest's PAT ignored in bit 6, accessed
+    /// and dirty in bits 8 and 9; bit 7 in all but the last level.
+    /// </summary>
+    private const ulong LeafBits = 0x375, LargeBits = 0x3f5;
+
+    [TestCase(1, 0x12_3456_7000ul, LeafBits)]
+    [TestCase(2, 0x12_3440_0000ul, LargeBits)]
+    [TestCase(3, 0x12_0000_0000ul, LargeBits)]
+    public void AMappingIsATableOfEachLevelAndALeaf(int level, ulong address, ulong bits)
+    {
+        const ulong Frame = 0x8_0404_0201; // entry 1 at each level
+        using TestMemory memory = new();
+        Assert.That(memory.Spare.TopUp(NestedTables.TablesPerMapping));
+        ulong leaf = Ept.Leaf(new Pfn(address >> Page.Shift), level) | NestedTables.Writable;
+        var frame = new Gfn(Frame & ~(NestedTables.PagesOf(level) - 1) & 0xf_ffff_ffff);
+        Assert.That(NestedTables.Map<Ept>(ref memory.Vm.Memory, ref memory.Spare, frame, level, leaf),
+            Is.EqualTo(MapResult.Mapped));
+
+        Hpa table = memory.Vm.Memory.Root;
+        for (int at = 4; at > level; at--)
+        {
+            ulong entry = Entry(table, frame, at);
+            Assert.That(entry & 0xfff0_0000_0000_0fff, Is.EqualTo(TableBits), $"level {at}");
+            table = new Hpa(entry & ~TableBits);
+        }
+        Assert.That(Entry(table, frame, level), Is.EqualTo(address | bits | 2));
+        memory.Destroy();
+    }
+
+    /// <summary>A large mapping that is split becomes small ones of the same kind.</summary>
+    [Test]
+    public void ASplitPageKeepsItsBits()
+    {
+        using TestMemory memory = new();
+        Assert.That(memory.Spare.TopUp(NestedTables.TablesPerMapping));
+        ulong large = Ept.Leaf(new Pfn(0x1200), 2) | NestedTables.Writable | NestedTables.HostWritable;
+        Assert.That(NestedTables.Map<Ept>(ref memory.Vm.Memory, ref memory.Spare, new Gfn(0x200), 2, large),
+            Is.EqualTo(MapResult.Mapped));
+        Assert.That(memory.Spare.TopUp(NestedTables.TablesPerMapping));
+        ulong small = Ept.Leaf(new Pfn(0x1203), 1);
+        Assert.That(NestedTables.Map<Ept>(ref memory.Vm.Memory, ref memory.Spare, new Gfn(0x203), 1, small),
+            Is.EqualTo(MapResult.Mapped));
+        Hpa table = memory.Vm.Memory.Root;
+        for (int at = 4; at > 1; at--)
+            table = new Hpa(Entry(table, new Gfn(0x200), at) & ~TableBits);
+        Assert.That(Entry(table, new Gfn(0x200), 1), Is.EqualTo(0x120_0000 | LeafBits | 2 | NestedTables.HostWritable));
+        Assert.That(Entry(table, new Gfn(0x3ff), 1), Is.EqualTo(0x13f_f000 | LeafBits | 2 | NestedTables.HostWritable));
+        memory.Destroy();
+    }
+
+    [Test]
+    public void HardwareSaysInBit8ThatItUsedAnEntry() => Assert.That(Ept.Accessed, Is.EqualTo(0x100));
+
+    private static ulong Entry(Hpa table, Gfn frame, int level) =>
+        KernelPages.Entries(table)[(int)(frame.Value >> 9 * (level - 1) & 511)];
+}
