@@ -9,7 +9,9 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace SharpKvm.Tests.Vmx;
 
-/// <summary>The guest's own #DB, and debugging by user space; the causes are in the qualification (table 28-1).</summary>
+/// <summary>
+/// The guest's own #DB, and debugging by user space; the causes are in the qualification (SDM vol. 3, table 28-1).
+/// </summary>
 public class DebugTests
 {
     private const uint Step = kvm_guest_debug.KVM_GUESTDBG_ENABLE | kvm_guest_debug.KVM_GUESTDBG_SINGLESTEP;

@@ -12,8 +12,8 @@ public class EptTests
     /// <summary>Tables 29-1, 29-3, 29-5: rights in bits 0-2, accessed in bit 8.</summary>
     private const ulong TableBits = 0x107;
     /// <summary>
-    /// Tables 29-2, 29-4, 29-6: readable, executable, write-back in bits 3-5, the guest's PAT ignored in bit 6, accessed
-    /// and dirty in bits 8 and 9; bit 7 in all but the last level.
+    /// Tables 29-2, 29-4, 29-6: readable, executable, write-back in bits 3-5, the guest's PAT ignored in bit 6,
+    /// accessed and dirty in bits 8 and 9; bit 7 in all but the last level.
     /// </summary>
     private const ulong LeafBits = 0x375, LargeBits = 0x3f5;
 

@@ -8,7 +8,9 @@ using SharpKvm.Vmx;
 
 namespace SharpKvm.Tests.Vmx;
 
-/// <summary>What the VM entry injects, and again after an exit in the middle of a delivery (SDM vol. 3, 27.6, 28.2).</summary>
+/// <summary>
+/// What the VM entry injects, and again after an exit in the middle of a delivery (SDM vol. 3, 27.6 and 28.2).
+/// </summary>
 public class InjectionTests
 {
     private const ulong Mapped = 0x2000;

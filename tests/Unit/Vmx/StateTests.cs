@@ -54,10 +54,10 @@ public class StateTests
     public void DescriptorTablesAreReadAsTheyWereWritten()
     {
         using VmxGuest guest = new();
-        VmxVendor.SetGdtr(ref guest.Vcpu, new() { Base = 0x1234, Limit = 0x7f });
-        VmxVendor.SetIdtr(ref guest.Vcpu, new() { Base = 0x5678, Limit = 0xfff });
-        Assert.That(VmxVendor.GetGdtr(ref guest.Vcpu), Is.EqualTo(new DescriptorTable { Base = 0x1234, Limit = 0x7f }));
-        Assert.That(VmxVendor.GetIdtr(ref guest.Vcpu), Is.EqualTo(new DescriptorTable { Base = 0x5678, Limit = 0xfff }));
+        DescriptorTable gdtr = new() { Base = 0x1234, Limit = 0x7f }, idtr = new() { Base = 0x5678, Limit = 0xfff };
+        VmxVendor.SetGdtr(ref guest.Vcpu, gdtr);
+        VmxVendor.SetIdtr(ref guest.Vcpu, idtr);
+        Assert.That((VmxVendor.GetGdtr(ref guest.Vcpu), VmxVendor.GetIdtr(ref guest.Vcpu)), Is.EqualTo((gdtr, idtr)));
     }
 
     [Test]

@@ -20,7 +20,7 @@ internal readonly struct VmcsImage(Dictionary<uint, ulong> fields)
     public bool LongMode => ((EntryControls)this[VmcsField.EntryControls] & EntryControls.LongMode) != 0;
     public bool Has(PrimaryControls control) => ((PrimaryControls)this[VmcsField.PrimaryControls] & control) != 0;
 
-    /// <summary>What is injected, with its error code in the upper half as in <see cref="Injection"/>; 0: nothing.</summary>
+    /// <summary>As <see cref="Injection"/> has it, with the error code in the upper half; 0: nothing.</summary>
     public ulong Injected
     {
         get
@@ -65,7 +65,8 @@ internal sealed class Turn
     /// <summary>An EPT violation by a data access, or with this qualification (table 28-7).</summary>
     public static Turn EptViolation(ulong address, bool write = false, ulong? qualification = null) => new()
     {
-        _reason = ExitReason.EptViolation, _address = address, _qualification = qualification ?? (write ? 0x182u : 0x181),
+        _reason = ExitReason.EptViolation, _address = address,
+        _qualification = qualification ?? (write ? 0x182u : 0x181),
     };
 
     /// <summary>VM entry fails before it begins (SDM vol. 3, 27.1 and 31.2): VMfailValid with an error number.</summary>
