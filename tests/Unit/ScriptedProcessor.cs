@@ -13,7 +13,7 @@ internal abstract class ScriptedProcessor<TTurn, TBlock>(SimulatedThread thread)
 {
     private readonly Queue<TTurn> _script = [];
 
-    /// <summary>The control block each time that the core asked for an entry, the last one being the signal's.</summary>
+    /// <summary>The control block each time that the core asked for an entry, the last being the signal's.</summary>
     public List<TBlock> Entries { get; } = [];
     public ref readonly TBlock LastEntry => ref CollectionsMarshal.AsSpan(Entries)[^1];
 

@@ -311,7 +311,7 @@ public class ExitTests
     public void AWriteThatAMappingDidNotAllowOnlyNeedsTheRight([Values] bool mapped)
     {
         using VmxGuest guest = new();
-        guest.RunThrough(Turn.EptViolation(0x2000));
+        guest.RunThrough(Turn.EptViolation(0x2000, write: true));
         guest.Vcpu.SpareTables.Free();
         guest.Host.FailingAllocation = guest.Host.Allocations;
         guest.Host.FailsFromThere = true;

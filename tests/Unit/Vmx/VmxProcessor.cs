@@ -69,7 +69,7 @@ internal sealed class Turn
         _qualification = qualification ?? (write ? 0x182u : 0x181),
     };
 
-    /// <summary>VM entry fails before it begins (SDM vol. 3, 27.1 and 31.2): VMfailValid with an error number.</summary>
+    /// <summary>VM entry fails before it begins: VMfailValid with an error number (SDM vol. 3, 31.4).</summary>
     public static Turn VmFail(ulong error) => new() { _refusal = error };
 
     /// <summary>A request, a signal or the scheduler came first: the guest does not run.</summary>
