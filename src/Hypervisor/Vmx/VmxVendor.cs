@@ -17,6 +17,15 @@ internal readonly struct VmxVendor : IVendor
     /// <summary>Pointer to the extended page tables: write-back, four levels (SDM vol. 3, 25.6.11).</summary>
     private const ulong EptWriteBack = 6, EptLevels = 3 << 3, EptAccessedDirty = 1 << 6;
 
+    /// <summary>Fields that stay 0, or are written only when they change from that.</summary>
+    private static ReadOnlySpan<VmcsField> Unused =>
+    [
+        VmcsField.GuestDebugCtl, VmcsField.PageFaultMask, VmcsField.PageFaultMatch, VmcsField.Cr3TargetCount,
+        VmcsField.ExitStoreCount, VmcsField.ExitLoadCount, VmcsField.EntryLoadCount, VmcsField.EntryInterruption,
+        VmcsField.EntryErrorCode, VmcsField.EntryInstructionLength, VmcsField.Interruptibility, VmcsField.Activity,
+        VmcsField.PendingDebug, VmcsField.Rip, VmcsField.Rsp, VmcsField.Rflags,
+    ];
+
     public static int CreateVcpu(ref Vcpu vcpu)
     {
         Hpa page = KernelPages.Allocate();
@@ -35,6 +44,9 @@ internal readonly struct VmxVendor : IVendor
             | (VmxHardware.HasAccessedDirty ? EptAccessedDirty : 0);
         vcpu.Shared.Host.LoadVmcs();
 
+        // What is in memory is no promise: every field that an entry looks at is written (SDM vol. 3, 25.11.3).
+        foreach (VmcsField field in Unused)
+            Vmcs.Write(field, 0);
         Vmcs.Write(VmcsField.PinControls, (uint)VmxHardware.Pin);
         Vmcs.Write(VmcsField.PrimaryControls, (uint)vmx.Primary);
         Vmcs.Write(VmcsField.ExitControls, (uint)VmxHardware.Exit);
@@ -286,11 +298,15 @@ internal readonly struct VmxVendor : IVendor
             | ((state & Interruptibility.MovSs) != 0 ? InterruptShadow.MovSs : 0);
     }
 
-    /// <summary>Both at once is no state of the CPU: STI stands for them, as the weaker promise.</summary>
-    public static void SetInterruptShadow(ref Vcpu vcpu, int shadow) =>
+    /// <summary>
+    /// Both at once is no state of the CPU: STI stands for them, as the weaker promise, unless IF tells that it was not.
+    /// </summary>
+    public static void SetInterruptShadow(ref Vcpu vcpu, int shadow)
+    {
+        bool sti = (shadow & InterruptShadow.Sti) != 0 && (vcpu.Registers.Rflags & Rflags.If) != 0;
         SetInterruptibility(Interruptibility.Sti | Interruptibility.MovSs,
-            (shadow & InterruptShadow.Sti) != 0 ? Interruptibility.Sti
-            : (shadow & InterruptShadow.MovSs) != 0 ? Interruptibility.MovSs : 0);
+            sti ? Interruptibility.Sti : shadow != InterruptShadow.None ? Interruptibility.MovSs : 0);
+    }
 
     public static bool GetNmiMasked(ref Vcpu vcpu) =>
         (Vmcs.Read(VmcsField.Interruptibility) & Interruptibility.Nmi) != 0;
@@ -327,8 +343,8 @@ internal readonly struct VmxVendor : IVendor
     public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
     {
         end = vcpu.Registers.Rip + Vmcs.Read(VmcsField.InstructionLength);
-        // 64-bit code may run up to the end of the address space; other code wraps.
-        if ((vcpu.Vmx.Efer & Efer.Lma) == 0)
+        // Only 64-bit code goes on beyond 4 GiB; other code wraps.
+        if ((end ^ vcpu.Registers.Rip) >> 32 != 0 && !GetSegment(ref vcpu, SegmentName.Cs).Long)
             end = (uint)end;
         return true;
     }

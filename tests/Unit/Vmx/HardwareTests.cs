@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Runtime.CompilerServices;
 using NUnit.Framework;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
@@ -194,6 +195,7 @@ public class HardwareTests
     public void AControlBlockHasTheControlsAndTheVmsTables()
     {
         using VmxGuest guest = new();
+        VmxVendor.ApplyCpuid(ref guest.Vcpu);
         VmcsImage vmcs = guest.Vmcs;
         ulong tables = guest.Vm.Memory.Root.Value | 0x5e;
         Assert.That((vmcs[VmcsField.EptPointer], guest.Vcpu.Shared.Eptp), Is.EqualTo((tables, tables)));
@@ -207,6 +209,18 @@ public class HardwareTests
         Assert.That(guest.Vcpu.Shared.ControlBlock, Is.EqualTo(guest.Vcpu.Vmx.VmcsPage.Value));
         Assert.That(BitConverter.ToUInt32(KernelPages.Bytes(guest.Vcpu.Vmx.VmcsPage)), Is.EqualTo(Revision));
         Assert.That(guest.Host.Cpu.LoadedVmcs, Is.EqualTo((nint)1));
+    }
+
+    /// <summary>RDTSCP, RDPID and INVPCID raise #UD then (25.6.2).</summary>
+    [Test]
+    public void InstructionsThatTheGuestsCpuidHasNotAreOff()
+    {
+        using VmxGuest guest = new();
+        // One leaf, the first, without anything in it.
+        guest.PutArgument([1, .. new byte[7 + Unsafe.SizeOf<kvm_cpuid_entry2>()]]);
+        Assert.That(guest.Ioctl(Ioctl.KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
+        VmxVendor.ApplyCpuid(ref guest.Vcpu);
+        Assert.That(guest.Vmcs[VmcsField.SecondaryControls], Is.EqualTo(0xe2));
     }
 
     [Test]
@@ -270,6 +284,7 @@ public class HardwareTests
 
     private static void AssertVpid(VmxGuest guest, uint vpid)
     {
+        VmxVendor.ApplyCpuid(ref guest.Vcpu);
         Assert.That((guest.Vcpu.Shared.Vpid, guest.Vmcs[VmcsField.Vpid]), Is.EqualTo(((ulong)vpid, (ulong)vpid)));
         Assert.That(((SecondaryControls)guest.Vmcs[VmcsField.SecondaryControls] & SecondaryControls.Vpid) != 0,
             Is.EqualTo(vpid != 0));

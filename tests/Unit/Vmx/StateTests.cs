@@ -249,14 +249,17 @@ public class StateTests
             Is.EqualTo((0xffff_ffff_0000_0001, 0xffff_ffff_0000_0001)));
     }
 
-    /// <summary>25.4.2: bit 0 is STI's, bit 1 MOV SS's, and never both.</summary>
-    [TestCase(InterruptShadow.None, 0ul, InterruptShadow.None)]
-    [TestCase(InterruptShadow.MovSs, 2ul, InterruptShadow.MovSs)]
-    [TestCase(InterruptShadow.Sti, 1ul, InterruptShadow.Sti)]
-    [TestCase(InterruptShadow.Sti | InterruptShadow.MovSs, 1ul, InterruptShadow.Sti)]
-    public void AnInterruptShadowIsOneBit(int shadow, ulong bits, int read)
+    /// <summary>25.4.2: bit 0 is STI's, bit 1 MOV SS's, and never both; 27.3.1.5: STI's only while IF is set.</summary>
+    [TestCase(InterruptShadow.None, true, 0ul, InterruptShadow.None)]
+    [TestCase(InterruptShadow.MovSs, true, 2ul, InterruptShadow.MovSs)]
+    [TestCase(InterruptShadow.Sti, true, 1ul, InterruptShadow.Sti)]
+    [TestCase(InterruptShadow.Sti | InterruptShadow.MovSs, true, 1ul, InterruptShadow.Sti)]
+    [TestCase(InterruptShadow.None, false, 0ul, InterruptShadow.None)]
+    [TestCase(InterruptShadow.Sti | InterruptShadow.MovSs, false, 2ul, InterruptShadow.MovSs)]
+    public void AnInterruptShadowIsOneBit(int shadow, bool interruptFlag, ulong bits, int read)
     {
         using VmxGuest guest = new();
+        guest.Vcpu.Registers.Rflags = interruptFlag ? Rflags.If | Rflags.Fixed : Rflags.Fixed;
         guest.Host.Cpu.Vmcs[(uint)VmcsField.Interruptibility] = 0xb;
         VmxVendor.SetInterruptShadow(ref guest.Vcpu, shadow);
         Assert.That(guest.Vmcs[VmcsField.Interruptibility], Is.EqualTo(8 | bits));
