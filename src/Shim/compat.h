@@ -7,19 +7,10 @@
 
 #ifdef __ASSEMBLY__
 
-.macro SK_UNTRAIN_RET
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
-	UNTRAIN_RET_VM
+#define SK_UNTRAIN_RET UNTRAIN_RET_VM
 #else
-	UNTRAIN_RET
-#endif
-.endm
-
-/* Linux's NMI handler for an NMI that is not taken on the NMI stack. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
-#define SK_NMI_HANDLER asm_exc_nmi_kvm_vmx
-#else
-#define SK_NMI_HANDLER asm_exc_nmi_noist
+#define SK_UNTRAIN_RET UNTRAIN_RET
 #endif
 
 #else

@@ -3,10 +3,6 @@
 #include "shim.h"
 
 #include <linux/highmem.h>
-#include <asm/tsc.h>
-
-extern bool sk_ignore_msrs;
-extern u32 sk_halt_poll_ns;
 
 /* 2^order contiguous pages, filled with a byte. Returns the physical address or 0. */
 u64 sk_pages_allocate(unsigned int order, u8 fill)
@@ -108,10 +104,4 @@ long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write, bool wai
 u32 sk_read_msr(u32 index, u64 *value)
 {
 	return !rdmsrl_safe(index, value);
-}
-
-/* The module's parameters, which root may change at any time, and in bits 32 to 62 the rate of the TSC in kHz. */
-u64 sk_parameters(void)
-{
-	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)READ_ONCE(sk_ignore_msrs) << 63;
 }

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * eventfds that raise interrupts (irqfd), and the timer of the interrupt chips. Both enter the core in interrupt
- * context.
- */
+/* eventfds that raise interrupts (irqfd): they enter the core in interrupt context. */
 #include "shim.h"
 
 #include <linux/file.h>
@@ -143,20 +140,10 @@ void sk_irqfd_resample(struct sk_vm *vm, u32 gsi)
 	}
 }
 
-enum hrtimer_restart sk_chip_timer_expired(struct hrtimer *timer)
-{
-	struct sk_vm *vm = container_of(timer, struct sk_vm, chip_timer);
-
-	sk_vm_call(vm, sk_core_chip_timer, vm->core, 0, 0);
-	return HRTIMER_NORESTART;
-}
-
-/* Nothing enters the core by an interrupt any more when this returns. */
 void sk_irqfds_free(struct sk_vm *vm)
 {
 	struct sk_irqfd *irqfd, *next;
 
-	hrtimer_cancel(&vm->chip_timer);
 	list_for_each_entry_safe(irqfd, next, &vm->irqfds, node)
 		free_irqfd(irqfd);
 }

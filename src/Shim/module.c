@@ -6,18 +6,25 @@
 #include <linux/miscdevice.h>
 #include <linux/reboot.h>
 #include <linux/syscore_ops.h>
+#include <asm/tsc.h>
 
 static char *devname = "sharpkvm";
 module_param(devname, charp, 0444);
 MODULE_PARM_DESC(devname, "name of the character device below /dev (default: sharpkvm)");
 
-bool sk_ignore_msrs;
-module_param_named(ignore_msrs, sk_ignore_msrs, bool, 0644);
+static bool ignore_msrs;
+module_param(ignore_msrs, bool, 0644);
 MODULE_PARM_DESC(ignore_msrs, "unknown MSRs read as 0 and ignore writes instead of raising #GP in the guest");
 
-u32 sk_halt_poll_ns = 200000;
+static u32 sk_halt_poll_ns = 200000;
 module_param_named(halt_poll_ns, sk_halt_poll_ns, uint, 0644);
 MODULE_PARM_DESC(halt_poll_ns, "longest time that a halted vCPU polls before it sleeps (default: 200000)");
+
+/* Import of the core: the parameters, which root may change at any time, and in bits 32 to 62 the TSC's rate in kHz. */
+u64 sk_parameters(void)
+{
+	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)READ_ONCE(ignore_msrs) << 63;
+}
 
 LIST_HEAD(sk_all_vms);
 /* Rank 0: VMs that exist, and whether virtualization is on. */
@@ -38,16 +45,15 @@ u64 sk_host_vmcb_pa(void)
 	return page_to_phys(__this_cpu_read(sk_cpus.pages)) + PAGE_SIZE;
 }
 
-static int cpu_enable(void)
+/* On the CPU itself with interrupts off, like all that follows for one. */
+static void cpu_enable(void *failed)
 {
 	struct sk_cpu *cpu = this_cpu_ptr(&sk_cpus);
-	int result;
 
-	if (cpu->enabled)
-		return 0;
-	result = sk_call(sk_core_cpu_enable, page_to_phys(cpu->pages), 0, 0);
-	cpu->enabled = !result;
-	return result;
+	if (!cpu->enabled)
+		cpu->enabled = !sk_call(sk_core_cpu_enable, page_to_phys(cpu->pages), 0, 0);
+	if (!cpu->enabled)
+		atomic_inc(failed);
 }
 
 static void cpu_disable(void *unused)
@@ -66,7 +72,7 @@ static void emergency_disable(void)
 	u64 efer;
 
 	if (sk_is_vmx) {
-		sk_vmx_emergency();
+		sk_vmx_off();
 		return;
 	}
 	rdmsrl(MSR_EFER, efer);
@@ -77,10 +83,13 @@ static void emergency_disable(void)
 	wrmsrl(MSR_EFER, efer & ~EFER_SVME);
 }
 
-static void cpu_enable_call(void *failed)
+/* With the module's lock held, like sk_hardware_get(). */
+static void put_hardware(void)
 {
-	if (cpu_enable())
-		atomic_inc(failed);
+	if (--vm_count)
+		return;
+	on_each_cpu(cpu_disable, NULL, 1);
+	sk_emergency_unregister(emergency_disable);
 }
 
 int sk_hardware_get(void)
@@ -94,11 +103,9 @@ int sk_hardware_get(void)
 		result = -EBUSY;
 	} else if (vm_count++ == 0) {
 		sk_emergency_register(emergency_disable);
-		on_each_cpu(cpu_enable_call, &failed, 1);
+		on_each_cpu(cpu_enable, &failed, 1);
 		if (atomic_read(&failed)) {
-			on_each_cpu(cpu_disable, NULL, 1);
-			sk_emergency_unregister(emergency_disable);
-			vm_count--;
+			put_hardware();
 			result = -EBUSY;
 			pr_err("virtualization could not be enabled on %d CPUs: another hypervisor holds it?\n",
 			       atomic_read(&failed));
@@ -113,29 +120,32 @@ void sk_hardware_put(void)
 {
 	cpus_read_lock();
 	mutex_lock(&sk_module_lock);
-	if (--vm_count == 0) {
-		on_each_cpu(cpu_disable, NULL, 1);
-		sk_emergency_unregister(emergency_disable);
-	}
+	put_hardware();
 	mutex_unlock(&sk_module_lock);
 	cpus_read_unlock();
 }
 
-/* On the CPU's own thread; no guest runs there, and a handler that comes between does not care. */
+/* On the CPU's own thread; no guest runs there. */
 static int online_cpu(unsigned int cpu)
 {
-	int result;
+	atomic_t failed = ATOMIC_INIT(0);
+	struct page **pages = &per_cpu(sk_cpus, cpu).pages;
 
+	if (!*pages)
+		*pages = alloc_pages(GFP_KERNEL | __GFP_ZERO, 1);
+	if (!*pages)
+		return -ENOMEM;
 	mutex_lock(&sk_module_lock);
-	result = vm_count ? cpu_enable() : 0;
+	if (vm_count)
+		smp_call_function_single(cpu, cpu_enable, &failed, 1);
 	mutex_unlock(&sk_module_lock);
-	return result;
+	return atomic_read(&failed) ? -EBUSY : 0;
 }
 
 static int offline_cpu(unsigned int cpu)
 {
 	mutex_lock(&sk_module_lock);
-	cpu_disable(NULL);
+	smp_call_function_single(cpu, cpu_disable, NULL, 1);
 	mutex_unlock(&sk_module_lock);
 	return 0;
 }
@@ -149,7 +159,11 @@ static int suspend(void)
 
 static void resume(void)
 {
-	if (vm_count && cpu_enable())
+	atomic_t failed = ATOMIC_INIT(0);
+
+	if (vm_count)
+		cpu_enable(&failed);
+	if (atomic_read(&failed))
 		pr_err("virtualization could not be enabled again after suspend\n");
 }
 
@@ -198,33 +212,13 @@ static struct miscdevice device = {
 	.mode = 0600,
 };
 
-static void free_cpu_pages(void)
-{
-	int cpu;
-
-	for_each_possible_cpu(cpu) {
-		if (per_cpu(sk_cpus, cpu).pages)
-			__free_pages(per_cpu(sk_cpus, cpu).pages, 1);
-	}
-}
-
-static int allocate_cpu_pages(void)
-{
-	int cpu;
-
-	for_each_possible_cpu(cpu) {
-		per_cpu(sk_cpus, cpu).pages = alloc_pages_node(cpu_to_node(cpu), GFP_KERNEL | __GFP_ZERO, 1);
-		if (!per_cpu(sk_cpus, cpu).pages)
-			return -ENOMEM;
-	}
-	return 0;
-}
-
-static int hotplug_state;
+static int hotplug_state = -ENOMEM;
 
 /* What sk_init() has done, however far it came. */
 static void undo(void)
 {
+	int cpu;
+
 	/* Its work uses all that is below. */
 	if (sk_fetches)
 		destroy_workqueue(sk_fetches);
@@ -234,7 +228,10 @@ static void undo(void)
 	if (hotplug_state > 0)
 		cpuhp_remove_state(hotplug_state);
 	debugfs_remove_recursive(sk_debugfs_root);
-	free_cpu_pages();
+	for_each_possible_cpu(cpu) {
+		if (per_cpu(sk_cpus, cpu).pages)
+			__free_pages(per_cpu(sk_cpus, cpu).pages, 1);
+	}
 	cpuhp_remove_state_nocalls(SK_KVM_HOTPLUG_STATE);
 	sk_call(sk_core_release, 0, 0, 0);
 }
@@ -263,10 +260,8 @@ static int __init sk_init(void)
 	/* Patches the scheduler's code on all CPUs: once, not with each machine that comes first or goes last. */
 	preempt_notifier_inc();
 	sk_fetches = alloc_workqueue("sharpkvm", WQ_UNBOUND, 0);
-	result = sk_fetches ? allocate_cpu_pages() : -ENOMEM;
-	if (result)
-		goto undo;
-	hotplug_state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);
+	if (sk_fetches)
+		hotplug_state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);
 	result = hotplug_state;
 	if (result < 0)
 		goto undo;

@@ -122,19 +122,16 @@ struct sk_vcpu {
 	/* Rank 2: one ioctl on the vCPU at a time, KVM_RUN included. Sleeps. */
 	struct mutex mutex;
 	struct preempt_notifier preempt;
-	int cpu;		/* where it is loaded, -1 when nowhere */
-	int last_cpu;
-	bool in_guest;		/* guarded by the order of in_guest and shared->requests */
+	int cpu;		/* where it was loaded last, -1 before */
+	bool in_guest;		/* there; guarded by the order of in_guest and shared->requests */
 	struct task_struct *task;	/* in KVM_RUN; see sk_vcpu_yield_to() */
 	struct rcuwait wait;	/* the thread while it halts */
 	struct hrtimer timer;
 	bool fpu_loaded;
 	bool host_saved;
-	/* VMX: the CPU that the VMCS is active on, or -1; in its list; whether VMRESUME takes it; what the host had. */
-	int vmcs_cpu;
-	struct list_head active;
+	/* VMX: whether VMRESUME takes the VMCS, and what the host had. */
 	bool launched;
-	u64 host_cr3, host_cr4, host_debugctl, host_msrs[4];
+	u64 host_cr3, host_cr4, host_debugctl, host_fs_base, host_msrs[4];
 	u16 host_ds, host_es, host_fs, host_gs, host_ldt;
 	int srcu_index;
 	u64 tsc_aux;		/* what the CPU has while loaded */
@@ -155,18 +152,13 @@ void sk_svm_vmrun(struct sk_vcpu_shared *shared, u64 host_vmcb);
 /* Whether the CPUs have VMX, not SVM. */
 extern bool sk_is_vmx;
 u32 sk_vmx_enter(struct sk_vcpu_shared *shared, bool launched);
-void sk_vmx_nmi(void);
 void sk_vmx_load(struct sk_vcpu *vcpu, int cpu);
 void sk_vmx_prepare(struct sk_vcpu *vcpu);
 void sk_vmx_before(struct sk_vcpu *vcpu);
 void sk_vmx_run(struct sk_vcpu *vcpu);
 void sk_vmx_unload(struct sk_vcpu *vcpu);
-void sk_vmx_forget(struct sk_vcpu *vcpu);
-void sk_vmx_forget_all(void);
-void sk_vmx_emergency(void);
+void sk_vmx_off(void);
 
-int sk_create_vm(void);
-void sk_irq_unlock(struct sk_vm *vm);
 void sk_synchronize_slots(struct sk_vm *vm);
 void sk_vm_put(struct sk_vm *vm);
 long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write, bool wait);
@@ -176,7 +168,6 @@ void sk_vcpu_destroy(struct sk_vcpu *vcpu);
 void sk_vcpu_kick(struct sk_vcpu *vcpu);
 void sk_request_all(struct sk_vm *vm, u32 request, bool wait);
 
-enum hrtimer_restart sk_chip_timer_expired(struct hrtimer *timer);
 void sk_irqfds_free(struct sk_vm *vm);
 
 /* Counted per CPU, for debugfs. */
@@ -188,26 +179,13 @@ DECLARE_PER_CPU(u64[SK_COUNTERS], sk_counters);
 extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
 
-/* Exports of the core, called through the door (cs_enter) only. */
-long sk_core_probe(u64 frame_mask, unsigned int levels, size_t shared_size), sk_core_cpu_enable(u64 host_save_page);
-void sk_core_release(void), sk_core_cpu_disable(void);
-long sk_core_vm_size(void), sk_core_vm_init(void *core, struct sk_vm *vm, void *ring);
-long sk_core_vcpu_size(void), sk_core_vcpu_init(void *core, void *vm, u32 id);
-void sk_core_vm_destroy(void *core), sk_core_vcpu_show(void *core), sk_core_vcpu_destroy(void *core);
-long sk_core_system_ioctl(unsigned int command, unsigned long argument);
-long sk_core_vm_ioctl(void *core, unsigned int command, unsigned long argument);
-long sk_core_vcpu_ioctl(void *core, unsigned int command, unsigned long argument), sk_core_run(void *core);
-long sk_core_invalidate(void *core, unsigned long start, unsigned long end);
-long sk_core_age(void *core, unsigned long start, unsigned long end);
-void sk_core_irqfd(void *core, u32 gsi, bool resample), sk_core_chip_timer(void *core);
-void sk_core_page_fetched(void *core, u32 number);
-
 /*
  * Through the door, with up to three arguments, from any context. A trap is reported, and ends the VM on whose behalf
- * the call is; then the answer is -EIO.
+ * the call is; then the answer is -EIO. To C the core's exports are addresses; what they take says Vm/Exports.cs.
  */
 long sk_call_core(struct sk_vm *vm, void *fn, long a, long b, long c);
-#define sk_vm_call(vm, fn, a, b, c) sk_call_core((vm), (fn), (long)(a), (long)(b), (long)(c))
+#define sk_export(fn) ({ extern const char fn[]; (void *)fn; })
+#define sk_vm_call(vm, fn, a, b, c) sk_call_core((vm), sk_export(fn), (long)(a), (long)(b), (long)(c))
 #define sk_call(fn, a, b, c) sk_vm_call(NULL, fn, a, b, c)
 
 #endif /* __ASSEMBLY__ */

@@ -11,7 +11,12 @@
 #include "compat.h"
 #include "shim.h"
 
-#define GPR(n) (8 * (n))
+/* Offsets of the general registers, which are in the order of their numbers. */
+	.set at, 0
+	.irp register, rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15
+	.set at_\register, at
+	.set at, at + 8
+	.endr
 
 	.macro PUSH_HOST
 	.irp register, rbp, r15, r14, r13, r12, rbx, rsi, rdi
@@ -27,34 +32,21 @@
 
 /* The guest's registers but RAX, RSP and, last, RDI, through which they are reached. Flags stay as they are. */
 	.macro LOAD_GUEST
-	mov	GPR(1)(%rdi), %rcx
-	mov	GPR(2)(%rdi), %rdx
-	mov	GPR(3)(%rdi), %rbx
-	mov	GPR(5)(%rdi), %rbp
-	mov	GPR(6)(%rdi), %rsi
-	.irp n, 8, 9, 10, 11, 12, 13, 14, 15
-	mov	GPR(\n)(%rdi), %r\n
+	.irp register, rcx, rdx, rbx, rbp, rsi, r8, r9, r10, r11, r12, r13, r14, r15, rdi
+	mov	at_\register(%rdi), %\register
 	.endr
-	mov	GPR(7)(%rdi), %rdi
 	.endm
 
 /* The same back, through RAX. */
 	.macro SAVE_GUEST
-	mov	%rcx, GPR(1)(%rax)
-	mov	%rdx, GPR(2)(%rax)
-	mov	%rbx, GPR(3)(%rax)
-	mov	%rbp, GPR(5)(%rax)
-	mov	%rsi, GPR(6)(%rax)
-	mov	%rdi, GPR(7)(%rax)
-	.irp n, 8, 9, 10, 11, 12, 13, 14, 15
-	mov	%r\n, GPR(\n)(%rax)
+	.irp register, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15
+	mov	%\register, at_\register(%rax)
 	.endr
 	.endm
 
 /* SPEC_CTRL is switched here, before any RET or indirect branch of the host. */
 	.macro LOAD_SPEC_CTRL done
-	ALTERNATIVE "jmp \done", "", X86_FEATURE_MSR_SPEC_CTRL
-	ALTERNATIVE "", "jmp \done", X86_FEATURE_V_SPEC_CTRL
+	ALTERNATIVE_2 "jmp \done", "", X86_FEATURE_MSR_SPEC_CTRL, "jmp \done", X86_FEATURE_V_SPEC_CTRL
 	mov	SK_SHARED_SPEC_CTRL(%rdi), %eax
 	cmp	PER_CPU_VAR(x86_spec_ctrl_current), %eax
 	je	\done
@@ -66,8 +58,7 @@
 
 /* With IBRS in the kernel the write itself is the barrier, whatever the guest's value. */
 	.macro SAVE_SPEC_CTRL done
-	ALTERNATIVE "jmp \done", "", X86_FEATURE_MSR_SPEC_CTRL
-	ALTERNATIVE "", "jmp \done", X86_FEATURE_V_SPEC_CTRL
+	ALTERNATIVE_2 "jmp \done", "", X86_FEATURE_MSR_SPEC_CTRL, "jmp \done", X86_FEATURE_V_SPEC_CTRL
 	mov	$MSR_IA32_SPEC_CTRL, %ecx
 	rdmsr
 	mov	%eax, SK_SHARED_SPEC_CTRL(%rdi)
@@ -144,7 +135,7 @@ SYM_FUNC_START(sk_vmx_enter)
 	cmp	%rax, %rcx
 	je	1f
 	mov	%rax, %cr2
-1:	mov	GPR(0)(%rdi), %rax
+1:	mov	at_rax(%rdi), %rax
 	/* Carry tells: the loads below leave it alone, and VERW changes ZF only. */
 	bt	$0, %esi
 	LOAD_GUEST
@@ -165,7 +156,7 @@ SYM_INNER_LABEL(sk_vmx_exit, SYM_L_GLOBAL)
 	push	%rax
 	mov	16(%rsp), %rax
 	SAVE_GUEST
-	popq	GPR(0)(%rax)
+	popq	at_rax(%rax)
 	mov	%rax, %rdi
 	mov	%cr2, %rax
 	mov	%rax, SK_SHARED_CR2(%rdi)
@@ -178,18 +169,3 @@ SYM_INNER_LABEL(sk_vmx_exit, SYM_L_GLOBAL)
 	POP_HOST
 	RET
 SYM_FUNC_END(sk_vmx_enter)
-
-/* void sk_vmx_nmi(void): the host's NMI handler, for the NMI that ended the guest's turn; its IRET unblocks NMIs. */
-SYM_FUNC_START(sk_vmx_nmi)
-	push	%rbp
-	mov	%rsp, %rbp
-	and	$-16, %rsp
-	push	$__KERNEL_DS
-	push	%rbp
-	pushf
-	push	$__KERNEL_CS
-	call	SK_NMI_HANDLER
-	mov	%rbp, %rsp
-	pop	%rbp
-	RET
-SYM_FUNC_END(sk_vmx_nmi)

@@ -21,10 +21,11 @@ static u64 host_tsc_aux(int cpu)
 static void load(struct preempt_notifier *notifier, int cpu)
 {
 	struct sk_vcpu *vcpu = container_of(notifier, struct sk_vcpu, preempt);
-	u32 moved = vcpu->last_cpu != cpu ? SK_REQUEST_MIGRATED : 0;
+	u32 moved = vcpu->cpu != cpu ? SK_REQUEST_MIGRATED : 0;
 
+	if (sk_is_vmx)
+		sk_vmx_load(vcpu, cpu);
 	WRITE_ONCE(vcpu->cpu, cpu);
-	vcpu->last_cpu = cpu;
 	vcpu->shared->run_delay = current->sched_info.run_delay;
 	atomic_or(vcpu->shared->on_load | moved, (atomic_t *)&vcpu->shared->requests);
 	if (__this_cpu_read(last_vcpu) != vcpu) {
@@ -35,8 +36,6 @@ static void load(struct preempt_notifier *notifier, int cpu)
 	}
 	vcpu->host_saved = false;
 	vcpu->tsc_aux = host_tsc_aux(cpu);
-	if (sk_is_vmx)
-		sk_vmx_load(vcpu, cpu);
 }
 
 static void set_tsc_aux(struct sk_vcpu *vcpu, u64 value)
@@ -55,7 +54,6 @@ static void unload(struct preempt_notifier *notifier, struct task_struct *next)
 	set_tsc_aux(vcpu, host_tsc_aux(vcpu->cpu));
 	if (sk_is_vmx)
 		sk_vmx_unload(vcpu);
-	WRITE_ONCE(vcpu->cpu, -1);
 }
 
 static struct preempt_ops preempt_ops = {
@@ -88,7 +86,7 @@ static long call_core(struct sk_vcpu *vcpu, void *fn, unsigned long a, unsigned 
 
 	if (sk_is_vmx)
 		get(vcpu);
-	result = sk_vm_call(vcpu->vm, fn, vcpu->shared, a, b);
+	result = sk_call_core(vcpu->vm, fn, (long)vcpu->shared, a, b);
 	if (sk_is_vmx)
 		put(vcpu);
 	return result;
@@ -228,7 +226,7 @@ void sk_vcpu_kick(struct sk_vcpu *vcpu)
 		return;
 	here = get_cpu();
 	cpu = READ_ONCE(vcpu->cpu);
-	if (READ_ONCE(vcpu->in_guest) && cpu >= 0 && cpu != here) {
+	if (READ_ONCE(vcpu->in_guest) && cpu != here) {
 		sk_count(SK_IPIS);
 		smp_send_reschedule(cpu);
 	}
@@ -377,7 +375,7 @@ static long vcpu_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return -EINTR;
 	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
 	if (command != KVM_RUN)
-		result = call_core(vcpu, sk_core_vcpu_ioctl, command, argument);
+		result = call_core(vcpu, sk_export(sk_core_vcpu_ioctl), command, argument);
 	else
 		result = argument ? -EINVAL : run(vcpu);
 	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
@@ -490,15 +488,13 @@ long sk_create_vcpu(struct sk_vm *vm, u32 id)
 	vcpu->vm = vm;
 	vcpu->id = id;
 	vcpu->cpu = -1;
-	vcpu->last_cpu = -1;
 	INIT_LIST_HEAD(&vcpu->node);
-	vcpu->vmcs_cpu = -1;
 	mutex_init(&vcpu->mutex);
 	rcuwait_init(&vcpu->wait);
 	hrtimer_init(&vcpu->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_PINNED_HARD);
 	vcpu->timer.function = timer_expired;
 	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
-	fd = allocate(vcpu) ?: call_core(vcpu, sk_core_vcpu_init, (unsigned long)vm->core, id);
+	fd = allocate(vcpu) ?: call_core(vcpu, sk_export(sk_core_vcpu_init), (unsigned long)vm->core, id);
 	if (fd)
 		goto destroy;
 	fd = get_unused_fd_flags(O_CLOEXEC);

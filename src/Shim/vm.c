@@ -76,7 +76,7 @@ void sk_request_all(struct sk_vm *vm, u32 request, bool wait)
 		cpu = READ_ONCE(vcpu->cpu);
 		if (!wait)
 			sk_vcpu_kick(vcpu);
-		else if (have_mask && READ_ONCE(vcpu->in_guest) && cpu >= 0 && cpu != smp_processor_id())
+		else if (have_mask && READ_ONCE(vcpu->in_guest) && cpu != smp_processor_id())
 			cpumask_set_cpu(cpu, mask);
 	}
 	if (have_mask)
@@ -201,6 +201,8 @@ static void vm_free(struct kref *refs)
 	mutex_unlock(&sk_module_lock);
 	debugfs_remove_recursive(vm->debugfs);
 	mmu_notifier_unregister(&vm->notifier, vm->mm);
+	/* Nothing enters the core by an interrupt any more after these. */
+	hrtimer_cancel(&vm->chip_timer);
 	sk_irqfds_free(vm);
 	list_for_each_entry_safe(vcpu, next, &vm->vcpus, node)
 		sk_vcpu_destroy(vcpu);
@@ -232,6 +234,14 @@ static long vm_ioctl(struct file *file, unsigned int command, unsigned long argu
 	return result;
 }
 
+static enum hrtimer_restart chip_timer_expired(struct hrtimer *timer)
+{
+	struct sk_vm *vm = container_of(timer, struct sk_vm, chip_timer);
+
+	sk_vm_call(vm, sk_core_chip_timer, vm->core, 0, 0);
+	return HRTIMER_NORESTART;
+}
+
 static const struct file_operations vm_fops = {
 	.owner = THIS_MODULE,
 	.release = vm_release,
@@ -258,7 +268,7 @@ int sk_create_vm(void)
 	vm->irq_lock_cpu = -1;
 	INIT_LIST_HEAD(&vm->irqfds);
 	hrtimer_init(&vm->chip_timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
-	vm->chip_timer.function = sk_chip_timer_expired;
+	vm->chip_timer.function = chip_timer_expired;
 	vm->notifier.ops = &notifier_ops;
 	vm->mm = current->mm;
 	vm->tables = vm->mm->pgd;

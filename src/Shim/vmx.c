@@ -2,7 +2,6 @@
 /* Intel VMX: a VMCS's life on a CPU, and the state of the host that the CPU does not switch by itself. */
 #include "shim.h"
 
-#include <linux/smp.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
@@ -28,8 +27,7 @@ enum {
 bool sk_is_vmx;
 extern const char sk_vmx_exit[];
 
-/* vCPUs whose VMCS this CPU may have parts of; changed on the CPU itself with interrupts off. */
-static DEFINE_PER_CPU(struct list_head, active_vcpus);
+/* The vCPU whose VMCS is loaded; of no other has this CPU any part. Changed on the CPU itself, interrupts off. */
 static DEFINE_PER_CPU(struct sk_vcpu *, current_vcpu);
 
 static const u32 syscall_msrs[] = { MSR_STAR, MSR_LSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE };
@@ -52,11 +50,10 @@ static void vmclear(u64 address)
 	asm volatile("vmclear %0" : : "m"(address) : "cc", "memory");
 }
 
-/* Import of the core, on the CPU itself. Whether VMX operation has begun. */
+/* Import of the core, on the CPU itself, interrupts off. Whether VMX operation has begun. */
 u32 sk_vmx_on(u64 region)
 {
 	cr4_set_bits(X86_CR4_VMXE);
-	INIT_LIST_HEAD(this_cpu_ptr(&active_vcpus));
 	asm goto("1: vmxon %0\n\t"
 		 "jbe %l[failed]\n\t"
 		 _ASM_EXTABLE(1b, %l[failed])
@@ -67,52 +64,31 @@ failed:
 	return false;
 }
 
-/* Import of the core. */
-void sk_vmx_off(void)
-{
-	sk_vmx_forget_all();
-	asm volatile("vmxoff" : : : "cc", "memory");
-	cr4_clear_bits(X86_CR4_VMXE);
-}
-
-/* On the CPU that the VMCS is active on, interrupts off: all of it goes to memory. */
+/* On the CPU itself, interrupts off: if the vCPU's VMCS is loaded there, all of it goes to memory. */
 static void forget(void *argument)
 {
 	struct sk_vcpu *vcpu = argument;
 
-	if (vcpu->vmcs_cpu != raw_smp_processor_id())
+	if (!vcpu || this_cpu_read(current_vcpu) != vcpu)
 		return;
-	vmclear(vcpu->shared->control_block);
-	list_del(&vcpu->active);
-	if (__this_cpu_read(current_vcpu) == vcpu)
-		__this_cpu_write(current_vcpu, NULL);
 	vcpu->launched = false;
-	vcpu->vmcs_cpu = -1;
+	vmclear(vcpu->shared->control_block);
+	this_cpu_write(current_vcpu, NULL);
 }
 
-/* From anywhere but interrupt handlers. */
+/* Import of the core, from anywhere but interrupt handlers. */
 void sk_vmx_forget(struct sk_vcpu *vcpu)
 {
-	int cpu = READ_ONCE(vcpu->vmcs_cpu);
-
-	if (cpu >= 0)
-		smp_call_function_single(cpu, forget, vcpu, 1);
+	if (vcpu->cpu >= 0 && READ_ONCE(per_cpu(current_vcpu, vcpu->cpu)) == vcpu)
+		smp_call_function_single(vcpu->cpu, forget, vcpu, 1);
 }
 
-void sk_vmx_forget_all(void)
-{
-	struct sk_vcpu *vcpu, *next;
-
-	list_for_each_entry_safe(vcpu, next, this_cpu_ptr(&active_vcpus), active)
-		forget(vcpu);
-}
-
-/* A crash: no other kernel finds this one's control blocks written to behind its back. */
-void sk_vmx_emergency(void)
+/* Import of the core, and in a crash: no other kernel finds this one's control blocks written to behind its back. */
+void sk_vmx_off(void)
 {
 	if (!(__read_cr4() & X86_CR4_VMXE))
 		return;
-	sk_vmx_forget_all();
+	forget(this_cpu_read(current_vcpu));
 	asm volatile("1: vmxoff\n2:" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
 	cr4_clear_bits(X86_CR4_VMXE);
 }
@@ -150,43 +126,30 @@ static void write_host_state(int cpu)
 	vmwrite(HOST_PAT, value);
 }
 
-/* Makes the VMCS the one of this CPU. Preemption is off, or interrupts, and the core has made the block. */
+/* Makes the VMCS the one of this CPU. Preemption is off, vcpu->cpu says where it was. */
 void sk_vmx_load(struct sk_vcpu *vcpu, int cpu)
 {
 	u64 address = vcpu->shared->control_block;
-	unsigned long flags;
 
-	if (!address)
+	/* The core has not made it yet, or the CPU or machine goes down. */
+	if (!address || !(cr4_read_shadow() & X86_CR4_VMXE))
 		return;
-	if (vcpu->vmcs_cpu != cpu)
+	if (vcpu->cpu != cpu)
 		sk_vmx_forget(vcpu);
-	local_irq_save(flags);
-	if (vcpu->vmcs_cpu != cpu) {
-		vmclear(address);
-		list_add(&vcpu->active, this_cpu_ptr(&active_vcpus));
-		vcpu->vmcs_cpu = cpu;
-		vcpu->host_cr3 = vcpu->host_cr4 = 0;
-	}
-	if (__this_cpu_read(current_vcpu) != vcpu) {
-		asm volatile("vmptrld %0" : : "m"(address) : "cc", "memory");
-		__this_cpu_write(current_vcpu, vcpu);
-		write_host_state(cpu);
-	}
-	local_irq_restore(flags);
-}
-
-/* Import of the core, when the vCPU's control block has come to be. */
-void sk_vmx_load_new(struct sk_vcpu *vcpu)
-{
-	preempt_disable();
-	sk_vmx_load(vcpu, smp_processor_id());
-	preempt_enable();
+	if (this_cpu_read(current_vcpu) == vcpu)
+		return;
+	local_irq_disable();
+	forget(this_cpu_read(current_vcpu));
+	vmclear(address);
+	asm volatile("vmptrld %0" : : "m"(address) : "cc", "memory");
+	this_cpu_write(current_vcpu, vcpu);
+	write_host_state(cpu);
+	local_irq_enable();
 }
 
 /* The thread's state goes to where sk_vmx_unload() finds it, the guest's MSRs come. Preemption is off. */
 void sk_vmx_prepare(struct sk_vcpu *vcpu)
 {
-	u64 base;
 	int i;
 
 	savesegment(ds, vcpu->host_ds);
@@ -195,13 +158,12 @@ void sk_vmx_prepare(struct sk_vcpu *vcpu)
 	savesegment(gs, vcpu->host_gs);
 	store_ldt(vcpu->host_ldt);
 	vcpu->host_debugctl = get_debugctlmsr();
-	rdmsrl(MSR_FS_BASE, base);
-	vmwrite(HOST_FS_BASE, base);
+	rdmsrl(MSR_FS_BASE, vcpu->host_fs_base);
+	vmwrite(HOST_FS_BASE, vcpu->host_fs_base);
 	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++) {
 		rdmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
 		wrmsrl(syscall_msrs[i], vcpu->shared->syscall_msrs[i]);
 	}
-	vcpu->host_saved = true;
 }
 
 void sk_vmx_unload(struct sk_vcpu *vcpu)
@@ -213,32 +175,31 @@ void sk_vmx_unload(struct sk_vcpu *vcpu)
 	vcpu->host_saved = false;
 	/* SWAPGS changes it without an exit; the others change with one. */
 	rdmsrl(MSR_KERNEL_GS_BASE, vcpu->shared->syscall_msrs[3]);
-	if (unlikely(vcpu->host_fs | vcpu->host_gs)) {
-		u64 base;
-
-		rdmsrl(MSR_FS_BASE, base);
+	/* An exit leaves all selectors at 0, as most threads have them. */
+	if (unlikely(vcpu->host_ds | vcpu->host_es | vcpu->host_fs | vcpu->host_gs | vcpu->host_ldt)) {
+		asm volatile("lldt %0" : : "r"(vcpu->host_ldt));
+		loadsegment(ds, vcpu->host_ds);
+		loadsegment(es, vcpu->host_es);
 		loadsegment(fs, vcpu->host_fs);
-		wrmsrl(MSR_FS_BASE, base);
+		wrmsrl(MSR_FS_BASE, vcpu->host_fs_base);
 		load_gs_index(vcpu->host_gs);
 	}
 	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++)
 		wrmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
-	if (unlikely(vcpu->host_ds | vcpu->host_es)) {
-		loadsegment(ds, vcpu->host_ds);
-		loadsegment(es, vcpu->host_es);
-	}
-	if (unlikely(vcpu->host_ldt))
-		asm volatile("lldt %0" : : "r"(vcpu->host_ldt));
-	/* An exit leaves the limits of GDT and TSS at other values than Linux's. */
+	/* It leaves the limits of GDT and TSS at other values than Linux's, too. */
 	load_fixmap_gdt(raw_smp_processor_id());
 	invalidate_tss_limit();
 }
 
-/* Import of the core: shared->syscall_msrs is what the guest has, and what it gets with the next entry. */
-void sk_vmx_take_msrs(struct sk_vcpu *vcpu)
+/*
+ * Import of the core: the control block, if it is new, is loaded, and shared->syscall_msrs is what the guest has, and
+ * what it gets with the next entry.
+ */
+void sk_vmx_reload(struct sk_vcpu *vcpu)
 {
 	preempt_disable();
 	sk_vmx_unload(vcpu);
+	sk_vmx_load(vcpu, vcpu->cpu);
 	preempt_enable();
 }
 
@@ -281,7 +242,8 @@ noinstr void sk_vmx_run(struct sk_vcpu *vcpu)
 	/* The host's own events that ended the guest's turn. */
 	switch (vmread(EXIT_INTERRUPTION) & EVENT_MASK) {
 	case EVENT_NMI:
-		sk_vmx_nmi();
+		/* The exit has blocked NMIs, as one does; the handler's IRET unblocks them. */
+		asm volatile("int $2");
 		break;
 	case EVENT_MACHINE_CHECK:
 		asm volatile("int $18");

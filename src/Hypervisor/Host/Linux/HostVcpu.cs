@@ -30,7 +30,7 @@ internal static class HostVcpuServices
     [KernelImport("sk_vcpu_renew_slots")] public static extern void RenewSlots(this HostVcpu vcpu);
 
     /// <summary>VMX: the control block was made; it is loaded whenever the core works for the vCPU.</summary>
-    [KernelImport("sk_vmx_load_new")] public static extern void LoadVmcs(this HostVcpu vcpu);
+    [KernelImport("sk_vmx_reload")] public static extern void LoadVmcs(this HostVcpu vcpu);
 
     /// <summary>VMX: no CPU keeps anything of the control block, which may be freed.</summary>
     [KernelImport("sk_vmx_forget")] public static extern void ForgetVmcs(this HostVcpu vcpu);
@@ -38,7 +38,7 @@ internal static class HostVcpuServices
     /// <summary>
     /// VMX: <see cref="VcpuShared.SyscallMsrs"/> is what the guest has now, and what it gets with the next entry.
     /// </summary>
-    [KernelImport("sk_vmx_take_msrs")] public static extern void TakeMsrs(this HostVcpu vcpu);
+    [KernelImport("sk_vmx_reload")] public static extern void TakeMsrs(this HostVcpu vcpu);
 }
 
 internal readonly unsafe partial struct HostVcpu
