@@ -28,21 +28,9 @@ DEFINE_SHOW_ATTRIBUTE(counters);
 static int exits_show(struct seq_file *file, void *unused)
 {
 	struct sk_vm *vm = file->private;
-	struct sk_exit_trace *entry;
-	struct sk_vcpu *vcpu;
-	u32 i, next;
 
 	seq_puts(file, "# vcpu tsc reason rip info1 info2, oldest first\n");
-	list_for_each_entry_rcu(vcpu, &vm->vcpus, node, true) {
-		next = READ_ONCE(vcpu->shared->trace_next);
-		for (i = 0; i < SK_TRACE_ENTRIES; i++) {
-			entry = &vcpu->shared->trace[(next + i) % SK_TRACE_ENTRIES];
-			if (entry->tsc)
-				seq_printf(file, "%u %llu %#x %#llx %#llx %#llx\n", vcpu->id, entry->tsc,
-					   entry->reason, entry->rip, entry->info1, entry->info2);
-		}
-	}
-	return 0;
+	return sk_vm_call(vm, sk_core_show_exits, vm->core, file, 0);
 }
 DEFINE_SHOW_ATTRIBUTE(exits);
 

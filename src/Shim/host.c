@@ -15,11 +15,6 @@ u64 sk_pages_allocate(unsigned int order, u8 fill)
 	return page_to_phys(page);
 }
 
-void *sk_page_address(u64 address)
-{
-	return __va(address);
-}
-
 void *sk_heap_allocate(unsigned long bytes)
 {
 	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);

@@ -238,7 +238,7 @@ static void undo(void)
 
 static int __init sk_init(void)
 {
-	int result = sk_call(sk_core_probe, PTE_PFN_MASK, pgtable_l5_enabled() ? 5 : 4, sizeof(struct sk_vcpu_shared));
+	int result = sk_call(sk_core_probe, PTE_PFN_MASK, PAGE_OFFSET, sizeof(struct sk_vcpu_shared));
 
 	if (result < 0)
 		return result;

@@ -26,18 +26,6 @@
 /* The core imports functions by name: they have no caller in C, and no prototype. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
-/* One line of the exit-trace ring. */
-struct sk_exit_trace {
-	u64 tsc;
-	u64 rip;
-	u64 info1;
-	u64 info2;
-	u32 reason;
-	u32 reserved;
-};
-
-#define SK_TRACE_ENTRIES	256
-
 /* The same layout as SharpKvm.Host.VcpuShared; sk_core_probe() proves it at load. */
 struct sk_vcpu_shared {
 	u64 gpr[16];
@@ -48,8 +36,6 @@ struct sk_vcpu_shared {
 	/* VMX: what it leaves to software. The MSRs are STAR, LSTAR, SFMASK, KERNEL_GS_BASE. */
 	u64 cr2;
 	u64 syscall_msrs[4];
-	u64 eptp;
-	u64 vpid;
 	u64 xcr0;
 	u64 tsc_aux;
 	u64 dr[4];
@@ -64,12 +50,10 @@ struct sk_vcpu_shared {
 	u32 flags;
 	u32 requests;
 	u32 on_load;
-	u32 trace_next;
 	u32 pkru;
 	u32 xsave_size;
 	u32 masks_signals;
 	u32 entry_failed;
-	struct sk_exit_trace trace[SK_TRACE_ENTRIES];
 };
 
 #define SK_ENTER_LOAD_DR	0x1u
@@ -118,7 +102,6 @@ struct sk_vcpu {
 	struct sk_vcpu_shared *shared;	/* first: SharpKvm.Host.HostVcpu reads it; the core's part begins with it */
 	struct sk_vm *vm;
 	struct list_head node;
-	u32 id;
 	/* Rank 2: one ioctl on the vCPU at a time, KVM_RUN included. Sleeps. */
 	struct mutex mutex;
 	struct preempt_notifier preempt;

@@ -204,13 +204,14 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 static struct kvm_run signal_run;
 static struct kvm_vcpu signal_vcpu = { .run = &signal_run };
 
-/* Import of the core: signals, rescheduling and task work before an entry. 0 or -EINTR. */
+/*
+ * Import of the core: signals, rescheduling and task work before an entry. 0 or -EINTR. Lets those pass who wait for the
+ * end of a memory-slot table.
+ */
 long sk_vcpu_work(struct sk_vcpu *vcpu)
 {
 	long result;
 
-	if (!__xfer_to_guest_mode_work_pending())
-		return 0;
 	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
 	result = xfer_to_guest_mode_handle_work(&signal_vcpu);
 	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
@@ -318,13 +319,6 @@ void *sk_vcpu_allocate_ring(struct sk_vcpu *vcpu, unsigned long bytes)
 	vcpu->ring = __vmalloc(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
 	vcpu->ring_pages = vcpu->ring ? bytes >> PAGE_SHIFT : 0;
 	return vcpu->ring;
-}
-
-/* Import of the core: lets those pass who wait for the end of a memory-slot table. */
-void sk_vcpu_renew_slots(struct sk_vcpu *vcpu)
-{
-	srcu_read_unlock(&vcpu->vm->slots_srcu, vcpu->srcu_index);
-	vcpu->srcu_index = srcu_read_lock(&vcpu->vm->slots_srcu);
 }
 
 /*
@@ -486,7 +480,6 @@ long sk_create_vcpu(struct sk_vm *vm, u32 id)
 	if (!vcpu)
 		return -ENOMEM;
 	vcpu->vm = vm;
-	vcpu->id = id;
 	vcpu->cpu = -1;
 	INIT_LIST_HEAD(&vcpu->node);
 	mutex_init(&vcpu->mutex);

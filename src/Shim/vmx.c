@@ -11,11 +11,9 @@
 
 /* Fields of the VMCS (SDM vol. 3, appendix B). */
 enum {
-	HOST_ES = 0xc00, HOST_CS = 0xc02, HOST_SS = 0xc04, HOST_DS = 0xc06, HOST_FS = 0xc08, HOST_GS = 0xc0a,
-	HOST_TR = 0xc0c, HOST_PAT = 0x2c00, HOST_EFER = 0x2c02, EXIT_REASON = 0x4402, EXIT_INTERRUPTION = 0x4404,
-	HOST_SYSENTER_CS = 0x4c00, HOST_CR0 = 0x6c00, HOST_CR3 = 0x6c02, HOST_CR4 = 0x6c04, HOST_FS_BASE = 0x6c06,
+	EXIT_REASON = 0x4402, EXIT_INTERRUPTION = 0x4404, HOST_CR3 = 0x6c02, HOST_CR4 = 0x6c04, HOST_FS_BASE = 0x6c06,
 	HOST_GS_BASE = 0x6c08, HOST_TR_BASE = 0x6c0a, HOST_GDTR_BASE = 0x6c0c, HOST_IDTR_BASE = 0x6c0e,
-	HOST_SYSENTER_ESP = 0x6c10, HOST_SYSENTER_EIP = 0x6c12, HOST_RIP = 0x6c16,
+	HOST_SYSENTER_ESP = 0x6c10, HOST_RIP = 0x6c16,
 };
 
 #define ENTRY_FAILED		(1u << 31)
@@ -29,6 +27,9 @@ extern const char sk_vmx_exit[];
 
 /* The vCPU whose VMCS is loaded; of no other has this CPU any part. Changed on the CPU itself, interrupts off. */
 static DEFINE_PER_CPU(struct sk_vcpu *, current_vcpu);
+
+/* The core knows these by their values. */
+static_assert(__KERNEL_CS == 0x10 && __KERNEL_DS == 0x18 && GDT_ENTRY_TSS * 8 == 0x40);
 
 static const u32 syscall_msrs[] = { MSR_STAR, MSR_LSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE };
 
@@ -48,20 +49,6 @@ static __always_inline unsigned long vmread(unsigned long field)
 static void vmclear(u64 address)
 {
 	asm volatile("vmclear %0" : : "m"(address) : "cc", "memory");
-}
-
-/* Import of the core, on the CPU itself, interrupts off. Whether VMX operation has begun. */
-u32 sk_vmx_on(u64 region)
-{
-	cr4_set_bits(X86_CR4_VMXE);
-	asm goto("1: vmxon %0\n\t"
-		 "jbe %l[failed]\n\t"
-		 _ASM_EXTABLE(1b, %l[failed])
-		 : : "m"(region) : "cc", "memory" : failed);
-	return true;
-failed:
-	cr4_clear_bits(X86_CR4_VMXE);
-	return false;
 }
 
 /* On the CPU itself, interrupts off: if the vCPU's VMCS is loaded there, all of it goes to memory. */
@@ -93,39 +80,6 @@ void sk_vmx_off(void)
 	cr4_clear_bits(X86_CR4_VMXE);
 }
 
-/* What the host gets back at each exit, as far as it is the CPU's and not the thread's. */
-static void write_host_state(int cpu)
-{
-	struct desc_ptr idt;
-	u64 value;
-
-	vmwrite(HOST_CR0, read_cr0() & ~X86_CR0_TS);
-	vmwrite(HOST_ES, 0);
-	vmwrite(HOST_DS, 0);
-	vmwrite(HOST_FS, 0);
-	vmwrite(HOST_GS, 0);
-	vmwrite(HOST_CS, __KERNEL_CS);
-	vmwrite(HOST_SS, __KERNEL_DS);
-	vmwrite(HOST_TR, GDT_ENTRY_TSS * 8);
-	vmwrite(HOST_TR_BASE, (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss);
-	vmwrite(HOST_GDTR_BASE, (unsigned long)get_current_gdt_ro());
-	store_idt(&idt);
-	vmwrite(HOST_IDTR_BASE, idt.address);
-	vmwrite(HOST_RIP, (unsigned long)sk_vmx_exit);
-	rdmsrl(MSR_GS_BASE, value);
-	vmwrite(HOST_GS_BASE, value);
-	rdmsrl(MSR_IA32_SYSENTER_CS, value);
-	vmwrite(HOST_SYSENTER_CS, value);
-	rdmsrl(MSR_IA32_SYSENTER_ESP, value);
-	vmwrite(HOST_SYSENTER_ESP, value);
-	rdmsrl(MSR_IA32_SYSENTER_EIP, value);
-	vmwrite(HOST_SYSENTER_EIP, value);
-	rdmsrl(MSR_EFER, value);
-	vmwrite(HOST_EFER, value);
-	rdmsrl(MSR_IA32_CR_PAT, value);
-	vmwrite(HOST_PAT, value);
-}
-
 /* Makes the VMCS the one of this CPU. Preemption is off, vcpu->cpu says where it was. */
 void sk_vmx_load(struct sk_vcpu *vcpu, int cpu)
 {
@@ -143,7 +97,13 @@ void sk_vmx_load(struct sk_vcpu *vcpu, int cpu)
 	vmclear(address);
 	asm volatile("vmptrld %0" : : "m"(address) : "cc", "memory");
 	this_cpu_write(current_vcpu, vcpu);
-	write_host_state(cpu);
+	/* What the host gets back at each exit, as far as the core has not written it. */
+	vmwrite(HOST_RIP, (unsigned long)sk_vmx_exit);
+	vmwrite(HOST_IDTR_BASE, CPU_ENTRY_AREA_RO_IDT);
+	vmwrite(HOST_TR_BASE, (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss);
+	vmwrite(HOST_GDTR_BASE, (unsigned long)get_current_gdt_ro());
+	vmwrite(HOST_GS_BASE, cpu_kernelmode_gs_base(cpu));
+	vmwrite(HOST_SYSENTER_ESP, (unsigned long)(cpu_entry_stack(cpu) + 1));
 	local_irq_enable();
 }
 
@@ -203,23 +163,15 @@ void sk_vmx_reload(struct sk_vcpu *vcpu)
 	preempt_enable();
 }
 
-/* Before each entry, interrupts off: what of the host may have changed, and what the core asked for. */
+/* Before each entry, interrupts off: what of the host may have changed. */
 void sk_vmx_before(struct sk_vcpu *vcpu)
 {
-	struct sk_vcpu_shared *shared = vcpu->shared;
-	struct { u64 id, address; } ept = { shared->eptp, 0 }, vpid = { shared->vpid, 0 };
 	unsigned long cr3 = __get_current_cr3_fast(), cr4 = cr4_read_shadow();
 
 	if (vcpu->host_cr3 != cr3)
 		vmwrite(HOST_CR3, vcpu->host_cr3 = cr3);
 	if (vcpu->host_cr4 != cr4)
 		vmwrite(HOST_CR4, vcpu->host_cr4 = cr4);
-	if (!(shared->flags & SK_ENTER_FLUSHES))
-		return;
-	/* Of this vCPU's contexts only. */
-	asm volatile("invept %0, %1" : : "m"(ept), "r"(1ul) : "cc", "memory");
-	if (shared->vpid)
-		asm volatile("invvpid %0, %1" : : "m"(vpid), "r"(1ul) : "cc", "memory");
 }
 
 noinstr void sk_vmx_run(struct sk_vcpu *vcpu)

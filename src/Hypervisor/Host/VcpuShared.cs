@@ -19,8 +19,6 @@ internal struct VcpuShared
     public ulong Cr2;
     /// <summary>STAR, LSTAR, SFMASK, KERNEL_GS_BASE; see <see cref="HostVcpu.TakeMsrs"/>.</summary>
     public InlineArray4<ulong> SyscallMsrs;
-    /// <summary>What a flush of the TLB is about: the extended-page-table pointer and the VPID, which may be 0.</summary>
-    public ulong Eptp, Vpid;
     public ulong Xcr0;
     public ulong TscAux;
     /// <summary>DR0-3 to load before entry when <see cref="EntryFlags.LoadDebugRegisters"/> is set.</summary>
@@ -46,15 +44,12 @@ internal struct VcpuShared
     public uint RequestBits;
     /// <summary>Requests that are made whenever the thread gets a CPU.</summary>
     public uint OnLoad;
-    /// <summary>The next entry of <see cref="Trace"/> to be written.</summary>
-    public uint TraceNext;
     public uint Pkru;
     /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2.</summary>
     public uint XsaveSize;
     public uint MasksSignals;
     /// <summary>VMX: the last entry failed before it began.</summary>
     public uint EntryFailed;
-    public ExitTrace Trace;
 
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
 
@@ -74,7 +69,7 @@ internal enum EntryFlags : uint
 {
     None = 0,
     LoadDebugRegisters = 1 << 0,
-    /// <summary>The entry flushes the guest's TLB: to be counted.</summary>
+    /// <summary>The guest's TLB is flushed: to be counted.</summary>
     Flushes = 1 << 1,
 }
 
@@ -122,23 +117,4 @@ internal enum VcpuRequests : uint
 internal struct PortPage
 {
     private byte _first;
-}
-
-/// <summary>The last exits of a vCPU, read through debugfs.</summary>
-[InlineArray(Length)]
-internal struct ExitTrace
-{
-    public const int Length = 256;
-    private ExitRecord _first;
-}
-
-/// <summary>One exit: when, where, why (the vendor's exit code and its two qualifications).</summary>
-internal struct ExitRecord
-{
-    public ulong Tsc;
-    public ulong Rip;
-    public ulong Info1;
-    public ulong Info2;
-    public uint Reason;
-    public uint Reserved;
 }

@@ -20,14 +20,15 @@ internal static class Exports
     private static bool s_isVmx;
 
     [RuntimeExport("sk_core_probe")]
-    private static long Probe(ulong frameMask, int levels, nuint sharedSize)
+    private static long Probe(ulong frameMask, nint directMap, nuint sharedSize)
     {
         if (sharedSize != (nuint)Unsafe.SizeOf<VcpuShared>())
         {
             Log.Error("the core's VcpuShared has not the size of the shim's sk_vcpu_shared\0"u8, sharedSize);
             return Errno.EINVAL;
         }
-        HostVm.DescribeTables(frameMask, levels);
+        HostVm.DescribeTables(frameMask);
+        KernelPages.DescribeMap(directMap);
         const uint Vmx = 1 << 5;
         s_isVmx = (CpuidLeaf.OfHost(1).Ecx & Vmx) != 0;
         int result = s_isVmx ? VmxHardware.Probe() : SvmHardware.Probe();
@@ -148,6 +149,9 @@ internal static class Exports
 
     private static bool Age<TFormat>(ref Vm vm, Hva start, Hva end) where TFormat : struct, INestedFormat =>
         end.Value == 0 ? Invalidation.IsYoung<TFormat>(ref vm, start) : Invalidation.Age<TFormat>(ref vm, start, end);
+
+    [RuntimeExport("sk_core_show_exits")]
+    private static void ShowExits(ref Vm vm, nint file) => ExitTrace.Show(ref vm, file);
 
     /// <summary>A page that <see cref="HostVcpu.FetchPage"/> asked for is there, or cannot be.</summary>
     [RuntimeExport("sk_core_page_fetched")]

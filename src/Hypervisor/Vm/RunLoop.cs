@@ -107,7 +107,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_DIRTY_RING_FULL);
         }
         if ((requests & VcpuRequests.Trap) != 0)
-            vcpu.Shared.Trace[ExitTrace.Length + (int)vcpu.Id] = default;
+            vcpu.Exits[ExitTrace.Length + (int)vcpu.Id] = default;
         if ((requests & VcpuRequests.RenewSlots) != 0)
             vcpu.Shared.Host.RenewSlots();
         if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)

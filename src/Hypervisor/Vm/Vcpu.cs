@@ -43,6 +43,9 @@ internal struct Vcpu
     public DirtyRing DirtyRing;
     /// <summary>A port or memory access that user space is serving.</summary>
     public PendingIo Pending;
+    public ExitTrace Exits;
+    /// <summary>How many were ever noted: where the next goes.</summary>
+    public uint ExitCount;
     public SvmVcpu Svm;
     public VmxVcpu Vmx;
 
@@ -72,7 +75,7 @@ internal struct Vcpu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Trace(uint reason, ulong info1, ulong info2)
     {
-        ref ExitRecord record = ref Shared.Trace[(int)(Shared.TraceNext++ % ExitTrace.Length)];
+        ref ExitRecord record = ref Exits[(int)(ExitCount++ % ExitTrace.Length)];
         record.Tsc = HostCpu.Tsc();
         record.Rip = Shared.Registers.Rip;
         record.Reason = reason;

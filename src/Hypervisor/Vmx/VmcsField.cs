@@ -5,13 +5,14 @@ namespace SharpKvm.Vmx;
 
 /// <summary>
 /// Fields of the virtual machine control structure (SDM vol. 3, appendix B), by their encodings. Those of the host's
-/// state are the shim's.
+/// state that change with the CPU or thread are the shim's.
 /// </summary>
 internal enum VmcsField : uint
 {
     Vpid = 0x0000,
     /// <summary>ES, CS, SS, DS, FS, GS, LDTR, TR, two apart; so are the limits, access rights and bases.</summary>
     Selector = 0x0800,
+    HostSelector = 0x0c00,
     MsrBitmap = 0x2004,
     TscOffset = 0x2010,
     EptPointer = 0x201a,
@@ -22,6 +23,8 @@ internal enum VmcsField : uint
     GuestEfer = 0x2806,
     /// <summary>The four PDPTEs of PAE paging.</summary>
     GuestPdpte = 0x280a,
+    HostPat = 0x2c00,
+    HostEfer = 0x2c02,
     PinControls = 0x4000,
     PrimaryControls = 0x4002,
     ExceptionBitmap = 0x4004,
@@ -50,6 +53,7 @@ internal enum VmcsField : uint
     Interruptibility = 0x4824,
     Activity = 0x4826,
     SysenterCs = 0x482a,
+    HostSysenterCs = 0x4c00,
     Cr0Mask = 0x6000,
     Cr4Mask = 0x6002,
     Cr0Shadow = 0x6004,
@@ -68,6 +72,8 @@ internal enum VmcsField : uint
     PendingDebug = 0x6822,
     SysenterEsp = 0x6824,
     SysenterEip = 0x6826,
+    HostCr0 = 0x6c00,
+    HostSysenterEip = 0x6c12,
 }
 
 /// <summary>The VMCS that is loaded on this CPU: that of the vCPU whose thread this is.</summary>

@@ -28,6 +28,9 @@ internal static class VmxExits
         if (vmx.PdptesStale)
             VmxVendor.LoadPdptes(ref vcpu);
 
+        // Whoever asks for another flush from here on, or takes the thread to another CPU, keeps it from entering.
+        if ((vcpu.Shared.Flags & EntryFlags.Flushes) != 0)
+            HostCpu.FlushGuest(vmx.EptPointer, vmx.Vpid);
         bool entered = vcpu.Shared.Host.Enter();
         KeepStep(ref vcpu, 0);
         if (vcpu.Paravirt.EoiOffered)

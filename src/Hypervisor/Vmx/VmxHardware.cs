@@ -9,7 +9,7 @@ internal static class VmxHardware
 {
     private const uint MsrFeatureControl = 0x3a, MsrBasic = 0x480, MsrCr0Fixed0 = 0x486, MsrCr4Fixed0 = 0x488,
         MsrSecondary = 0x48b, MsrEptVpid = 0x48c, MsrTrueOffset = 0xc;
-    private const ulong TrueControls = 1ul << 55, FeatureLock = 1 << 0, FeatureVmx = 1 << 2, Cr4Vmxe = 1 << 13;
+    private const ulong TrueControls = 1ul << 55, FeatureLock = 1 << 0, FeatureVmx = 1 << 2;
     /// <summary>Of EPT_VPID_CAP: four levels, write-back tables, 2 MiB and 1 GiB pages, INVEPT of one context.</summary>
     private const ulong EptNeeded = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 25;
     private const ulong EptAccessedDirty = 1 << 21, Invvpid = 1ul << 32, InvvpidSingle = 1ul << 41;
@@ -36,7 +36,7 @@ internal static class VmxHardware
             Log.Error("VMX is disabled by the firmware: enable it in the BIOS setup; FEATURE_CONTROL\0"u8, control);
             return Errno.ENODEV;
         }
-        if ((HostCpu.ReadCr4() & Cr4Vmxe) != 0)
+        if ((HostCpu.ReadCr4() & Cr4.Vmxe) != 0)
         {
             Log.Error("another hypervisor uses VMX on this CPU; CR4\0"u8, HostCpu.ReadCr4());
             return Errno.EBUSY;
@@ -77,9 +77,10 @@ internal static class VmxHardware
     /// <summary>On the calling CPU, with interrupts off. EBUSY when someone else is in VMX operation.</summary>
     public static int Enable(Hpa region)
     {
-        if ((HostCpu.ReadCr4() & Cr4Vmxe) != 0)
+        if ((HostCpu.ReadCr4() & Cr4.Vmxe) != 0)
             return Errno.EBUSY;
-        if (!HostCpu.TryReadMsr(MsrFeatureControl, out ulong control))
+        if (!HostCpu.TryReadMsr(MsrFeatureControl, out ulong control)
+            || (control & (FeatureLock | FeatureVmx)) == FeatureLock)
             return Errno.EIO;
         if ((control & FeatureLock) == 0)
             HostCpu.WriteMsr(MsrFeatureControl, control | FeatureVmx | FeatureLock);
@@ -90,7 +91,7 @@ internal static class VmxHardware
     /// <summary>Gives a page the revision that a VMCS and the VMXON region begin with (SDM vol. 3, 25.2).</summary>
     public static void Mark(Hpa page) => BinaryPrimitives.WriteUInt32LittleEndian(KernelPages.Bytes(page), s_revision);
 
-    private static ulong Capability(uint msr) => HostCpu.TryReadMsr(msr, out ulong value) ? value : 0;
+    public static ulong Capability(uint msr) => HostCpu.TryReadMsr(msr, out ulong value) ? value : 0;
 
     private static bool TryChooseControls(bool hasTrue)
     {

@@ -10,6 +10,8 @@ internal struct VmxVcpu
     public Hpa VmcsPage;
     /// <summary>Its VPID.</summary>
     public Asid Asid;
+    /// <summary>As the VMCS has them; a VPID of 0 is none.</summary>
+    public ulong EptPointer, Vpid;
     /// <summary>Controls as the VMCS has them.</summary>
     public PrimaryControls Primary;
     public EntryControls Entry;

@@ -39,10 +39,11 @@ internal readonly struct VmxVendor : IVendor
         vmx.Entry = VmxHardware.Entry;
         vmx.Dr6 = DebugBits.Dr6Fixed;
         vcpu.Shared.ControlBlock = page.Value;
-        vcpu.Shared.Vpid = vmx.Asid.IsOwn ? vmx.Asid.Value : 0;
-        vcpu.Shared.Eptp = vcpu.Vm.Memory.Root.Value | EptWriteBack | EptLevels
+        vmx.Vpid = vmx.Asid.IsOwn ? vmx.Asid.Value : 0;
+        vmx.EptPointer = vcpu.Vm.Memory.Root.Value | EptWriteBack | EptLevels
             | (VmxHardware.HasAccessedDirty ? EptAccessedDirty : 0);
         vcpu.Shared.Host.LoadVmcs();
+        WriteHostState();
 
         // What is in memory is no promise: every field that an entry looks at is written (SDM vol. 3, 25.11.3).
         foreach (VmcsField field in Unused)
@@ -52,8 +53,8 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(VmcsField.ExitControls, (uint)VmxHardware.Exit);
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
         Vmcs.Write(VmcsField.MsrBitmap, VmxHardware.MsrBitmap.Value);
-        Vmcs.Write(VmcsField.EptPointer, vcpu.Shared.Eptp);
-        Vmcs.Write(VmcsField.Vpid, vcpu.Shared.Vpid);
+        Vmcs.Write(VmcsField.EptPointer, vmx.EptPointer);
+        Vmcs.Write(VmcsField.Vpid, vmx.Vpid);
         // There is no VMCS for a guest's guests.
         Vmcs.Write(VmcsField.LinkPointer, ulong.MaxValue);
         // Every change of CR0 and CR4 exits; reads find what the guest believes.
@@ -62,6 +63,20 @@ internal readonly struct VmxVendor : IVendor
         UpdateMsrFilter(ref vcpu);
         FlushTlb(ref vcpu);
         return Errno.Ok;
+    }
+
+    /// <summary>What the host gets back at each exit, as far as it is the same on all CPUs and always.</summary>
+    private static void WriteHostState()
+    {
+        // Linux's selectors of ES, CS, SS, DS, FS, GS and TR.
+        ReadOnlySpan<byte> selectors = [0, 0x10, 0x18, 0, 0, 0, 0x40];
+        for (int i = 0; i < selectors.Length; i++)
+            Vmcs.Write(VmcsField.HostSelector + 2 * (uint)i, selectors[i]);
+        Vmcs.Write(VmcsField.HostCr0, HostCpu.ReadCr0() & ~Cpu.Cr0.Ts);
+        Vmcs.Write(VmcsField.HostPat, VmxHardware.Capability(Msr.Pat));
+        Vmcs.Write(VmcsField.HostEfer, VmxHardware.Capability(Msr.Efer));
+        Vmcs.Write(VmcsField.HostSysenterCs, VmxHardware.Capability(Msr.SysenterCs));
+        Vmcs.Write(VmcsField.HostSysenterEip, VmxHardware.Capability(Msr.SysenterEip));
     }
 
     public static void DestroyVcpu(ref Vcpu vcpu)

@@ -44,13 +44,6 @@ public partial class ShimTests
     }
 
     [Test]
-    public void ALineOfTheExitTraceIsTheSameInBoth()
-    {
-        AssertSame("sk_exit_trace", Layout.SizeOf(typeof(ExitRecord)),
-            Layout.Fields(typeof(ExitRecord), _ => false).Select(field => field with { Path = NameInC(field.Path) }));
-    }
-
-    [Test]
     public void TheWorldSwitchFindsWhatItLoads()
     {
         Dictionary<string, long> values = Ask("SK_SHARED_CONTROL_BLOCK", "SK_SHARED_SPEC_CTRL");
@@ -63,7 +56,6 @@ public partial class ShimTests
     [TestCase("SK_REQUEST_DEAD", (uint)VcpuRequests.Dead)]
     [TestCase("SK_REQUEST_SLOTS", (uint)VcpuRequests.RenewSlots)]
     [TestCase("SK_REQUEST_TRAP", (uint)VcpuRequests.Trap)]
-    [TestCase("SK_TRACE_ENTRIES", ExitTrace.Length)]
     public void BothGiveABitTheSameMeaning(string name, long value) => Assert.That(Ask(name)[name], Is.EqualTo(value));
 
     /// <summary>The fields with their names in C, those of the registers among them.</summary>
@@ -94,12 +86,12 @@ public partial class ShimTests
         string Size(FieldLayout field) => $"sizeof(((struct {structure} *)0)->{field.Path})";
     }
 
-    /// <summary>Compiles the two structures and the constants alone: the rest of the header needs a kernel.</summary>
+    /// <summary>Compiles the structure and the constants alone: the rest of the header needs a kernel.</summary>
     private static Dictionary<string, long> Ask(params string[] expressions)
     {
         CProgram program = new("typedef unsigned long long u64;\ntypedef unsigned int u32;\n"
             + string.Join('\n', Constant().Matches(s_header).Select(match => match.Value)) + '\n'
-            + Structure("sk_exit_trace") + Structure("sk_vcpu_shared"));
+            + Structure("sk_vcpu_shared"));
         foreach (string expression in expressions)
             program.Ask(expression);
         return program.Run();

@@ -133,6 +133,9 @@ internal static class HostCpu
     public static void LeaveVmx() => SimulatedHost.Current.Cpu.Cr4 &= ~SimulatedCpu.Vmxe;
     public static ulong ReadVmcs(uint field) => SimulatedHost.Current.Cpu.Vmcs.GetValueOrDefault(field);
     public static void WriteVmcs(uint field, ulong value) => SimulatedHost.Current.Cpu.Vmcs[field] = value;
+    public static void FlushGuest(ulong tables, ulong vpid) =>
+        SimulatedHost.Current.Cpu.GuestFlushes.Add((tables, vpid));
+    public static ulong ReadCr0() => SimulatedHost.Current.Cpu.Cr0;
     public static ulong ReadCr4() => SimulatedHost.Current.Cpu.Cr4;
 }
 
@@ -146,6 +149,9 @@ internal static class Log
 {
     public static void Error(ReadOnlySpan<byte> text, ulong value) =>
         SimulatedHost.Current.Log.Add($"{Encoding.UTF8.GetString(text).TrimEnd('\0')} {value:x}");
+
+    public static void Line(nint file, ReadOnlySpan<byte> format, uint a, ulong b, uint c, ulong d, ulong e, ulong f) =>
+        SimulatedHost.Current.Log.Add($"{file}: {a} {b} {c:x} {d:x} {e:x} {f:x}");
 }
 
 internal readonly partial struct HostVcpu

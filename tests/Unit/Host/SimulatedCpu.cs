@@ -21,7 +21,10 @@ internal sealed class SimulatedCpu
     public ulong HaltPoll { get; set; }
 
     public const ulong Vmxe = 1 << 13;
+    public ulong Cr0 { get; set; } = 0x8005_0033;
     public ulong Cr4 { get; set; }
+    /// <summary>What was flushed of guests: pointers to the extended page tables, and VPIDs.</summary>
+    public List<(ulong Tables, ulong Vpid)> GuestFlushes { get; } = [];
     /// <summary>Fields of the VMCS that is loaded, and the vCPU that it is of; there is only one.</summary>
     public Dictionary<uint, ulong> Vmcs { get; } = [];
     public nint LoadedVmcs { get; set; }

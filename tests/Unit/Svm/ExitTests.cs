@@ -268,7 +268,7 @@ public class ExitTests
         using SvmGuest guest = new();
         guest.Host.Cpu.Tsc = 99;
         guest.RunThrough(Turn.Exit(ExitCode.Intr, 5, 6));
-        ExitRecord record = guest.Vcpu.Shared.Trace[0];
+        SharpKvm.Vm.ExitRecord record = guest.Vcpu.Exits[0];
         Assert.That((record.Reason, record.Info1, record.Info2, record.Rip, record.Tsc),
             Is.EqualTo(((uint)ExitCode.Intr, 5ul, 6ul, SvmGuest.Code, 99ul)));
     }

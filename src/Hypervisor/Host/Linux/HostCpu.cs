@@ -49,8 +49,18 @@ internal static unsafe class HostCpu
     /// <summary>Indirect branch prediction barrier.</summary>
     public static void FlushPredictors() => X86.Wrmsr(Msr.PredCmd, 1);
 
-    /// <summary>Begins VMX operation on this CPU. False: it refuses.</summary>
-    [KernelImport("sk_vmx_on")] public static extern bool TryEnterVmx(Hpa region);
+    /// <summary>Begins VMX operation on this CPU, with interrupts off. False: it refuses.</summary>
+    public static bool TryEnterVmx(Hpa region)
+    {
+        ulong address = region.Value;
+        ChangeCr4(Cr4.Vmxe, 0);
+        if (X86.Vmxon(&address))
+            return true;
+        ChangeCr4(0, Cr4.Vmxe);
+        return false;
+    }
+
+    [KernelImport("cr4_update_irqsoff")] private static extern void ChangeCr4(ulong set, ulong clear);
     [KernelImport("sk_vmx_off")] public static extern void LeaveVmx();
 
     /// <summary>A field of the VMCS that is loaded; 0 when there is no such field.</summary>
@@ -60,6 +70,21 @@ internal static unsafe class HostCpu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void WriteVmcs(uint field, ulong value) => X86.Vmwrite(field, value);
 
+    /// <summary>
+    /// Ends what this CPU knows of a guest's memory: by its extended page tables and, unless it is 0, under its VPID.
+    /// </summary>
+    public static void FlushGuest(ulong tables, ulong vpid)
+    {
+        const ulong OneContext = 1;
+        InlineArray2<ulong> descriptor = default;
+        descriptor[0] = tables;
+        X86.Invept(OneContext, &descriptor);
+        descriptor[0] = vpid;
+        if (vpid != 0)
+            X86.Invvpid(OneContext, &descriptor);
+    }
+
+    public static ulong ReadCr0() => X86.ReadCr0();
     public static ulong ReadCr4() => X86.ReadCr4();
 }
 

@@ -26,8 +26,8 @@ internal static class HostVcpuServices
     [KernelImport("sk_vcpu_fetch_page")]
     public static extern bool FetchPage(this HostVcpu vcpu, Hva page, bool write, int number);
 
-    /// <summary>Leaves and enters the read section of the memory-slot table.</summary>
-    [KernelImport("sk_vcpu_renew_slots")] public static extern void RenewSlots(this HostVcpu vcpu);
+    /// <summary>Leaves and enters the read section of the memory-slot table, and works in between.</summary>
+    [KernelImport("sk_vcpu_work")] public static extern void RenewSlots(this HostVcpu vcpu);
 
     /// <summary>VMX: the control block was made; it is loaded whenever the core works for the vCPU.</summary>
     [KernelImport("sk_vmx_reload")] public static extern void LoadVmcs(this HostVcpu vcpu);

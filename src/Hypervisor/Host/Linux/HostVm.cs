@@ -72,10 +72,10 @@ internal readonly unsafe partial struct HostVm
     private static int s_levels;
 
     /// <summary>Called when the module is loaded.</summary>
-    public static void DescribeTables(ulong frameMask, int levels)
+    public static void DescribeTables(ulong frameMask)
     {
         s_frameMask = frameMask;
-        s_levels = levels;
+        s_levels = (X86.ReadCr4() & Cpu.Cr4.La57) != 0 ? 5 : 4;
     }
 
     /// <summary>

@@ -10,6 +10,12 @@ internal static class Log
     public static void Error(ReadOnlySpan<byte> text, ulong value) =>
         Print(in "\u00013sharpkvm: %s (%#llx)\n\0"u8[0], in text[0], value); // KERN_ERR
 
-    // That the function is variadic makes no difference to one that gets no floating point.
+    /// <summary>A line of a file (struct seq_file); <paramref name="format"/> is a zero-terminated u8 literal.</summary>
+    public static void Line(nint file, ReadOnlySpan<byte> format, uint a, ulong b, uint c, ulong d, ulong e, ulong f) =>
+        Print(file, in format[0], a, b, c, d, e, f);
+
+    // That the functions are variadic makes no difference while they get no floating point.
     [KernelImport("_printk")] private static extern int Print(in byte format, in byte text, ulong value);
+    [KernelImport("seq_printf")]
+    private static extern void Print(nint file, in byte format, uint a, ulong b, uint c, ulong d, ulong e, ulong f);
 }
