@@ -30,7 +30,8 @@ static int exits_show(struct seq_file *file, void *unused)
 	struct sk_vm *vm = file->private;
 
 	seq_puts(file, "# vcpu tsc reason rip info1 info2, oldest first\n");
-	return sk_vm_call(vm, sk_core_show_exits, vm->core, file, 0);
+	sk_vm_call(vm, sk_core_show_exits, vm->core, file, 0);
+	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(exits);
 

@@ -167,10 +167,7 @@ static void resume(void)
 		pr_err("virtualization could not be enabled again after suspend\n");
 }
 
-static struct syscore_ops syscore = {
-	.suspend = suspend,
-	.resume = resume,
-};
+static struct syscore_ops syscore = { .suspend = suspend, .resume = resume };
 
 /* Guests may still run: all leave for good before virtualization ends under them. */
 static int reboot(struct notifier_block *block, unsigned long event, void *data)
@@ -190,9 +187,7 @@ static int reboot(struct notifier_block *block, unsigned long event, void *data)
 	return NOTIFY_OK;
 }
 
-static struct notifier_block reboot_notifier = {
-	.notifier_call = reboot,
-};
+static struct notifier_block reboot_notifier = { .notifier_call = reboot };
 
 static long device_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {

@@ -56,10 +56,7 @@ static void unload(struct preempt_notifier *notifier, struct task_struct *next)
 		sk_vmx_unload(vcpu);
 }
 
-static struct preempt_ops preempt_ops = {
-	.sched_in = load,
-	.sched_out = unload,
-};
+static struct preempt_ops preempt_ops = { .sched_in = load, .sched_out = unload };
 
 /* The thread works with the vCPU's hardware state from here, wherever the scheduler takes it, */
 static void get(struct sk_vcpu *vcpu)
@@ -221,17 +218,17 @@ long sk_vcpu_work(struct sk_vcpu *vcpu)
 /* Import of the core; the requests were set before, by an atomic operation. See sk_request_all() for the order. */
 void sk_vcpu_kick(struct sk_vcpu *vcpu)
 {
-	int here, cpu;
+	int cpu;
 
 	if (rcuwait_wake_up(&vcpu->wait))
 		return;
-	here = get_cpu();
+	preempt_disable();
 	cpu = READ_ONCE(vcpu->cpu);
-	if (READ_ONCE(vcpu->in_guest) && cpu != here) {
+	if (READ_ONCE(vcpu->in_guest) && cpu != smp_processor_id()) {
 		sk_count(SK_IPIS);
 		smp_send_reschedule(cpu);
 	}
-	put_cpu();
+	preempt_enable();
 }
 
 /* Import of the core: the thread sleeps until there is a request (SharpKvm.Host.HaltEnd says what it returns). */
@@ -396,9 +393,7 @@ static vm_fault_t vcpu_fault(struct vm_fault *fault)
 	return 0;
 }
 
-static const struct vm_operations_struct vcpu_vm_ops = {
-	.fault = vcpu_fault,
-};
+static const struct vm_operations_struct vcpu_vm_ops = { .fault = vcpu_fault };
 
 static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
 {

@@ -188,7 +188,6 @@ static void destroy_vm(struct sk_vm *vm)
 	free_page((unsigned long)vm->ring);
 	kvfree(vm->core);
 	kfree(vm);
-	sk_hardware_put();
 }
 
 static void vm_free(struct kref *refs)
@@ -207,6 +206,7 @@ static void vm_free(struct kref *refs)
 	list_for_each_entry_safe(vcpu, next, &vm->vcpus, node)
 		sk_vcpu_destroy(vcpu);
 	destroy_vm(vm);
+	sk_hardware_put();
 }
 
 void sk_vm_put(struct sk_vm *vm)
@@ -253,13 +253,12 @@ static const struct file_operations vm_fops = {
 int sk_create_vm(void)
 {
 	struct sk_vm *vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
-	int error = vm ? sk_hardware_get() : -ENOMEM, fd;
+	int error, fd;
 
-	if (error)
-		goto free;
-	error = init_srcu_struct(&vm->slots_srcu);
-	if (error)
-		goto put_hardware;
+	if (!vm || init_srcu_struct(&vm->slots_srcu)) {
+		kfree(vm);
+		return -ENOMEM;
+	}
 	kref_init(&vm->refs);
 	mutex_init(&vm->lock);
 	rwlock_init(&vm->mmu_lock);
@@ -276,12 +275,13 @@ int sk_create_vm(void)
 	vm->ring = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	if (vm->ring)
 		vm->core = kvzalloc(sk_call(sk_core_vm_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
-	error = vm->core ? sk_call(sk_core_vm_init, vm->core, vm, vm->ring) : -ENOMEM;
-	if (!error)
-		error = mmu_notifier_register(&vm->notifier, vm->mm);
+	error = vm->core ? sk_call(sk_core_vm_init, vm->core, vm, vm->ring) ?: sk_hardware_get() : -ENOMEM;
+	if (error)
+		goto destroy;
+	error = mmu_notifier_register(&vm->notifier, vm->mm);
 	if (error) {
-		destroy_vm(vm);
-		return error;
+		sk_hardware_put();
+		goto destroy;
 	}
 	mutex_lock(&sk_module_lock);
 	list_add(&vm->all_vms, &sk_all_vms);
@@ -292,10 +292,8 @@ int sk_create_vm(void)
 		sk_vm_put(vm);
 	return fd;
 
-put_hardware:
-	sk_hardware_put();
-free:
-	kfree(vm);
+destroy:
+	destroy_vm(vm);
 	return error;
 }
 

@@ -177,7 +177,7 @@ void sk_vmx_before(struct sk_vcpu *vcpu)
 noinstr void sk_vmx_run(struct sk_vcpu *vcpu)
 {
 	struct sk_vcpu_shared *shared = vcpu->shared;
-	u32 reason;
+	u32 reason, event;
 
 	/* The guest could read by L1TF what the host has touched. */
 	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D))
@@ -192,13 +192,10 @@ noinstr void sk_vmx_run(struct sk_vcpu *vcpu)
 	if (reason)
 		return;
 	/* The host's own events that ended the guest's turn. */
-	switch (vmread(EXIT_INTERRUPTION) & EVENT_MASK) {
-	case EVENT_NMI:
-		/* The exit has blocked NMIs, as one does; the handler's IRET unblocks them. */
+	event = vmread(EXIT_INTERRUPTION) & EVENT_MASK;
+	/* The exit has blocked NMIs, as one does; the handler's IRET unblocks them. */
+	if (event == EVENT_NMI)
 		asm volatile("int $2");
-		break;
-	case EVENT_MACHINE_CHECK:
+	else if (event == EVENT_MACHINE_CHECK)
 		asm volatile("int $18");
-		break;
-	}
 }

@@ -30,9 +30,6 @@ internal struct ExitTrace
 /// <summary>One exit: when, where, why (the vendor's exit code and its two qualifications).</summary>
 internal struct ExitRecord
 {
-    public ulong Tsc;
-    public ulong Rip;
-    public ulong Info1;
-    public ulong Info2;
+    public ulong Tsc, Rip, Info1, Info2;
     public uint Reason;
 }

@@ -28,7 +28,7 @@ internal static class Exports
             return Errno.EINVAL;
         }
         HostVm.DescribeTables(frameMask);
-        KernelPages.DescribeMap(directMap);
+        KernelPages.DirectMap = directMap;
         const uint Vmx = 1 << 5;
         s_isVmx = (CpuidLeaf.OfHost(1).Ecx & Vmx) != 0;
         int result = s_isVmx ? VmxHardware.Probe() : SvmHardware.Probe();

@@ -16,12 +16,10 @@ internal static partial class KernelPages
     public static void FreeBitmap(Hpa bitmap, int order) => Free(Address(bitmap), order);
 
     /// <summary>Where the kernel's direct map has the page.</summary>
-    public static nint Address(Hpa page) => s_directMap + (nint)page.Value;
+    public static nint Address(Hpa page) => DirectMap + (nint)page.Value;
 
-    private static nint s_directMap;
-
-    /// <summary>Called when the module is loaded.</summary>
-    public static void DescribeMap(nint start) => s_directMap = start;
+    /// <summary>Where that begins; set when the module is loaded.</summary>
+    public static nint DirectMap;
 
     [KernelImport("sk_pages_allocate")] private static extern Hpa Allocate(int order, byte fill);
     [KernelImport("free_pages")] private static extern void Free(nint address, int order);
