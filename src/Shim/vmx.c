@@ -6,7 +6,6 @@
 #include <asm/debugreg.h>
 #include <asm/desc.h>
 #include <asm/mmu_context.h>
-#include <asm/msr.h>
 #include <asm/tlbflush.h>
 
 /* Fields of the VMCS (SDM vol. 3, appendix B). */

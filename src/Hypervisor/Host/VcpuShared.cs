@@ -17,7 +17,7 @@ internal struct VcpuShared
     public ulong SpecCtrl;
     /// <summary>VMX: what it leaves to software.</summary>
     public ulong Cr2;
-    /// <summary>STAR, LSTAR, SFMASK, KERNEL_GS_BASE; see <see cref="HostVcpu.TakeMsrs"/>.</summary>
+    /// <summary>STAR, LSTAR, SFMASK, KERNEL_GS_BASE; see <see cref="HostVcpu.Reload"/>.</summary>
     public InlineArray4<ulong> SyscallMsrs;
     public ulong Xcr0;
     public ulong TscAux;

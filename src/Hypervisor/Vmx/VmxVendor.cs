@@ -42,7 +42,7 @@ internal readonly struct VmxVendor : IVendor
         vmx.Vpid = vmx.Asid.IsOwn ? vmx.Asid.Value : 0;
         vmx.EptPointer = vcpu.Vm.Memory.Root.Value | EptWriteBack | EptLevels
             | (VmxHardware.HasAccessedDirty ? EptAccessedDirty : 0);
-        vcpu.Shared.Host.LoadVmcs();
+        vcpu.Shared.Host.Reload();
         WriteHostState();
 
         // What is in memory is no promise: every field that an entry looks at is written (SDM vol. 3, 25.11.3).
@@ -285,7 +285,7 @@ internal readonly struct VmxVendor : IVendor
     /// </summary>
     private static ref ulong SyscallMsr(ref Vcpu vcpu, int place)
     {
-        vcpu.Shared.Host.TakeMsrs();
+        vcpu.Shared.Host.Reload();
         return ref vcpu.Shared.SyscallMsrs[place];
     }
 

@@ -183,9 +183,12 @@ internal readonly partial struct HostVcpu
     }
 
     public void RenewSlots() => SimulatedHost.Current.Thread.SlotRenewals++;
-    public void LoadVmcs() => SimulatedHost.Current.Cpu.LoadedVmcs = _handle;
     public void ForgetVmcs() => SimulatedHost.Current.Cpu.LoadedVmcs = 0;
-    public void TakeMsrs() => SimulatedHost.Current.Thread.MsrTakes++;
+    public void Reload()
+    {
+        SimulatedHost.Current.Cpu.LoadedVmcs = _handle;
+        SimulatedHost.Current.Thread.MsrTakes++;
+    }
     public void SetSignalMask(ulong mask, bool active) =>
         SimulatedHost.Current.Thread.SignalMask = (mask, active);
 

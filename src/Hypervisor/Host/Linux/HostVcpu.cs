@@ -29,16 +29,14 @@ internal static class HostVcpuServices
     /// <summary>Leaves and enters the read section of the memory-slot table, and works in between.</summary>
     [KernelImport("sk_vcpu_work")] public static extern void RenewSlots(this HostVcpu vcpu);
 
-    /// <summary>VMX: the control block was made; it is loaded whenever the core works for the vCPU.</summary>
-    [KernelImport("sk_vmx_reload")] public static extern void LoadVmcs(this HostVcpu vcpu);
-
     /// <summary>VMX: no CPU keeps anything of the control block, which may be freed.</summary>
     [KernelImport("sk_vmx_forget")] public static extern void ForgetVmcs(this HostVcpu vcpu);
 
     /// <summary>
-    /// VMX: <see cref="VcpuShared.SyscallMsrs"/> is what the guest has now, and what it gets with the next entry.
+    /// VMX: the control block, which may be new, is loaded, as it is whenever the core works for the vCPU, and
+    /// <see cref="VcpuShared.SyscallMsrs"/> is what the guest has now, and what it gets with the next entry.
     /// </summary>
-    [KernelImport("sk_vmx_reload")] public static extern void TakeMsrs(this HostVcpu vcpu);
+    [KernelImport("sk_vmx_reload")] public static extern void Reload(this HostVcpu vcpu);
 }
 
 internal readonly unsafe partial struct HostVcpu
