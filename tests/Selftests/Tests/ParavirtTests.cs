@@ -121,10 +121,18 @@ static class ParavirtTests
         }, cpus: 3);
         StartOthers(machine);
         machine.Start(0);
+        // Where this thread looks from, another does not run; from all CPUs in turn it sees both.
+        using Affinity affinity = new();
         for (int i = 0; i < 3; i++)
         {
-            Wait.Until(() => (ReadSteal(machine).Preempted & 1) != 0, "the CPU to be marked as preempted");
-            Wait.Until(() => (ReadSteal(machine).Preempted & 1) == 0, "the mark to go");
+            Wait.Until(() => IsPreempted(), "the CPU to be marked as preempted");
+            Wait.Until(() => !IsPreempted(), "the mark to go");
+        }
+
+        bool IsPreempted()
+        {
+            affinity.MoveOn();
+            return (ReadSteal(machine).Preempted & 1) != 0;
         }
     }
 

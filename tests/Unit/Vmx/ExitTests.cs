@@ -402,7 +402,7 @@ public class ExitTests
         using VmxGuest guest = new();
         guest.Host.Cpu.Tsc = 99;
         guest.RunThrough(Turn.EptViolation(0x2000, write: true).During(Injection.Exception(14, 4)));
-        ExitRecord record = guest.Vcpu.Shared.Trace[0];
+        ExitRecord record = guest.Vcpu.Exits[0];
         Assert.That((record.Reason, record.Info1, record.Info2, record.Rip, record.Tsc),
             Is.EqualTo((48u, 0x182ul, Injection.Exception(14, 4), VmxGuest.Code, 99ul)));
     }

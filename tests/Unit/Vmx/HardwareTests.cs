@@ -3,6 +3,7 @@ using System.Runtime.CompilerServices;
 using NUnit.Framework;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Tests.Cpu;
 using SharpKvm.Tests.Host;
 using SharpKvm.Vm;
 using SharpKvm.Vmx;
@@ -198,7 +199,7 @@ public class HardwareTests
         VmxVendor.ApplyCpuid(ref guest.Vcpu);
         VmcsImage vmcs = guest.Vmcs;
         ulong tables = guest.Vm.Memory.Root.Value | 0x5e;
-        Assert.That((vmcs[VmcsField.EptPointer], guest.Vcpu.Shared.Eptp), Is.EqualTo((tables, tables)));
+        Assert.That((vmcs[VmcsField.EptPointer], guest.Vcpu.Vmx.EptPointer), Is.EqualTo((tables, tables)));
         Assert.That(vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmap.Value));
         Assert.That(vmcs[VmcsField.PinControls], Is.EqualTo(0x3f));
         Assert.That(vmcs[VmcsField.PrimaryControls], Is.EqualTo(0xb5986dfa));
@@ -285,7 +286,7 @@ public class HardwareTests
     private static void AssertVpid(VmxGuest guest, uint vpid)
     {
         VmxVendor.ApplyCpuid(ref guest.Vcpu);
-        Assert.That((guest.Vcpu.Shared.Vpid, guest.Vmcs[VmcsField.Vpid]), Is.EqualTo(((ulong)vpid, (ulong)vpid)));
+        Assert.That((guest.Vcpu.Vmx.Vpid, guest.Vmcs[VmcsField.Vpid]), Is.EqualTo(((ulong)vpid, (ulong)vpid)));
         Assert.That(((SecondaryControls)guest.Vmcs[VmcsField.SecondaryControls] & SecondaryControls.Vpid) != 0,
             Is.EqualTo(vpid != 0));
     }

@@ -10,11 +10,17 @@ public class VmcsFieldTests
 {
     /// <summary>Bits 13-14 and 10-11 of an encoding (SDM vol. 3, table 25-21).</summary>
     private enum Width { Bits16, Bits64, Bits32, Natural }
-    private enum Kind { Control, Information, Guest }
+    private enum Kind { Control, Information, Guest, Host }
 
     /// <summary>Appendix B: width, type and index.</summary>
     private static readonly (VmcsField Field, Width Width, Kind Kind, uint Index)[] s_fields =
     [
+        (VmcsField.HostSelector, Width.Bits16, Kind.Host, 0),
+        (VmcsField.HostPat, Width.Bits64, Kind.Host, 0),
+        (VmcsField.HostEfer, Width.Bits64, Kind.Host, 1),
+        (VmcsField.HostSysenterCs, Width.Bits32, Kind.Host, 0),
+        (VmcsField.HostCr0, Width.Natural, Kind.Host, 0),
+        (VmcsField.HostSysenterEip, Width.Natural, Kind.Host, 9),
         (VmcsField.Vpid, Width.Bits16, Kind.Control, 0),
         (VmcsField.Selector, Width.Bits16, Kind.Guest, 0),
         (VmcsField.MsrBitmap, Width.Bits64, Kind.Control, 2),

@@ -18,6 +18,7 @@ internal sealed class VmxGuest : ScriptedGuest<VmxVendor, Turn, VmcsImage>
         : base(VmxHost(change), VmxHardware.Probe(), id, mode)
     {
         _processor = new VmxProcessor(Host.Thread, Vmcs);
+        Host.Thread.MsrTakes = 0;
         Host.Thread.Guest = _ => _processor.Enter(ref Vcpu.Shared);
     }
 
