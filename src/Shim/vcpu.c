@@ -202,8 +202,8 @@ static struct kvm_run signal_run;
 static struct kvm_vcpu signal_vcpu = { .run = &signal_run };
 
 /*
- * Import of the core: signals, rescheduling and task work before an entry. 0 or -EINTR. Lets those pass who wait for the
- * end of a memory-slot table.
+ * Import of the core: signals, rescheduling and task work before an entry. 0 or -EINTR. Lets those pass who wait for
+ * the end of a memory-slot table.
  */
 long sk_vcpu_work(struct sk_vcpu *vcpu)
 {

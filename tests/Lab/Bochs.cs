@@ -16,7 +16,9 @@ internal sealed record Bochs(string Folder)
 
     private const string EntryFile = "cpu/vmx.cc";
 
-    /// <summary>What is wrong in how it enters a guest, each text once in <see cref="EntryFile"/>, and what is right.</summary>
+    /// <summary>
+    /// What is wrong in how it enters a guest, each text once in <see cref="EntryFile"/>, and what is right.
+    /// </summary>
     private static readonly (string Wrong, string Right)[] Corrections =
     [
         // With external-interrupt exiting, the guest's IF masks nothing (SDM 27.6.1); whether it does was decided
@@ -63,7 +65,8 @@ internal sealed record Bochs(string Folder)
 
     private static Bochs Find()
     {
-        byte[] recipe = Encoding.UTF8.GetBytes(string.Join(' ', [Suite, .. Corrections.Select(correction => correction.Right), .. Configuration]));
+        IEnumerable<string> corrections = Corrections.Select(correction => correction.Right);
+        byte[] recipe = Encoding.UTF8.GetBytes(string.Join(' ', [Suite, .. corrections, .. Configuration]));
         var bochs = new Bochs(
             Repository.Folder("cache", "bochs", Convert.ToHexStringLower(SHA256.HashData(recipe))[..8]));
         string complete = Path.Combine(bochs.Folder, "complete");

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Lab;
 
-/// <summary>The kind of machine that L1 is: which virtualization its processor has, and so which emulator plays it.</summary>
+/// <summary>
+/// The kind of machine that L1 is: which virtualization its processor has, and so which emulator plays it.
+/// </summary>
 /// <param name="Name">For command lines and log names.</param>
 /// <param name="StockModule">Linux's own hypervisor for such a processor.</param>
 public sealed record Lane(string Name, string StockModule)

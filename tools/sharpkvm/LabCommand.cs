@@ -86,8 +86,8 @@ internal static class LabCommand
     {
         var command = new Command("lab", "Boot L1, run a command or script in it, and show what it says.")
         {
-            Words, Script, Module, ModuleParameters, Stock, LaneName, Files, Timeout, Cpus, Memory, Count, NoNpt, OnDebugKernel,
-            Append, Name,
+            Words, Script, Module, ModuleParameters, Stock, LaneName, Files, Timeout, Cpus, Memory, Count, NoNpt,
+            OnDebugKernel, Append, Name,
         };
         command.SetAction(Run);
         return command;

@@ -2,7 +2,7 @@
 namespace SharpKvm.Cpu;
 
 /// <summary>
-/// An event that an entry injects or that an exit interrupted: vector, type, and in the upper half an error code. So are
+/// An event that an entry injects or that an exit interrupted: vector, type, in the upper half an error code. So are
 /// SVM's EVENTINJ and EXITINTINFO (APM vol. 2, 15.20), and VMX's interruption information with its error code (SDM vol.
 /// 3, 25.8.3 and 25.9.3), which knows more types of software events.
 /// </summary>

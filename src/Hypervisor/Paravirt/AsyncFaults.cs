@@ -81,7 +81,8 @@ internal struct AsyncFaultState
 /// <summary>
 /// Asynchronous page faults: instead of waiting for a page that Linux must read first, the guest hears that it is
 /// missing by a #PF with a token in CR2, runs another task, and hears by an interrupt that the page is there
-/// (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_ASYNC_PF_EN). By the vCPU's own thread, but for <see cref="AsyncFaultState.Arrive"/>.
+/// (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_ASYNC_PF_EN). By the vCPU's own thread, but for
+/// <see cref="AsyncFaultState.Arrive"/>.
 /// </summary>
 internal static class AsyncFaults<TVendor> where TVendor : struct, IVendor
 {

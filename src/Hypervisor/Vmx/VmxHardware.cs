@@ -10,7 +10,7 @@ internal static class VmxHardware
     private const uint MsrFeatureControl = 0x3a, MsrBasic = 0x480, MsrCr0Fixed0 = 0x486, MsrCr4Fixed0 = 0x488,
         MsrSecondary = 0x48b, MsrEptVpid = 0x48c, MsrTrueOffset = 0xc;
     private const ulong TrueControls = 1ul << 55, FeatureLock = 1 << 0, FeatureVmx = 1 << 2;
-    /// <summary>Of EPT_VPID_CAP: four levels, write-back tables, 2 MiB and 1 GiB pages, INVEPT of one context.</summary>
+    /// <summary>Of EPT_VPID_CAP: four levels, write-back tables, 2 MiB and 1 GiB pages, INVEPT by context.</summary>
     private const ulong EptNeeded = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 25;
     private const ulong EptAccessedDirty = 1 << 21, Invvpid = 1ul << 32, InvvpidSingle = 1ul << 41;
 

@@ -314,7 +314,7 @@ internal readonly struct VmxVendor : IVendor
     }
 
     /// <summary>
-    /// Both at once is no state of the CPU: STI stands for them, as the weaker promise, unless IF tells that it was not.
+    /// Both at once is no state of the CPU: STI stands for them, as the weaker promise, unless IF rules it out.
     /// </summary>
     public static void SetInterruptShadow(ref Vcpu vcpu, int shadow)
     {

@@ -6,7 +6,7 @@ namespace SharpKvm.Host;
 /// <summary>The kernel log.</summary>
 internal static class Log
 {
-    /// <summary>An error line; <paramref name="text"/> is a zero-terminated u8 literal.</summary>
+    /// <summary>An error line; <paramref name="text"/> is a zero-ended u8 literal.</summary>
     public static void Error(ReadOnlySpan<byte> text, ulong value) =>
         Print(in "\u00013sharpkvm: %s (%#llx)\n\0"u8[0], in text[0], value); // KERN_ERR
 
