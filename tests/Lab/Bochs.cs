@@ -51,7 +51,8 @@ internal sealed record Bochs(string Folder)
     private static readonly Lazy<Bochs> Compiled = new(Find);
 
     /// <summary>The one in the cache; the first call compiles it.</summary>
-    /// <exception cref="LabException">Its source cannot be had, or does not compile.</exception>
+    /// <exception cref="LaneMissingException">Its source cannot be had.</exception>
+    /// <exception cref="LabException">It does not compile.</exception>
     public static Bochs Best => Compiled.Value;
 
     /// <summary>The program.</summary>
@@ -78,6 +79,18 @@ internal sealed record Bochs(string Folder)
         return bochs;
     }
 
+    private static string Fetch(AptCache apt)
+    {
+        try
+        {
+            return apt.Source("bochs");
+        }
+        catch (LabException error)
+        {
+            throw new LaneMissingException($"the source of Bochs cannot be had: {error.Message}", error);
+        }
+    }
+
     private void Build()
     {
         Console.Error.WriteLine("Bochs: compiling it, once: some minutes");
@@ -90,7 +103,7 @@ internal sealed record Bochs(string Folder)
         }
 
         Directory.CreateDirectory(source);
-        Tool.Require("tar", ["-xf", apt.Source("bochs"), "-C", source, "--strip-components=1"]);
+        Tool.Require("tar", ["-xf", Fetch(apt), "-C", source, "--strip-components=1"]);
         string file = Path.Combine(source, EntryFile), text = File.ReadAllText(file);
         foreach ((string wrong, string right) in Corrections)
         {

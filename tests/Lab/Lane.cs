@@ -29,6 +29,25 @@ public sealed record Lane(string Name, string StockModule)
     /// <summary>The processor, as Bochs calls it; null on a lane that QEMU plays.</summary>
     public string? BochsModel { get; init; }
 
+    /// <summary>
+    /// Why this machine cannot play the lane; null when it can. The first call makes the emulator, which takes minutes.
+    /// </summary>
+    public string? Missing
+    {
+        get
+        {
+            try
+            {
+                _ = BochsModel is null ? null : Bochs.Best;
+                return null;
+            }
+            catch (LaneMissingException error)
+            {
+                return error.Message;
+            }
+        }
+    }
+
     /// <summary>How much longer things take than on the SVM lane, at worst.</summary>
     public int TimeFactor => BochsModel is null ? 1 : 6;
 
