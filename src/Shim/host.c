@@ -2,7 +2,6 @@
 /* Imports of the core: memory, user space, the FPU, CPU facts. One kernel service each. */
 #include "shim.h"
 
-
 /* 2^order contiguous pages, filled with a byte. Returns the physical address or 0. */
 u64 sk_pages_allocate(unsigned int order, u8 fill)
 {

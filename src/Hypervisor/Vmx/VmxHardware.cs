@@ -30,8 +30,7 @@ internal static class VmxHardware
     /// <summary>At load: 0, ENODEV when the CPU or firmware has no usable VMX, ENOMEM.</summary>
     public static int Probe()
     {
-        if (!HostCpu.TryReadMsr(MsrFeatureControl, out ulong control)
-            || (control & (FeatureLock | FeatureVmx)) == FeatureLock)
+        if (!IsAllowed(out ulong control))
         {
             Log.Error("VMX is disabled by the firmware: enable it in the BIOS setup; FEATURE_CONTROL\0"u8, control);
             return Errno.ENODEV;
@@ -66,6 +65,10 @@ internal static class VmxHardware
         return Errno.Ok;
     }
 
+    /// <summary>Whether the firmware has left VMX to us, or has locked it on (SDM vol. 3, 24.7).</summary>
+    private static bool IsAllowed(out ulong control) => HostCpu.TryReadMsr(MsrFeatureControl, out control)
+        && (control & (FeatureLock | FeatureVmx)) != FeatureLock;
+
     /// <summary>At unload.</summary>
     public static void Release()
     {
@@ -79,8 +82,7 @@ internal static class VmxHardware
     {
         if ((HostCpu.ReadCr4() & Cr4.Vmxe) != 0)
             return Errno.EBUSY;
-        if (!HostCpu.TryReadMsr(MsrFeatureControl, out ulong control)
-            || (control & (FeatureLock | FeatureVmx)) == FeatureLock)
+        if (!IsAllowed(out ulong control))
             return Errno.EIO;
         if ((control & FeatureLock) == 0)
             HostCpu.WriteMsr(MsrFeatureControl, control | FeatureVmx | FeatureLock);

@@ -8,10 +8,9 @@ namespace SharpKvm.Vmx;
 internal struct VmxVcpu
 {
     public Hpa VmcsPage;
-    /// <summary>Its VPID.</summary>
     public Asid Asid;
-    /// <summary>As the VMCS has them; a VPID of 0 is none.</summary>
-    public ulong EptPointer, Vpid;
+    /// <summary>As the VMCS has it.</summary>
+    public ulong EptPointer;
     /// <summary>Controls as the VMCS has them.</summary>
     public PrimaryControls Primary;
     public EntryControls Entry;
@@ -30,4 +29,7 @@ internal struct VmxVcpu
     public QueuedInterrupt Held;
     /// <summary>The PDPTEs are to be read from the guest's memory, as MOV to CR3 does in PAE mode.</summary>
     public bool PdptesStale;
+
+    /// <summary>The identifier as the VMCS has it; 0 is none.</summary>
+    public readonly ulong Vpid => Asid.IsOwn ? Asid.Value : 0;
 }

@@ -39,7 +39,6 @@ internal readonly struct VmxVendor : IVendor
         vmx.Entry = VmxHardware.Entry;
         vmx.Dr6 = DebugBits.Dr6Fixed;
         vcpu.Shared.ControlBlock = page.Value;
-        vmx.Vpid = vmx.Asid.IsOwn ? vmx.Asid.Value : 0;
         vmx.EptPointer = vcpu.Vm.Memory.Root.Value | EptWriteBack | EptLevels
             | (VmxHardware.HasAccessedDirty ? EptAccessedDirty : 0);
         vcpu.Shared.Host.Reload();
