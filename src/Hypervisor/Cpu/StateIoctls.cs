@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Numerics;
-using SharpKvm.Abi;
-using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Vm;

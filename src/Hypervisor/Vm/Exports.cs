@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Abi;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;

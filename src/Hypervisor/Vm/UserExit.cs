@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Abi;
 using SharpKvm.Emulator;
-using SharpKvm.Host;
 
 namespace SharpKvm.Vm;
 
