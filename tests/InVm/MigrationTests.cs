@@ -21,7 +21,7 @@ public sealed class MigrationTests
         Of(MoveWay.Live, IrqChip.On, cpus: 2, GuestQemu.Installed),
         Of(MoveWay.Live, IrqChip.Split, cpus: 1, GuestQemu.Installed),
         Of(MoveWay.Live, IrqChip.Split, cpus: 2, GuestQemu.Backports),
-        Of(MoveWay.Live, IrqChip.Off, cpus: 2, GuestQemu.Installed),
+        Of(MoveWay.Live, IrqChip.Off, cpus: 1, GuestQemu.Installed),
         Of(MoveWay.Postcopy, IrqChip.On, cpus: 2, GuestQemu.Installed),
         Of(MoveWay.Postcopy, IrqChip.Split, cpus: 2, GuestQemu.Backports),
         Of(MoveWay.Abroad, IrqChip.On, cpus: 2, GuestQemu.Installed),
