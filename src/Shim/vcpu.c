@@ -325,11 +325,11 @@ void *sk_vcpu_allocate_ring(struct sk_vcpu *vcpu, unsigned long bytes)
 static long run(struct sk_vcpu *vcpu)
 {
 	struct sk_vm *vm = vcpu->vm;
-	sigset_t saved;
 	long result;
 
+	/* Who sends a deadly signal looks here whether it would be taken: one that is blocked outside kills nobody. */
 	if (vcpu->shared->masks_signals)
-		sigprocmask(SIG_SETMASK, (sigset_t *)&vcpu->shared->signal_mask, &saved);
+		sigprocmask(SIG_SETMASK, (sigset_t *)&vcpu->shared->signal_mask, &current->real_blocked);
 	get(vcpu);
 	WRITE_ONCE(vcpu->task, current);
 
@@ -341,8 +341,10 @@ static long run(struct sk_vcpu *vcpu)
 		vcpu->fpu_loaded = false;
 	}
 	put(vcpu);
-	if (vcpu->shared->masks_signals)
-		sigprocmask(SIG_SETMASK, &saved, NULL);
+	if (vcpu->shared->masks_signals) {
+		sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+		sigemptyset(&current->real_blocked);
+	}
 
 	if (unlikely(READ_ONCE(vm->dead))) {
 		vcpu->shared->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;

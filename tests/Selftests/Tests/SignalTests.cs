@@ -15,6 +15,7 @@ static class SignalTests
         new("signal/immediate_exit_completes_io", ImmediateExitCompletesIo),
         new("signal/mask_blocks", MaskBlocks),
         new("signal/mask_unblocks", MaskUnblocks),
+        new("signal/mask_unblocks_deadly", MaskUnblocksDeadly, Own: true),
         new("signal/mask_removed", MaskRemoved),
         new("signal/immediate_exit_from_other_thread", ImmediateExitFromOtherThread),
         new("signal/many", Many),
@@ -131,8 +132,21 @@ static class SignalTests
     /// <summary>What QEMU did before immediate_exit: block the signal outside of KVM_RUN, allow it inside.</summary>
     static void MaskUnblocks()
     {
-        using Guest guest = Endless();
         Process.IgnoreByHandler(Process.SigUsr2);
+        EndByBlockedSignal();
+        Process.Mask(Process.SigUsr2, blocked: false);
+    }
+
+    /// <summary>A signal that would end the process is as good: it stays pending, to be waited for.</summary>
+    static void MaskUnblocksDeadly()
+    {
+        EndByBlockedSignal();
+        Check.That(Process.IsPending(Process.SigUsr2), "the signal is pending");
+    }
+
+    static void EndByBlockedSignal()
+    {
+        using Guest guest = Endless();
         SetMask(guest, 0);
         Process.Mask(Process.SigUsr2, blocked: true);
         int thread = Process.CurrentThread;
@@ -144,7 +158,6 @@ static class SignalTests
         sender.Start();
         int result = guest.Vcpu.TryRun();
         sender.Join();
-        Process.Mask(Process.SigUsr2, blocked: false);
         Check.Fails(Errno.EINTR, result, "KVM_RUN");
     }
 
