@@ -35,6 +35,25 @@ public sealed class GuestBootTests
         Check(guest, stock, reference: stock);
     }
 
+    /// <summary>On an emulated processor of Intel's, which has one CPU and takes longer.</summary>
+    [Test, Category(Tier.Vmx), Category(Tier.Full)]
+    public void LinuxBootsOnVmx()
+    {
+        if (Lane.VmxEpt.Missing is { } why)
+        {
+            Assert.Ignore(why);
+        }
+
+        var guest = new GuestBoot { Cpus = 1, MemoryMib = 192 };
+        var hypervisor = Hypervisor.SharpKvmOn(Lane.VmxEpt);
+        GuestResult result = GuestRun.Boot($"guest-{hypervisor.Name}", hypervisor, [guest])[guest];
+        TestContext.Out.WriteLine($"{result.Duration.TotalSeconds:0.0} s");
+        using (Assert.EnterMultipleScope())
+        {
+            CheckEnd(guest, result);
+        }
+    }
+
     private static TestCaseData ToCase(GuestBoot guest) => new TestCaseData(guest).SetArgDisplayNames(guest.Name);
 
     private static void Check(GuestBoot guest, GuestResult result, GuestResult? reference = null)

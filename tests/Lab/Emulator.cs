@@ -40,6 +40,17 @@ public sealed partial record Emulator(
         .. DataFolders.Select(folder => $"-L '{folder}'"),
     ]);
 
+    /// <summary>What it reads itself to run a guest without a display.</summary>
+    public IEnumerable<string> Files =>
+    [
+        Program,
+        .. from file in (string[])["bios-256k.bin", "kvmvapic.bin", "pvh.bin", "linuxboot_dma.bin"]
+           let folder = DataFolders.Concat(["/usr/share/qemu", "/usr/share/seabios"])
+               .FirstOrDefault(folder => File.Exists(Path.Combine(folder, file)))
+           where folder is not null
+           select Path.Combine(folder, file),
+    ];
+
     /// <summary>Since version 8.2 KVM's device can be any.</summary>
     public bool CanNameDevice => Version.Parse(Number().Match(Name).Value) >= new Version(8, 2);
 

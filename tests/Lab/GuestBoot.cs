@@ -84,6 +84,10 @@ public sealed record GuestBoot
     /// <summary>The program for <see cref="Qemu"/>.</summary>
     public Emulator Emulator => Qemu == GuestQemu.Installed ? Emulator.Installed : Emulator.Backports;
 
+    /// <summary>The kernel and what it boots from. One that unpacks itself takes minutes in Bochs.</summary>
+    public IReadOnlyList<string> Files(Hypervisor hypervisor) =>
+        [hypervisor.Lane.IsAlone ? L1Kernel.Debian.BootImage() : L1Kernel.Debian.Image, InitialFiles.Value];
+
     /// <summary>The command that runs QEMU in L1, the guest's console being its standard output.</summary>
     public string Command(Hypervisor hypervisor)
     {
@@ -91,13 +95,14 @@ public sealed record GuestBoot
         string cpu = hypervisor.Module is null && IrqChip == IrqChip.Off ? "host,kvm-asyncpf-int=off" : "host";
         string irqchip = IrqChip.ToString().ToLowerInvariant();
         string init = LoadBlocks > 0 ? $"rdinit=/load blocks={LoadBlocks} printk.devkmsg=on " : "";
+        IReadOnlyList<string> files = Files(hypervisor);
         string devices = Devices ? GuestDevices.QemuArguments(Name) : "";
         return $"""
             {Emulator.Command} \
                 -accel {hypervisor.AcceleratorFor(Emulator)},kernel-irqchip={irqchip} \
                 -machine {Board.ToString().ToLowerInvariant()} -cpu {cpu} -smp {Cpus} -m {MemoryMib} \
                 -nodefaults -no-user-config -display none -no-reboot -serial stdio \
-                -kernel '{L1Kernel.Debian.Image}' -initrd '{InitialFiles.Value}' \
+                -kernel '{files[0]}' -initrd '{files[1]}' \
                 -append '{init}console=ttyS0 panic=-1 loglevel={LogLevel}' {devices}
             """;
     }

@@ -28,6 +28,8 @@ public sealed class GuestRun
             L1Result machine = L1Machine.Run(new L1Options
             {
                 Name = start == 1 ? name : $"{name}-{start}",
+                Lane = hypervisor.Lane,
+                Files = hypervisor.Lane.IsAlone ? [.. FilesFor(hypervisor, left)] : [],
                 Timeout = Extra + left.Aggregate(TimeSpan.Zero, (sum, guest) => sum + guest.Limit),
                 Script = BuildScript(hypervisor, left),
                 Live = live,
@@ -54,6 +56,10 @@ public sealed class GuestRun
     public static GuestRun Boot(
         string name, Hypervisor hypervisor, IReadOnlyList<GuestBoot> guests, Action<L1Source, string>? live = null) =>
         new(name, hypervisor, guests, live);
+
+    private static IEnumerable<string> FilesFor(Hypervisor hypervisor, IEnumerable<GuestBoot> guests) =>
+        guests.SelectMany(guest => guest.Emulator.Files.Concat(guest.Files(hypervisor))).Distinct()
+            .Concat(hypervisor.Module is null ? [] : [hypervisor.Module]);
 
     private static string BuildScript(Hypervisor hypervisor, IReadOnlyList<GuestBoot> guests)
     {

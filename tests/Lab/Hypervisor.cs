@@ -3,24 +3,35 @@ namespace SharpKvm.Lab;
 
 /// <summary>What runs the guests in L1.</summary>
 /// <param name="Name">For log names and people.</param>
-/// <param name="Module">The module to load; stock kvm-amd when null.</param>
-public sealed record Hypervisor(string Name, string? Module)
+/// <param name="Module">The module to load; Linux's own when null.</param>
+/// <param name="Lane">The machine that it runs on.</param>
+public sealed record Hypervisor(string Name, string? Module, Lane Lane)
 {
     /// <summary>The project's module.</summary>
-    public static Hypervisor SharpKvm { get; } = new("sharpkvm", L1Kernel.Default.ModuleBuilt("sharpkvm"));
+    public static Hypervisor SharpKvm { get; } = SharpKvmOn(Lane.Default);
 
     /// <summary>Linux's own: the reference.</summary>
-    public static Hypervisor Stock { get; } = new("stock", Module: null);
+    public static Hypervisor Stock { get; } = StockOn(Lane.Default);
+
+    /// <summary>The project's module on a kind of machine.</summary>
+    public static Hypervisor SharpKvmOn(Lane lane) =>
+        new(lane.LogName("sharpkvm"), L1Kernel.Default.ModuleBuilt("sharpkvm"), lane);
+
+    /// <summary>Linux's own on a kind of machine.</summary>
+    public static Hypervisor StockOn(Lane lane) => new(lane.LogName("stock"), Module: null, lane);
+
+    /// <summary>For people.</summary>
+    public string Title => Module is null ? $"stock {Lane.StockModule}" : Path.GetFileName(Module);
 
     /// <summary>Shell command that loads it for a QEMU: as <c>/dev/kvm</c> for one that knows no other.</summary>
     public string LoadFor(Emulator qemu) =>
         Module is not null && qemu.CanNameDevice ? $"insmod '{Module}'" : LoadAsKvm;
 
     /// <summary>Shell command that loads it as <c>/dev/kvm</c>.</summary>
-    public string LoadAsKvm => Module is null ? "modprobe kvm-amd" : $"insmod '{Module}' devname=kvm";
+    public string LoadAsKvm => Module is null ? $"modprobe {Lane.StockModule}" : $"insmod '{Module}' devname=kvm";
 
     /// <summary>The shell command that takes it out again.</summary>
-    public string Unload => $"rmmod '{(Module is null ? "kvm-amd" : Path.GetFileNameWithoutExtension(Module))}'";
+    public string Unload => $"rmmod '{(Module is null ? Lane.StockModule : Path.GetFileNameWithoutExtension(Module))}'";
 
     /// <summary>What QEMU's option <c>-accel</c> says after <see cref="LoadFor"/>.</summary>
     public string AcceleratorFor(Emulator qemu) =>

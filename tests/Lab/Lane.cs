@@ -48,8 +48,21 @@ public sealed record Lane(string Name, string StockModule)
         }
     }
 
+    /// <summary>
+    /// L1 sees no file of the host's but those that a run names (<see cref="L1Options.Files"/>), and has one CPU.
+    /// </summary>
+    public bool IsAlone => BochsModel is not null;
+
     /// <summary>How much longer things take than on the SVM lane, at worst.</summary>
     public int TimeFactor => BochsModel is null ? 1 : 6;
+
+    /// <summary>For people.</summary>
+    public string Title => BochsModel is null
+        ? $"emulated AMD processor with SVM ({Emulator.Best.Name})"
+        : $"emulated Intel processor with VMX (Bochs, {BochsModel})";
+
+    /// <summary>A name for logs that tells lanes apart.</summary>
+    public string LogName(string name) => this == SvmNpt ? name : $"{name}-{Name}";
 
     /// <summary>The lane of some name.</summary>
     /// <exception cref="LabException">There is none.</exception>

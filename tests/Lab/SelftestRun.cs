@@ -13,11 +13,11 @@ public sealed record SelftestLane(string Name, string? Module, string Device, La
 {
     /// <summary>The project's module on a kind of machine.</summary>
     public static SelftestLane SharpKvmOn(Lane machine) => new(
-        NameOn("selftests", machine), L1Kernel.Default.ModuleBuilt("sharpkvm"), "/dev/sharpkvm", machine);
+        machine.LogName("selftests"), L1Kernel.Default.ModuleBuilt("sharpkvm"), "/dev/sharpkvm", machine);
 
     /// <summary>Linux's own on a kind of machine: the reference that the selftests must pass on, too.</summary>
     public static SelftestLane StockOn(Lane machine) =>
-        new(NameOn("selftests-stock", machine), Module: null, "/dev/kvm", machine);
+        new(machine.LogName("selftests-stock"), Module: null, "/dev/kvm", machine);
 
     /// <summary>CPUs of L1.</summary>
     public int Cpus { get; init; } = 2;
@@ -28,9 +28,6 @@ public sealed record SelftestLane(string Name, string? Module, string Device, La
     /// <summary>The names of all cases that are run, as the program lists them; empty without it.</summary>
     public IReadOnlyList<string> Cases =>
         [.. SelftestRun.List().Where(name => Groups is null || Groups.Contains(SelftestRun.GroupOf(name)))];
-
-    private static string NameOn(string name, Lane machine) =>
-        machine == Lane.SvmNpt ? name : $"{name}-{machine.Name}";
 }
 
 /// <summary>

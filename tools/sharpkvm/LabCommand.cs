@@ -29,11 +29,7 @@ internal static class LabCommand
 
     private static readonly Option<bool> Stock = new("--stock") { Description = "modprobe the stock hypervisor first" };
 
-    private static readonly Option<string> LaneName = new("--lane")
-    {
-        Description = "kind of machine: " + string.Join(", ", Lane.All.Select(lane => lane.Name)),
-        DefaultValueFactory = _ => Lane.Default.Name,
-    };
+    private static readonly Option<string> LaneName = LaneOption.Create();
 
     private static readonly Option<FileInfo[]> Files = new("--file")
     {

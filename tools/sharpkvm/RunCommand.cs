@@ -11,8 +11,10 @@ internal sealed class RunCommand
 {
     private static readonly Option<bool> Stock = new("--stock")
     {
-        Description = "run the guest on the kernel's own kvm-amd instead, for comparison",
+        Description = "run the guest on the kernel's own KVM instead, for comparison",
     };
+
+    private static readonly Option<string> LaneName = LaneOption.Create();
 
     private static readonly Option<FileInfo> Module = new("--module")
     {
@@ -91,7 +93,7 @@ internal sealed class RunCommand
     {
         var command = new Command("run", "Boot a Linux guest on the module, inside the throw-away machine.")
         {
-            Stock, Module, Board, Irqchip, Cpus, Qemu, Devices, Memory, Timeout, Verbose,
+            Stock, Module, LaneName, Board, Irqchip, Cpus, Qemu, Devices, Memory, Timeout, Verbose,
         };
         command.SetAction(arguments => new RunCommand(arguments).Run(arguments));
         return command;
@@ -106,12 +108,15 @@ internal sealed class RunCommand
             throw new LabException($"{module.FullName} is missing: run 'make' first, or try --stock");
         }
 
-        Hypervisor hypervisor = stock ? Hypervisor.Stock : Hypervisor.SharpKvm with { Module = module.FullName };
-        string name = stock ? "stock kvm-amd" : module.Name;
+        Lane lane = Lane.Named(arguments.GetRequiredValue(LaneName));
+        Hypervisor hypervisor = stock
+            ? Hypervisor.StockOn(lane)
+            : Hypervisor.SharpKvmOn(lane) with { Module = module.FullName };
+        string name = hypervisor.Title;
         Step($"Guest: Linux {L1Kernel.Debian.Version} on {name}; machine, kernel-irqchip, CPUs, QEMU: {guest.Name}");
         Step($"By unmodified {guest.Emulator.Name}");
-        Step($"Machine for it: emulated AMD processor with SVM ({Emulator.Best.Name})");
-        GuestResult result = GuestRun.Boot(stock ? "run-stock" : "run", hypervisor, [guest], Show)[guest];
+        Step($"Machine for it: {lane.Title}");
+        GuestResult result = GuestRun.Boot(lane.LogName(stock ? "run-stock" : "run"), hypervisor, [guest], Show)[guest];
         if (result.Uname is null || !result.Machine.Succeeded)
         {
             AnsiConsole.MarkupLine("[red]The guest did not come to its end, or the machine around it is not well.[/]");
