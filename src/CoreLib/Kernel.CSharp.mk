@@ -7,7 +7,8 @@
 #   SOURCES := Kbuild hello.c            # Kbuild, C and assembler sources and headers; gathered in one flat folder
 #   include ../../src/CoreLib/Kernel.CSharp.mk
 #
-# Kbuild lists, besides the module's own objects, core.o (the C# core), door.o and trap.o (src/CoreLib/Native).
+# Kbuild lists, besides the module's own objects, core.o (the C# core), door.o and trap.o (src/CoreLib/Native). C sources
+# may include core.h (what the core marks with [KernelHeader]).
 # Optional: IMPORTS, names of the kernel's exported functions that the core calls without the shim; KDIR, the kernel's
 # build folder (default: the running kernel's headers, else the newest installed); BUILD, where all output goes; FRAMES,
 # the frame limit in bytes; OPTIMIZE, the compiler's option for the trade of size against speed.
@@ -68,9 +69,9 @@ $(CS_DLL): $(CS_SOURCES) | $(CS_ROOT)/build
 	$(CS_BUILD) $(PROJECT)
 	@touch $@
 
-$(CS_IL)/$(CS_ASSEMBLY).dll: $(CS_DLL) $(CS_ILPATCH)
+$(CS_IL)/$(CS_ASSEMBLY).dll $(BUILD)/core.h &: $(CS_DLL) $(CS_ILPATCH)
 	@mkdir -p $(CS_IL)
-	$(CS_DOTNET) $(CS_ILPATCH) il $(CS_DLL) $@ --report $(BUILD)/il.tsv
+	$(CS_DOTNET) $(CS_ILPATCH) il $(CS_DLL) $(CS_IL)/$(CS_ASSEMBLY).dll --report $(BUILD)/il.tsv --header $(BUILD)/core.h
 
 $(BUILD)/core.obj: $(CS_IL)/$(CS_ASSEMBLY).dll
 	$$(cat $(dir $(CS_ILPATCH))ilc.path) $< -o $@ --systemmodule $(CS_ASSEMBLY) --targetos linux --targetarch x64 $(OPTIMIZE) \
@@ -80,7 +81,7 @@ $(BUILD)/core.S: $(BUILD)/core.obj
 	$(CS_DOTNET) $(CS_ILPATCH) obj $< $(CS_IL)/$(CS_ASSEMBLY).dll $@ --max-frame $(FRAMES) --report $(BUILD)/core.tsv
 
 # Sources are gathered by content, so that an unchanged one is not compiled again.
-$(CS_STAGE)/.gathered: $(SOURCES) $(wildcard $(CS_LIB)/Native/*) $(BUILD)/core.S
+$(CS_STAGE)/.gathered: $(SOURCES) $(wildcard $(CS_LIB)/Native/*) $(BUILD)/core.S $(BUILD)/core.h
 	@test -f $(KDIR)/Makefile || { echo "No kernel headers in '$(KDIR)': install linux-headers or set KDIR."; exit 1; }
 	@mkdir -p $(CS_STAGE)
 	@for file in $^; do cmp -s $$file $(CS_STAGE)/$$(basename $$file) || cp $$file $(CS_STAGE)/; done

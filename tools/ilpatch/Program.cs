@@ -12,12 +12,15 @@ var inputAssembly = new Argument<FileInfo>("input") { Description = "The assembl
 var outputAssembly = new Argument<FileInfo>("output") { Description = "The assembly for the native compiler." };
 il.Add(inputAssembly);
 il.Add(outputAssembly);
+var header = new Option<FileInfo?>("--header") { Description = "Write what is marked [KernelHeader] here, for C." };
 il.Add(report);
+il.Add(header);
 il.SetAction(parse => Run(() =>
     IlPass.Run(
         parse.GetRequiredValue(inputAssembly).FullName,
         parse.GetRequiredValue(outputAssembly).FullName,
-        parse.GetValue(report)?.FullName)));
+        parse.GetValue(report)?.FullName,
+        parse.GetValue(header)?.FullName)));
 
 var obj = new Command("obj", "Object pass: the native compiler's object to kernel-grade assembler source.");
 var inputObject = new Argument<FileInfo>("object") { Description = "The object the native compiler made." };

@@ -6,11 +6,12 @@ namespace IlPatch.Il;
 /// <summary>The IL passes in order.</summary>
 internal static class IlPass
 {
-    public static void Run(string input, string output, string? report)
+    public static void Run(string input, string output, string? report, string? header)
     {
         File.Delete(output);
         using var assembly = new IlAssembly(input);
         SubsetVerifier.Run(assembly);
+        NativeHeader.Run(assembly, header);
         KernelImports.Run(assembly);
         TrapHelpers.Run(assembly);
         IReadOnlyDictionary<MethodDefinition, int> switches = SwitchLowering.Run(assembly);
