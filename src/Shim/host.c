@@ -26,30 +26,6 @@ u32 sk_user_read_u64(unsigned long source, u64 *value)
 	return !get_user(*value, (u64 __user *)source);
 }
 
-/* 8 to 16 bytes by two loads, which may overlap. */
-u32 sk_user_read_words(void *destination, unsigned long source, unsigned long bytes)
-{
-	unsigned long tail = bytes - sizeof(u64);
-	u64 first, last;
-
-	if (!user_access_begin((void __user *)source, bytes))
-		return false;
-	unsafe_get_user(first, (u64 __user *)source, fault);
-	unsafe_get_user(last, (u64 __user *)(source + tail), fault);
-	user_access_end();
-	memcpy(destination, &first, sizeof(first));
-	memcpy(destination + tail, &last, sizeof(last));
-	return true;
-fault:
-	user_access_end();
-	return false;
-}
-
-u32 sk_user_range(unsigned long start, unsigned long bytes)
-{
-	return access_ok((void __user *)start, bytes);
-}
-
 #define EXCHANGE(type) do {							\
 	type old = expected;							\
 	result = __try_cmpxchg_user((type __user *)address, &old, (type)replacement, fault_##type);	\

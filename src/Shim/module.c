@@ -27,10 +27,9 @@ u64 sk_parameters(void)
 }
 
 LIST_HEAD(sk_all_vms);
-/* Rank 0: VMs that exist, and whether virtualization is on. */
+/* Rank 0: VMs that exist, and whether there may be more. */
 DEFINE_MUTEX(sk_module_lock);
-static unsigned int vm_count;
-static bool rebooting;
+bool sk_rebooting;
 
 /* What a CPU needs: the page VMRUN saves host state in, and behind it the VMCB that VMSAVE keeps the rest in. */
 struct sk_cpu {
@@ -46,14 +45,15 @@ u64 sk_host_vmcb_pa(void)
 }
 
 /* On the CPU itself with interrupts off, like all that follows for one. */
-static void cpu_enable(void *failed)
+static void cpu_enable(void *unused)
 {
 	struct sk_cpu *cpu = this_cpu_ptr(&sk_cpus);
+	int error = sk_call(sk_core_cpu_enable, page_to_phys(cpu->pages), 0, 0);
 
-	if (!cpu->enabled)
-		cpu->enabled = !sk_call(sk_core_cpu_enable, page_to_phys(cpu->pages), 0, 0);
-	if (!cpu->enabled)
-		atomic_inc(failed);
+	cpu->enabled = !error;
+	if (error)
+		pr_err("virtualization can't be enabled on CPU %d (%d): another hypervisor holds it?\n",
+		       smp_processor_id(), error);
 }
 
 static void cpu_disable(void *unused)
@@ -83,71 +83,22 @@ static void emergency_disable(void)
 	wrmsrl(MSR_EFER, efer & ~EFER_SVME);
 }
 
-/* With the module's lock held, like sk_hardware_get(). */
-static void put_hardware(void)
-{
-	if (--vm_count)
-		return;
-	on_each_cpu(cpu_disable, NULL, 1);
-	sk_emergency_unregister(emergency_disable);
-}
-
-int sk_hardware_get(void)
-{
-	atomic_t failed = ATOMIC_INIT(0);
-	int result = 0;
-
-	cpus_read_lock();
-	mutex_lock(&sk_module_lock);
-	if (rebooting) {
-		result = -EBUSY;
-	} else if (vm_count++ == 0) {
-		sk_emergency_register(emergency_disable);
-		on_each_cpu(cpu_enable, &failed, 1);
-		if (atomic_read(&failed)) {
-			put_hardware();
-			result = -EBUSY;
-			pr_err("virtualization could not be enabled on %d CPUs: another hypervisor holds it?\n",
-			       atomic_read(&failed));
-		}
-	}
-	mutex_unlock(&sk_module_lock);
-	cpus_read_unlock();
-	return result;
-}
-
-void sk_hardware_put(void)
-{
-	cpus_read_lock();
-	mutex_lock(&sk_module_lock);
-	put_hardware();
-	mutex_unlock(&sk_module_lock);
-	cpus_read_unlock();
-}
-
 /* On the CPU's own thread; no guest runs there. */
 static int online_cpu(unsigned int cpu)
 {
-	atomic_t failed = ATOMIC_INIT(0);
 	struct page **pages = &per_cpu(sk_cpus, cpu).pages;
 
 	if (!*pages)
 		*pages = alloc_pages(GFP_KERNEL | __GFP_ZERO, 1);
 	if (!*pages)
 		return -ENOMEM;
-	mutex_lock(&sk_module_lock);
-	if (vm_count)
-		smp_call_function_single(cpu, cpu_enable, &failed, 1);
-	mutex_unlock(&sk_module_lock);
-	return atomic_read(&failed) ? -EBUSY : 0;
+	smp_call_function_single(cpu, cpu_enable, NULL, 1);
+	return per_cpu(sk_cpus, cpu).enabled ? 0 : -EBUSY;
 }
 
 static int offline_cpu(unsigned int cpu)
 {
-	mutex_lock(&sk_module_lock);
-	smp_call_function_single(cpu, cpu_disable, NULL, 1);
-	mutex_unlock(&sk_module_lock);
-	return 0;
+	return smp_call_function_single(cpu, cpu_disable, NULL, 1);
 }
 
 /* The boot CPU; the others went through hotplug. Interrupts are off and nothing else runs. */
@@ -159,12 +110,7 @@ static int suspend(void)
 
 static void resume(void)
 {
-	atomic_t failed = ATOMIC_INIT(0);
-
-	if (vm_count)
-		cpu_enable(&failed);
-	if (atomic_read(&failed))
-		pr_err("virtualization could not be enabled again after suspend\n");
+	cpu_enable(NULL);
 }
 
 static struct syscore_ops syscore = { .suspend = suspend, .resume = resume };
@@ -175,7 +121,7 @@ static int reboot(struct notifier_block *block, unsigned long event, void *data)
 	struct sk_vm *vm;
 
 	mutex_lock(&sk_module_lock);
-	rebooting = true;
+	sk_rebooting = true;
 	list_for_each_entry(vm, &sk_all_vms, all_vms) {
 		WRITE_ONCE(vm->dead, true);
 		/* Those that sleep, and those that run. */
@@ -222,6 +168,7 @@ static void undo(void)
 	unregister_syscore_ops(&syscore);
 	if (hotplug_state > 0)
 		cpuhp_remove_state(hotplug_state);
+	sk_emergency_unregister(emergency_disable);
 	debugfs_remove_recursive(sk_debugfs_root);
 	for_each_possible_cpu(cpu) {
 		if (per_cpu(sk_cpus, cpu).pages)
@@ -254,6 +201,7 @@ static int __init sk_init(void)
 	register_reboot_notifier(&reboot_notifier);
 	/* Patches the scheduler's code on all CPUs: once, not with each machine that comes first or goes last. */
 	preempt_notifier_inc();
+	sk_emergency_register(emergency_disable);
 	sk_fetches = alloc_workqueue("sharpkvm", WQ_UNBOUND, 0);
 	if (sk_fetches)
 		hotplug_state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "x86/sharpkvm:online", online_cpu, offline_cpu);

@@ -5,10 +5,7 @@
 
 #define pr_fmt(fmt) "sharpkvm: " fmt
 
-/* Offsets into struct sk_vcpu_shared that the world switch uses. */
-#define SK_SHARED_CONTROL_BLOCK	144
-#define SK_SHARED_SPEC_CTRL	152
-#define SK_SHARED_CR2		160
+#include "core.h"
 
 #define SK_VMCS_HOST_RSP	0x6c14
 
@@ -26,51 +23,9 @@
 /* The core imports functions by name: they have no caller in C, and no prototype. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
-/* The same layout as SharpKvm.Host.VcpuShared; sk_core_probe() proves it at load. */
-struct sk_vcpu_shared {
-	u64 gpr[16];
-	u64 rip;
-	u64 rflags;
-	u64 control_block;
-	u64 spec_ctrl;
-	/* VMX: what it leaves to software. The MSRs are STAR, LSTAR, SFMASK, KERNEL_GS_BASE. */
-	u64 cr2;
-	u64 syscall_msrs[4];
-	u64 xcr0;
-	u64 tsc_aux;
-	u64 dr[4];
-	struct sk_vcpu *host;
-	struct fpu_guest *fpu;
-	void *xsave;
-	struct hrtimer *timer;
-	u64 signal_mask;
-	struct kvm_run *run;
-	void *pio;
-	u64 run_delay;
-	u32 flags;
-	u32 requests;
-	u32 on_load;
-	u32 pkru;
-	u32 xsave_size;
-	u32 masks_signals;
-	u32 entry_failed;
-};
-
-#define SK_ENTER_LOAD_DR	0x1u
-#define SK_ENTER_FLUSHES	0x2u
-
-#define SK_REQUEST_MIGRATED	0x2u
-#define SK_REQUEST_DEAD		0x8u
-#define SK_REQUEST_SLOTS	0x10u
-#define SK_REQUEST_TRAP		0x20u
-#define SK_REQUEST_TIMER	0x80u
-
 struct sk_vm {
-	/* Read by SharpKvm.Host.HostVm: the process's page tables, and what Linux takes from them. */
-	pgd_t *tables;
-	u64 invalidation_sequence;
-	unsigned long invalidations_running;
-	unsigned long invalidation_start, invalidation_end;
+	/* These two first: SharpKvm.Host.HostVm reads them. */
+	struct sk_vm_shared shared;
 	struct hrtimer chip_timer;
 	struct kref refs;
 	struct mm_struct *mm;
@@ -81,11 +36,9 @@ struct sk_vm {
 	struct srcu_struct slots_srcu;
 	/* Rank 3: nested tables; faults are its readers. Taken by the notifier too, so nothing sleeps under it. */
 	rwlock_t mmu_lock;
-	struct task_struct *mmu_lock_owner;
 	/* Rank 4: interrupt chips and routes. Interrupts are off under it: irqfds and timers take it in handlers. */
 	raw_spinlock_t irq_lock;
 	unsigned long irq_flags;
-	int irq_lock_cpu;
 	/* Changed under the lock; who signals resamplers reads it in an SRCU section of slots_srcu. */
 	struct list_head irqfds;
 	bool dead;
@@ -106,7 +59,7 @@ struct sk_vcpu {
 	struct mutex mutex;
 	struct preempt_notifier preempt;
 	int cpu;		/* where it was loaded last, -1 before */
-	bool in_guest;		/* there; guarded by the order of in_guest and shared->requests */
+	bool in_guest;		/* there; guarded by the order of in_guest and shared->request_bits */
 	struct task_struct *task;	/* in KVM_RUN; see sk_vcpu_yield_to() */
 	struct rcuwait wait;	/* the thread while it halts */
 	struct hrtimer timer;
@@ -126,9 +79,8 @@ struct sk_vcpu {
 extern struct list_head sk_all_vms;
 extern struct workqueue_struct *sk_fetches;
 extern struct mutex sk_module_lock;
+extern bool sk_rebooting;
 
-int sk_hardware_get(void);
-void sk_hardware_put(void);
 u64 sk_host_vmcb_pa(void);
 void sk_svm_vmrun(struct sk_vcpu_shared *shared, u64 host_vmcb);
 

@@ -47,7 +47,7 @@
 /* SPEC_CTRL is switched here, before any RET or indirect branch of the host. */
 	.macro LOAD_SPEC_CTRL done
 	ALTERNATIVE_2 "jmp \done", "", X86_FEATURE_MSR_SPEC_CTRL, "jmp \done", X86_FEATURE_V_SPEC_CTRL
-	mov	SK_SHARED_SPEC_CTRL(%rdi), %eax
+	mov	SK_VCPU_SHARED_SPEC_CTRL(%rdi), %eax
 	cmp	PER_CPU_VAR(x86_spec_ctrl_current), %eax
 	je	\done
 	mov	$MSR_IA32_SPEC_CTRL, %ecx
@@ -61,7 +61,7 @@
 	ALTERNATIVE_2 "jmp \done", "", X86_FEATURE_MSR_SPEC_CTRL, "jmp \done", X86_FEATURE_V_SPEC_CTRL
 	mov	$MSR_IA32_SPEC_CTRL, %ecx
 	rdmsr
-	mov	%eax, SK_SHARED_SPEC_CTRL(%rdi)
+	mov	%eax, SK_VCPU_SHARED_SPEC_CTRL(%rdi)
 	ALTERNATIVE "", "jmp 1f", X86_FEATURE_KERNEL_IBRS
 	cmp	PER_CPU_VAR(x86_spec_ctrl_current), %eax
 	je	\done
@@ -91,7 +91,7 @@ SYM_FUNC_START(sk_svm_vmrun)
 	PUSH_HOST
 	clgi
 	LOAD_SPEC_CTRL .Lsvm_spec_loaded
-	mov	SK_SHARED_CONTROL_BLOCK(%rdi), %rax
+	mov	SK_VCPU_SHARED_CONTROL_BLOCK(%rdi), %rax
 	vmload	%rax
 	LOAD_GUEST
 	/* Nothing of the host stays in buffers that the guest could sample. */
@@ -130,7 +130,7 @@ SYM_FUNC_START(sk_vmx_enter)
 	LOAD_SPEC_CTRL .Lvmx_spec_loaded
 	mov	$SK_VMCS_HOST_RSP, %eax
 	vmwrite	%rsp, %rax
-	mov	SK_SHARED_CR2(%rdi), %rax
+	mov	SK_VCPU_SHARED_CR2(%rdi), %rax
 	mov	%cr2, %rcx
 	cmp	%rax, %rcx
 	je	1f
@@ -159,7 +159,7 @@ SYM_INNER_LABEL(sk_vmx_exit, SYM_L_GLOBAL)
 	popq	at_rax(%rax)
 	mov	%rax, %rdi
 	mov	%cr2, %rax
-	mov	%rax, SK_SHARED_CR2(%rdi)
+	mov	%rax, SK_VCPU_SHARED_CR2(%rdi)
 
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, X86_FEATURE_RSB_VMEXIT_LITE
 	SAVE_SPEC_CTRL .Lvmx_spec_saved

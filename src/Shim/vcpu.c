@@ -27,7 +27,7 @@ static void load(struct preempt_notifier *notifier, int cpu)
 		sk_vmx_load(vcpu, cpu);
 	WRITE_ONCE(vcpu->cpu, cpu);
 	vcpu->shared->run_delay = current->sched_info.run_delay;
-	atomic_or(vcpu->shared->on_load | moved, (atomic_t *)&vcpu->shared->requests);
+	atomic_or(vcpu->shared->on_load | moved, (atomic_t *)&vcpu->shared->request_bits);
 	if (__this_cpu_read(last_vcpu) != vcpu) {
 		__this_cpu_write(last_vcpu, vcpu);
 		/* No branch prediction that another vCPU trained reaches this one. */
@@ -136,7 +136,7 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	xfer_to_guest_mode_prepare();
 	/* Full barrier between in_guest and the look at the requests; see sk_request_all(). */
 	smp_store_mb(vcpu->in_guest, true);
-	if (READ_ONCE(shared->requests) || xfer_to_guest_mode_work_pending()) {
+	if (READ_ONCE(shared->request_bits) || xfer_to_guest_mode_work_pending()) {
 		WRITE_ONCE(vcpu->in_guest, false);
 		local_irq_enable();
 		preempt_enable();
@@ -156,7 +156,7 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 				wrpkru(shared->pkru);
 		}
 	}
-	if (unlikely(shared->flags & SK_ENTER_LOAD_DR)) {
+	if (unlikely(shared->flags & SK_ENTER_LOAD_DEBUG_REGISTERS)) {
 		set_debugreg(0, 7);
 		set_debugreg(shared->dr[0], 0);
 		set_debugreg(shared->dr[1], 1);
@@ -234,7 +234,7 @@ void sk_vcpu_kick(struct sk_vcpu *vcpu)
 /* Import of the core: the thread sleeps until there is a request (SharpKvm.Host.HaltEnd says what it returns). */
 int sk_vcpu_halt(struct sk_vcpu *vcpu, u64 poll)
 {
-	u32 *requests = &vcpu->shared->requests;
+	u32 *requests = &vcpu->shared->request_bits;
 	ktime_t end = ktime_add_ns(ktime_get(), poll);
 	int result;
 
@@ -268,7 +268,7 @@ static enum hrtimer_restart timer_expired(struct hrtimer *timer)
 {
 	struct sk_vcpu *vcpu = container_of(timer, struct sk_vcpu, timer);
 
-	atomic_or(SK_REQUEST_TIMER, (atomic_t *)&vcpu->shared->requests);
+	atomic_or(SK_REQUEST_TIMER, (atomic_t *)&vcpu->shared->request_bits);
 	sk_vcpu_kick(vcpu);
 	return HRTIMER_NORESTART;
 }
@@ -324,6 +324,7 @@ void *sk_vcpu_allocate_ring(struct sk_vcpu *vcpu, unsigned long bytes)
  */
 static long run(struct sk_vcpu *vcpu)
 {
+	struct kvm_run *run = vcpu->shared->run;
 	struct sk_vm *vm = vcpu->vm;
 	long result;
 
@@ -347,9 +348,9 @@ static long run(struct sk_vcpu *vcpu)
 	}
 
 	if (unlikely(READ_ONCE(vm->dead))) {
-		vcpu->shared->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
-		vcpu->shared->run->internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
-		vcpu->shared->run->internal.ndata = 0;
+		run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+		run->internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
+		run->internal.ndata = 0;
 		return 0;
 	}
 	return result;
@@ -457,7 +458,7 @@ static int allocate(struct sk_vcpu *vcpu)
 		return -ENOMEM;
 	/* The run page, and behind it the one for port data. */
 	shared->run = alloc_pages_exact(2 * PAGE_SIZE, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
-	shared->pio = (void *)shared->run + KVM_PIO_PAGE_OFFSET * PAGE_SIZE;
+	shared->port = (void *)shared->run + KVM_PIO_PAGE_OFFSET * PAGE_SIZE;
 	shared->host = vcpu;
 	shared->fpu = &vcpu->fpu;
 	shared->timer = &vcpu->timer;
@@ -470,7 +471,6 @@ static int allocate(struct sk_vcpu *vcpu)
 long sk_create_vcpu(struct sk_vm *vm, u32 id)
 {
 	struct sk_vcpu *vcpu = kzalloc(sizeof(*vcpu), GFP_KERNEL_ACCOUNT);
-	struct file *file;
 	char name[24];
 	int fd;
 
@@ -487,22 +487,19 @@ long sk_create_vcpu(struct sk_vm *vm, u32 id)
 	fd = allocate(vcpu) ?: call_core(vcpu, sk_export(sk_core_vcpu_init), (unsigned long)vm->core, id);
 	if (fd)
 		goto destroy;
-	fd = get_unused_fd_flags(O_CLOEXEC);
-	if (fd < 0)
-		goto destroy;
 	snprintf(name, sizeof(name), "kvm-vcpu:%u", id);
-	file = anon_inode_getfile(name, &vcpu_fops, vcpu, O_RDWR);
-	if (IS_ERR(file)) {
-		put_unused_fd(fd);
-		fd = PTR_ERR(file);
-		goto destroy;
-	}
-	/* From here on others find the vCPU, and nothing fails. The file's release drops the reference. */
+	/* The file's release drops the reference; whoever guesses its number waits until others find the vCPU, too. */
 	kref_get(&vm->refs);
-	list_add_tail_rcu(&vcpu->node, &vm->vcpus);
-	sk_vm_call(vm, sk_core_vcpu_show, vcpu->shared, 0, 0);
-	fd_install(fd, file);
-	return fd;
+	mutex_lock(&vcpu->mutex);
+	fd = anon_inode_getfd(name, &vcpu_fops, vcpu, O_RDWR | O_CLOEXEC);
+	if (fd >= 0) {
+		list_add_tail_rcu(&vcpu->node, &vm->vcpus);
+		sk_vm_call(vm, sk_core_vcpu_show, vcpu->shared, 0, 0);
+	}
+	mutex_unlock(&vcpu->mutex);
+	if (fd >= 0)
+		return fd;
+	sk_vm_put(vm);
 destroy:
 	sk_vcpu_destroy(vcpu);
 	return fd;

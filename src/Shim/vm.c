@@ -7,20 +7,22 @@
 
 /* Imports of the core (SharpKvm.Host.HostVm). */
 
+/* The VM whose locks the core holds on this CPU: preemption is off under them, so the CPU tells the thread. */
+static DEFINE_PER_CPU(struct sk_vm *, mmu_writer);
+static DEFINE_PER_CPU(struct sk_vm *, mmu_reader);
+static DEFINE_PER_CPU(struct sk_vm *, irq_holder);
+
 void sk_mmu_lock(struct sk_vm *vm)
 {
 	write_lock(&vm->mmu_lock);
-	WRITE_ONCE(vm->mmu_lock_owner, current);
+	this_cpu_write(mmu_writer, vm);
 }
 
 void sk_mmu_unlock(struct sk_vm *vm)
 {
-	WRITE_ONCE(vm->mmu_lock_owner, NULL);
+	this_cpu_write(mmu_writer, NULL);
 	write_unlock(&vm->mmu_lock);
 }
-
-/* The VM whose MMU lock is held on this CPU by the core for reading: preemption is off, so the CPU tells the thread. */
-static DEFINE_PER_CPU(struct sk_vm *, mmu_reader);
 
 void sk_mmu_read_lock(struct sk_vm *vm)
 {
@@ -40,16 +42,16 @@ void sk_irq_lock(struct sk_vm *vm)
 
 	raw_spin_lock_irqsave(&vm->irq_lock, flags);
 	vm->irq_flags = flags;
-	WRITE_ONCE(vm->irq_lock_cpu, smp_processor_id());
+	this_cpu_write(irq_holder, vm);
 }
 
 void sk_irq_unlock(struct sk_vm *vm)
 {
-	WRITE_ONCE(vm->irq_lock_cpu, -1);
+	this_cpu_write(irq_holder, NULL);
 	raw_spin_unlock_irqrestore(&vm->irq_lock, vm->irq_flags);
 }
 
-static_assert(offsetof(struct sk_vm, tables) == 0 && offsetof(struct sk_vm, chip_timer) == 40);
+static_assert(offsetof(struct sk_vm, chip_timer) == sizeof(struct sk_vm_shared));
 
 static void acknowledge(void *unused)
 {
@@ -71,7 +73,7 @@ void sk_request_all(struct sk_vm *vm, u32 request, bool wait)
 	preempt_disable();
 	list_for_each_entry_rcu(vcpu, &vm->vcpus, node, true) {
 		/* A full barrier between the bits and the look at in_guest. */
-		atomic_or(request, (atomic_t *)&vcpu->shared->requests);
+		atomic_or(request, (atomic_t *)&vcpu->shared->request_bits);
 		smp_mb__after_atomic();
 		cpu = READ_ONCE(vcpu->cpu);
 		if (!wait)
@@ -98,9 +100,9 @@ long sk_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 	if (!vm)
 		return result.value;
 	/* The locks that the core takes itself; all others are its callers'. */
-	if (irqs_disabled() && READ_ONCE(vm->irq_lock_cpu) == smp_processor_id())
+	if (this_cpu_read(irq_holder) == vm)
 		sk_irq_unlock(vm);
-	if (!in_interrupt() && READ_ONCE(vm->mmu_lock_owner) == current)
+	if (!in_interrupt() && this_cpu_read(mmu_writer) == vm)
 		sk_mmu_unlock(vm);
 	if (!in_interrupt() && this_cpu_read(mmu_reader) == vm)
 		sk_mmu_read_unlock(vm);
@@ -114,15 +116,14 @@ static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifi
 	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 
 	write_lock(&vm->mmu_lock);
-	if (vm->invalidations_running++) {
-		vm->invalidation_start = min(vm->invalidation_start, range->start);
-		vm->invalidation_end = max(vm->invalidation_end, range->end);
-	} else {
-		vm->invalidation_start = range->start;
-		vm->invalidation_end = range->end;
+	if (!vm->shared.running++) {
+		vm->shared.start = range->start;
+		vm->shared.end = range->end;
 	}
+	vm->shared.start = min_t(u64, vm->shared.start, range->start);
+	vm->shared.end = max_t(u64, vm->shared.end, range->end);
 	/*
-	 * The lock is Linux's call, not the core's: the owner field stays empty. After a trap mappings are left, but no
+	 * The lock is Linux's call, not the core's: the CPU has no writer. After a trap mappings are left, but no
 	 * vCPU comes back to them: it has to leave the guest before Linux goes on.
 	 */
 	if (sk_vm_call(vm, sk_core_invalidate, vm->core, range->start, range->end))
@@ -136,8 +137,8 @@ static void notifier_end(struct mmu_notifier *notifier, const struct mmu_notifie
 	struct sk_vm *vm = container_of(notifier, struct sk_vm, notifier);
 
 	write_lock(&vm->mmu_lock);
-	vm->invalidation_sequence++;
-	vm->invalidations_running--;
+	vm->shared.sequence++;
+	vm->shared.running--;
 	write_unlock(&vm->mmu_lock);
 }
 
@@ -206,7 +207,6 @@ static void vm_free(struct kref *refs)
 	list_for_each_entry_safe(vcpu, next, &vm->vcpus, node)
 		sk_vcpu_destroy(vcpu);
 	destroy_vm(vm);
-	sk_hardware_put();
 }
 
 void sk_vm_put(struct sk_vm *vm)
@@ -264,26 +264,25 @@ int sk_create_vm(void)
 	rwlock_init(&vm->mmu_lock);
 	INIT_LIST_HEAD(&vm->vcpus);
 	raw_spin_lock_init(&vm->irq_lock);
-	vm->irq_lock_cpu = -1;
 	INIT_LIST_HEAD(&vm->irqfds);
 	hrtimer_init(&vm->chip_timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
 	vm->chip_timer.function = chip_timer_expired;
 	vm->notifier.ops = &notifier_ops;
 	vm->mm = current->mm;
-	vm->tables = vm->mm->pgd;
+	vm->shared.tables = vm->mm->pgd;
 	mmgrab(vm->mm);
 	vm->ring = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	if (vm->ring)
 		vm->core = kvzalloc(sk_call(sk_core_vm_size, 0, 0, 0), GFP_KERNEL_ACCOUNT);
-	error = vm->core ? sk_call(sk_core_vm_init, vm->core, vm, vm->ring) ?: sk_hardware_get() : -ENOMEM;
-	if (error)
-		goto destroy;
-	error = mmu_notifier_register(&vm->notifier, vm->mm);
+	error = vm->core ? sk_call(sk_core_vm_init, vm->core, vm, vm->ring) : -ENOMEM;
+	if (!error)
+		error = mmu_notifier_register(&vm->notifier, vm->mm);
 	if (error) {
-		sk_hardware_put();
-		goto destroy;
+		destroy_vm(vm);
+		return error;
 	}
 	mutex_lock(&sk_module_lock);
+	vm->dead = sk_rebooting;
 	list_add(&vm->all_vms, &sk_all_vms);
 	mutex_unlock(&sk_module_lock);
 	sk_vm_debugfs(vm);
@@ -291,15 +290,11 @@ int sk_create_vm(void)
 	if (fd < 0)
 		sk_vm_put(vm);
 	return fd;
-
-destroy:
-	destroy_vm(vm);
-	return error;
 }
 
 void sk_synchronize_slots(struct sk_vm *vm)
 {
 	/* A vCPU stays in its read section while it runs the guest: make each renew it. */
-	sk_request_all(vm, SK_REQUEST_SLOTS, true);
+	sk_request_all(vm, SK_REQUEST_RENEW_SLOTS, true);
 	synchronize_srcu_expedited(&vm->slots_srcu);
 }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using Kernel;
 using SharpKvm.Cpu;
 
 namespace SharpKvm.Host;
 
-/// <summary>
-/// The part of a vCPU that the shim and its world switch read and write; struct sk_vcpu_shared in src/Shim/shim.h has
-/// the same layout, and loading the module proves it.
-/// </summary>
+/// <summary>The part of a vCPU that the shim and its world switch read and write.</summary>
+[KernelHeader("sk_vcpu_shared")]
 internal struct VcpuShared
 {
     public GuestRegisters Registers;
@@ -63,7 +62,7 @@ internal struct VcpuShared
 }
 
 /// <summary>What the world switch does besides the switch.</summary>
-[Flags]
+[Flags, KernelHeader("SK_ENTER")]
 internal enum EntryFlags : uint
 {
     None = 0,
@@ -73,7 +72,7 @@ internal enum EntryFlags : uint
 }
 
 /// <summary>Requests to a vCPU.</summary>
-[Flags]
+[Flags, KernelHeader("SK_REQUEST")]
 internal enum VcpuRequests : uint
 {
     None = 0,

@@ -45,7 +45,11 @@ internal static class HostVmServices
 
 internal readonly unsafe partial struct HostVm
 {
-    /// <summary>What struct sk_vm begins with; the timer of the chips is next.</summary>
+    /// <summary>
+    /// What struct sk_vm begins with: the process's page tables, and what Linux takes from them. The timer of the chips is
+    /// next.
+    /// </summary>
+    [KernelHeader("sk_vm_shared")]
     private struct Header
     {
         public ulong* Tables;

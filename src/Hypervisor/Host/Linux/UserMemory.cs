@@ -16,8 +16,14 @@ internal static partial class UserMemory
         CopyTo(destination, in MemoryMarshal.GetReference(source), (nuint)source.Length) == 0;
 
     /// <summary>8 to 16 bytes by two loads: the cheap path for instruction bytes.</summary>
-    public static bool ReadWords(Hva source, Span<byte> destination) =>
-        CopyWords(ref MemoryMarshal.GetReference(destination), source, (nuint)destination.Length);
+    public static bool ReadWords(Hva source, Span<byte> destination)
+    {
+        int tail = destination.Length - sizeof(ulong);
+        bool read = TryReadUInt64(source, out ulong first) & TryReadUInt64(source + (uint)tail, out ulong last);
+        BinaryPrimitives.WriteUInt64LittleEndian(destination, first);
+        BinaryPrimitives.WriteUInt64LittleEndian(destination[tail..], last);
+        return read;
+    }
 
     /// <summary>One load of 8 bytes, the cheap path; atomic when aligned, as page-table entries are.</summary>
     [KernelImport("sk_user_read_u64")] public static extern bool TryReadUInt64(Hva source, out ulong value);
@@ -27,9 +33,12 @@ internal static partial class UserMemory
     public static extern Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement);
 
     /// <summary>Whether [start, start + bytes) lies in the user half (access_ok).</summary>
-    [KernelImport("sk_user_range")] public static extern bool IsUserRange(Hva start, ulong bytes);
+    public static bool IsUserRange(Hva start, ulong bytes)
+    {
+        ulong end = (1ul << ((X86.ReadCr4() & Cpu.Cr4.La57) != 0 ? 56 : 47)) - Page.Size;
+        return bytes <= end && start.Value <= end - bytes;
+    }
 
     [KernelImport("_copy_from_user")] private static extern nuint CopyFrom(ref byte to, Hva source, nuint bytes);
     [KernelImport("_copy_to_user")] private static extern nuint CopyTo(Hva destination, in byte from, nuint bytes);
-    [KernelImport("sk_user_read_words")] private static extern bool CopyWords(ref byte to, Hva source, nuint bytes);
 }
