@@ -63,7 +63,7 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
         Assert.That(TVendor.CreateVcpu(ref Vcpu), Is.EqualTo(Errno.Ok));
         Assert.That(Reset<TVendor>.PowerOn(ref Vcpu), Is.EqualTo(Errno.Ok));
         Put(new kvm_cpuid2 { nent = CpuidTable.MaxEntries });
-        Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.Ok));
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_SUPPORTED_CPUID, TestVcpu.Argument), Is.EqualTo(Errno.Ok));
         Assert.That(Ioctl(KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
         EnterFlatMode();
         if (mode != IrqchipMode.None)
@@ -151,7 +151,7 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
         Assert.That(UserMemory.Write(new Hva(TestVcpu.Argument), bytes), Is.True);
 
     public void Interrupt(byte vector) =>
-        Assert.That(Set(KVM_INTERRUPT, new kvm_interrupt { irq = vector }), Is.Zero);
+        Assert.That(Set(KVM_INTERRUPT, (uint)vector), Is.Zero);
 
     public void Nmi() => Assert.That(Ioctl(KVM_NMI), Is.Zero);
 

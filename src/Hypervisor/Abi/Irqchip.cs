@@ -95,13 +95,7 @@ internal struct kvm_pit_channel_state
     public long count_load_time;
 }
 
-/// <summary>KVM_GET_PIT, KVM_SET_PIT.</summary>
-internal struct kvm_pit_state
-{
-    public InlineArray3<kvm_pit_channel_state> channels;
-}
-
-/// <summary>KVM_GET_PIT2, KVM_SET_PIT2.</summary>
+/// <summary>KVM_GET_PIT2, KVM_SET_PIT2; KVM_GET_PIT and KVM_SET_PIT take the channels alone.</summary>
 internal struct kvm_pit_state2
 {
     public const uint KVM_PIT_FLAGS_HPET_LEGACY = 1;

@@ -204,26 +204,12 @@ internal struct kvm_xcrs
     public InlineArray16<ulong> padding;
 }
 
-/// <summary>KVM_GET_MP_STATE, KVM_SET_MP_STATE.</summary>
-internal struct kvm_mp_state
-{
-    public uint mp_state;
-}
-
 /// <summary>KVM_TRANSLATE.</summary>
 internal struct kvm_translation
 {
     public ulong linear_address, physical_address;
     public byte valid, writeable, usermode;
     public byte pad0, pad1, pad2, pad3, pad4;
-}
-
-/// <summary>KVM_INTERRUPT.</summary>
-internal struct kvm_interrupt
-{
-    public const uint KVM_NR_INTERRUPTS = 256;
-
-    public uint irq;
 }
 
 /// <summary>KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR.</summary>

@@ -179,7 +179,7 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         && !TVendor.GetNmiMasked(ref vcpu) && TVendor.GetInterruptShadow(ref vcpu) == 0;
 
     /// <summary>KVM_GET_VCPU_EVENTS.</summary>
-    public static kvm_vcpu_events Get(ref Vcpu vcpu)
+    public static int Get(ref Vcpu vcpu, out kvm_vcpu_events events)
     {
         ref EventState state = ref vcpu.Events;
         bool payloads = vcpu.Vm.Cpu.ExceptionPayload;
@@ -187,7 +187,7 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             DeliverPayload(ref vcpu);
         // INT3 and INTO are executed again instead, because the ABI does not carry their length.
         bool reported = !state.Exception.Vector.IsSoftException;
-        return new()
+        events = new()
         {
             exception_injected = Flag(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
             exception_pending = Flag(reported && state.Exception.Pending),
@@ -203,6 +203,7 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             triple_fault_pending = Flag(vcpu.Vm.Cpu.TripleFaultEvent && state.TripleFault),
             flags = ReportedFlags | EnabledFlags(in vcpu.Vm.Cpu),
         };
+        return 0;
     }
 
     /// <summary>

@@ -23,12 +23,10 @@ internal struct MsrFilter
     public readonly void Destroy() => _bitmaps.Free();
 
     /// <summary>EINVAL for unknown flags, bitmaps that are too large, or nothing but a refusal of all.</summary>
-    public int Set(Hva argument)
+    public int Set(in kvm_msr_filter filter)
     {
-        if (!UserMemory.TryRead(argument, out kvm_msr_filter filter))
-            return Errno.EFAULT;
         bool active = false;
-        foreach (ref kvm_msr_filter_range range in (Span<kvm_msr_filter_range>)filter.ranges)
+        foreach (ref readonly kvm_msr_filter_range range in (ReadOnlySpan<kvm_msr_filter_range>)filter.ranges)
         {
             if (range.nmsrs > BitmapBytes * 8 || range.nmsrs != 0 && range.flags is 0 or > 3)
                 return Errno.EINVAL;
@@ -42,7 +40,7 @@ internal struct MsrFilter
         uint next = _version + 1;
         for (int i = 0; i < kvm_msr_filter.KVM_MSR_FILTER_MAX_RANGES; i++)
         {
-            ref kvm_msr_filter_range range = ref filter.ranges[i];
+            ref readonly kvm_msr_filter_range range = ref filter.ranges[i];
             int length = (int)(range.nmsrs + 7) / 8;
             if (!UserMemory.Read(new Hva(range.bitmap), _bitmaps.Span.Slice(BitmapOf(next, i), length)))
                 return Errno.EFAULT;

@@ -87,8 +87,4 @@ internal static class MsrLists
         value &= index == Msr.DeCfg ? LfenceSerializes : ~0ul;
         return true;
     }
-
-    /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED.</summary>
-    public static int McCapSupported(Hva argument) =>
-        UserMemory.TryWrite(argument, MsrState.McgSupported) ? 0 : Errno.EFAULT;
 }

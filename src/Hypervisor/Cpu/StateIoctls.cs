@@ -13,7 +13,6 @@ namespace SharpKvm.Cpu;
 /// </summary>
 internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 {
-    private const uint XsaveRegionSize = 4096;
     private const ushort InitialFcw = 0x37f;
     private const ulong PdptrReserved = 0x1e6;
 
@@ -37,8 +36,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     {
         kvm_sync_regs given = vcpu.Run.regs;
         if ((sets & kvm_run.KVM_SYNC_X86_REGS) != 0)
-            Load(ref vcpu, ref given.regs);
-        int error = (sets & kvm_run.KVM_SYNC_X86_SREGS) != 0 ? Load(ref vcpu, ref given.sregs) : 0;
+            SetRegs(ref vcpu, in given.regs);
+        int error = (sets & kvm_run.KVM_SYNC_X86_SREGS) != 0 ? SetSregs(ref vcpu, ref given.sregs) : 0;
         return error != 0 || (sets & kvm_run.KVM_SYNC_X86_EVENTS) == 0
             ? error : Exceptions<TVendor>.Set(ref vcpu, in given.events);
     }
@@ -48,31 +47,26 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     {
         ref kvm_sync_regs target = ref vcpu.Run.regs;
         if ((sets & kvm_run.KVM_SYNC_X86_REGS) != 0)
-            target.regs = Regs(ref vcpu);
+            GetRegs(ref vcpu, out target.regs);
         if ((sets & kvm_run.KVM_SYNC_X86_SREGS) != 0)
-            target.sregs = Sregs(ref vcpu);
+            GetSregs(ref vcpu, out target.sregs);
         if ((sets & kvm_run.KVM_SYNC_X86_EVENTS) != 0)
-            target.events = Exceptions<TVendor>.Get(ref vcpu);
+            Exceptions<TVendor>.Get(ref vcpu, out target.events);
     }
 
-    public static int GetRegs(ref Vcpu vcpu, Hva argument) => Result(UserMemory.TryWrite(argument, Regs(ref vcpu)));
-
-    private static kvm_regs Regs(ref Vcpu vcpu)
+    public static int GetRegs(ref Vcpu vcpu, out kvm_regs regs)
     {
-        kvm_regs regs = new() { rip = vcpu.Registers.Rip, rflags = vcpu.Registers.Rflags };
+        regs = new() { rip = vcpu.Registers.Rip, rflags = vcpu.Registers.Rflags };
         Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
         for (int i = 0; i < GprOrder.Length; i++)
             values[i] = vcpu.Registers[GprOrder[i]];
-        return regs;
+        return 0;
     }
 
-    public static int SetRegs(ref Vcpu vcpu, Hva argument) =>
-        UserMemory.TryRead(argument, out kvm_regs regs) ? Load(ref vcpu, ref regs) : Errno.EFAULT;
-
     /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
-    private static int Load(ref Vcpu vcpu, ref kvm_regs regs)
+    public static int SetRegs(ref Vcpu vcpu, in kvm_regs regs)
     {
-        Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
+        ReadOnlySpan<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new ReadOnlySpan<kvm_regs>(in regs));
         for (int i = 0; i < GprOrder.Length; i++)
             vcpu.Registers[GprOrder[i]] = values[i];
         vcpu.Registers.Rip = regs.rip;
@@ -81,23 +75,18 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    public static int GetSregs(ref Vcpu vcpu, Hva argument) => Result(UserMemory.TryWrite(argument, Sregs(ref vcpu)));
-
-    private static kvm_sregs Sregs(ref Vcpu vcpu)
+    public static int GetSregs(ref Vcpu vcpu, out kvm_sregs sregs)
     {
-        kvm_sregs sregs = default;
+        sregs = default;
         LoadCommon(ref vcpu, ref sregs.common);
         QueuedInterrupt interrupt = vcpu.Events.Interrupt;
         if (interrupt.Injected && !interrupt.Soft)
             sregs.interrupt_bitmap[interrupt.Vector.Value >> 6] = 1ul << (interrupt.Vector.Value & 63);
-        return sregs;
+        return 0;
     }
 
-    public static int SetSregs(ref Vcpu vcpu, Hva argument) =>
-        UserMemory.TryRead(argument, out kvm_sregs sregs) ? Load(ref vcpu, ref sregs) : Errno.EFAULT;
-
     /// <summary>EINVAL for a state that no CPU can be in. The lowest interrupt in the bitmap is queued.</summary>
-    private static int Load(ref Vcpu vcpu, ref kvm_sregs sregs)
+    public static int SetSregs(ref Vcpu vcpu, ref kvm_sregs sregs)
     {
         if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
             return Errno.EINVAL;
@@ -112,9 +101,9 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>With PAE paging the PDPTEs too, as in memory: with nested tables hardware keeps no others.</summary>
-    public static int GetSregs2(ref Vcpu vcpu, Hva argument)
+    public static int GetSregs2(ref Vcpu vcpu, out kvm_sregs2 sregs)
     {
-        kvm_sregs2 sregs = default;
+        sregs = default;
         LoadCommon(ref vcpu, ref sregs.common);
         if (UsesPdptrs(in sregs.common)
             && GuestMemory.TryRead(ref vcpu.Vm, new Gpa(sregs.common.cr3 & 0xffffffe0), out sregs.pdptrs))
@@ -122,14 +111,12 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         // Emulated processors set the accessed flag, whose place is reserved here.
         for (int i = 0; i < 4; i++)
             sregs.pdptrs[i] &= ~PdptrReserved;
-        return Result(UserMemory.TryWrite(argument, sregs));
+        return 0;
     }
 
     /// <summary>EINVAL for PDPTEs without PAE paging; with it hardware fetches them from memory again.</summary>
-    public static int SetSregs2(ref Vcpu vcpu, Hva argument)
+    public static int SetSregs2(ref Vcpu vcpu, ref kvm_sregs2 sregs)
     {
-        if (!UserMemory.TryRead(argument, out kvm_sregs2 sregs))
-            return Errno.EFAULT;
         if (sregs.flags is not (0 or kvm_sregs2.KVM_SREGS2_FLAGS_PDPTRS_VALID)
             || sregs.flags != 0 && !UsesPdptrs(in sregs.common)
             || !ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
@@ -195,11 +182,11 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>The FXSAVE image's fields; components that XSAVE left out are in their initial state.</summary>
-    public static int GetFpu(ref Vcpu vcpu, Hva argument)
+    public static int GetFpu(ref Vcpu vcpu, out kvm_fpu fpu)
     {
         ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(vcpu.Shared.Host.LegacyFpu());
         ulong present = HostCpu.SupportedXcr0() == 0 ? fxregs_state.X87 | fxregs_state.Sse : image.present;
-        kvm_fpu fpu = new() { x87 = { fcw = InitialFcw }, mxcsr = image.mxcsr };
+        fpu = new() { x87 = { fcw = InitialFcw }, mxcsr = image.mxcsr };
         if ((present & fxregs_state.X87) != 0)
         {
             fpu.fpr = image.st;
@@ -207,14 +194,12 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         }
         if ((present & fxregs_state.Sse) != 0)
             fpu.xmm = image.xmm;
-        return Result(UserMemory.TryWrite(argument, fpu));
+        return 0;
     }
 
     /// <summary>EINVAL for reserved bits of MXCSR, which would fault when loaded.</summary>
-    public static int SetFpu(ref Vcpu vcpu, Hva argument)
+    public static int SetFpu(ref Vcpu vcpu, in kvm_fpu fpu)
     {
-        if (!UserMemory.TryRead(argument, out kvm_fpu fpu))
-            return Errno.EFAULT;
         if (fpu.mxcsr >> 16 != 0)
             return Errno.EINVAL;
         ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(vcpu.Shared.Host.LegacyFpu());
@@ -226,28 +211,17 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    /// <summary>EINVAL when the state is larger than struct kvm_xsave: then only KVM_GET_XSAVE2 will do.</summary>
-    public static int GetXsave(ref Vcpu vcpu, Hva argument) => vcpu.Shared.Host.XsaveSize() > XsaveRegionSize
-        ? Errno.EINVAL : Result(vcpu.Shared.Host.FpuToUser(argument, XsaveRegionSize));
-
-    public static int GetXsave2(ref Vcpu vcpu, Hva argument) =>
-        Result(vcpu.Shared.Host.FpuToUser(argument, vcpu.Shared.Host.XsaveSize()));
-
-    public static int SetXsave(ref Vcpu vcpu, Hva argument) => vcpu.Shared.Host.FpuFromUser(argument);
-
-    public static int GetXcrs(ref Vcpu vcpu, Hva argument)
+    public static int GetXcrs(ref Vcpu vcpu, out kvm_xcrs xcrs)
     {
         bool exists = HostCpu.SupportedXcr0() != 0;
-        kvm_xcrs xcrs = new() { nr_xcrs = Bit(exists) };
+        xcrs = new() { nr_xcrs = Bit(exists) };
         xcrs.xcrs[0].value = exists ? vcpu.Shared.Xcr0 : 0;
-        return Result(UserMemory.TryWrite(argument, xcrs));
+        return 0;
     }
 
     /// <summary>EINVAL without XSAVE, for flags, too many registers, or an XCR0 that XSETBV would refuse.</summary>
-    public static int SetXcrs(ref Vcpu vcpu, Hva argument)
+    public static int SetXcrs(ref Vcpu vcpu, in kvm_xcrs xcrs)
     {
-        if (!UserMemory.TryRead(argument, out kvm_xcrs xcrs))
-            return Errno.EFAULT;
         if (HostCpu.SupportedXcr0() == 0 || xcrs.nr_xcrs > kvm_xcrs.KVM_MAX_XCRS || xcrs.flags != 0)
             return Errno.EINVAL;
         for (int i = 0; i < (int)xcrs.nr_xcrs; i++)
@@ -258,13 +232,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    /// <summary>Reads MSRs until one does not exist; returns how many were read.</summary>
-    public static int GetMsrs(ref Vcpu vcpu, Hva argument) => EachMsr(ref vcpu, argument, write: false);
-
-    /// <summary>Writes MSRs until one is refused; returns how many were written.</summary>
-    public static int SetMsrs(ref Vcpu vcpu, Hva argument) => EachMsr(ref vcpu, argument, write: true);
-
-    private static int EachMsr(ref Vcpu vcpu, Hva argument, bool write)
+    /// <summary>Reads or writes MSRs until one does not exist or is refused; returns how many were done.</summary>
+    public static int EachMsr(ref Vcpu vcpu, Hva argument, bool write)
     {
         int error = MsrLists.ReadEntries(argument, out KernelArray<kvm_msr_entry> entries);
         int done = 0;
@@ -282,15 +251,13 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     /// The one attribute that a vCPU has, KVM_VCPU_TSC_OFFSET of KVM_VCPU_TSC_CTRL, both of which are 0: the distance
     /// from the host's time-stamp counter to the guest's. ENXIO for others.
     /// </summary>
-    public static int TscOffset(ref Vcpu vcpu, uint command, Hva argument)
+    public static int TscOffset(ref Vcpu vcpu, uint command, in kvm_device_attr attribute)
     {
-        if (!UserMemory.TryRead(argument, out kvm_device_attr attribute))
-            return Errno.EFAULT;
         if (attribute.flags != 0 || attribute.group != 0 || attribute.attr != 0)
             return Errno.ENXIO;
         var address = new Hva(attribute.addr);
         if (command == Ioctl.KVM_GET_DEVICE_ATTR)
-            return Result(UserMemory.TryWrite(address, TVendor.GetTscOffset(ref vcpu)));
+            return UserMemory.TryWrite(address, TVendor.GetTscOffset(ref vcpu)) ? 0 : Errno.EFAULT;
         if (command == Ioctl.KVM_HAS_DEVICE_ATTR)
             return 0;
         if (!UserMemory.TryRead(address, out ulong offset))
@@ -300,16 +267,15 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    public static int GetDebugRegs(ref Vcpu vcpu, Hva argument)
+    public static int GetDebugRegs(ref Vcpu vcpu, out kvm_debugregs debug)
     {
         ulong dr6 = TVendor.GetDr6(ref vcpu), dr7 = Debugging<TVendor>.GetDr7(ref vcpu);
-        return Result(UserMemory.TryWrite(argument, new kvm_debugregs { db = vcpu.Debug.Guest, dr6 = dr6, dr7 = dr7 }));
+        debug = new() { db = vcpu.Debug.Guest, dr6 = dr6, dr7 = dr7 };
+        return 0;
     }
 
-    public static int SetDebugRegs(ref Vcpu vcpu, Hva argument)
+    public static int SetDebugRegs(ref Vcpu vcpu, in kvm_debugregs debug)
     {
-        if (!UserMemory.TryRead(argument, out kvm_debugregs debug))
-            return Errno.EFAULT;
         if (debug.flags != 0 || debug.dr6 >> 32 != 0 || debug.dr7 >> 32 != 0)
             return Errno.EINVAL;
         vcpu.Debug.Guest = debug.db;
@@ -319,48 +285,28 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    public static int SetGuestDebug(ref Vcpu vcpu, Hva argument) =>
-        UserMemory.TryRead(argument, out kvm_guest_debug debug)
-            ? Debugging<TVendor>.SetGuestDebug(ref vcpu, in debug) : Errno.EFAULT;
-
-    public static int GetVcpuEvents(ref Vcpu vcpu, Hva argument) =>
-        Result(UserMemory.TryWrite(argument, Exceptions<TVendor>.Get(ref vcpu)));
-
-    public static int SetVcpuEvents(ref Vcpu vcpu, Hva argument) =>
-        UserMemory.TryRead(argument, out kvm_vcpu_events events)
-            ? Exceptions<TVendor>.Set(ref vcpu, in events) : Errno.EFAULT;
-
-    public static int SetCpuid(ref Vcpu vcpu, Hva argument) =>
-        vcpu.Cpuid.Set(argument, true, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
-
-    public static int SetCpuid2(ref Vcpu vcpu, Hva argument) =>
-        vcpu.Cpuid.Set(argument, false, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
-
-    public static int GetCpuid2(ref Vcpu vcpu, Hva argument) => vcpu.Cpuid.Get(argument);
+    public static int SetCpuid(ref Vcpu vcpu, Hva argument, bool legacy) =>
+        vcpu.Cpuid.Set(argument, legacy, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
 
     /// <summary>A supervisor's read of a linear address, as the guest's tables are now.</summary>
-    public static int Translate(ref Vcpu vcpu, Hva argument)
+    public static int Translate(ref Vcpu vcpu, ref kvm_translation translation)
     {
-        if (!UserMemory.TryRead(argument, out kvm_translation translation))
-            return Errno.EFAULT;
         PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu) with { Cpl = 0, Pkru = 0, AlignmentCheck = true };
         Translation found = GuestWalker.Translate(ref vcpu.Vm, in paging, new Gva(translation.linear_address),
             PageAccess.Read);
-        kvm_translation result = new() { linear_address = translation.linear_address, writeable = 1 };
-        result.physical_address = found.Succeeded ? found.Address.Value : ~0ul;
-        result.valid = Bit(found.Succeeded);
-        return Result(UserMemory.TryWrite(argument, result));
+        translation = new() { linear_address = translation.linear_address, writeable = 1 };
+        translation.physical_address = found.Succeeded ? found.Address.Value : ~0ul;
+        translation.valid = Bit(found.Succeeded);
+        return 0;
     }
 
     /// <summary>
     /// EINVAL beyond vector 255, ENXIO when the PIC is in the kernel, EEXIST while another interrupt still waits to be
     /// delivered.
     /// </summary>
-    public static int Interrupt(ref Vcpu vcpu, Hva argument)
+    public static int Interrupt(ref Vcpu vcpu, uint vector)
     {
-        if (!UserMemory.TryRead(argument, out kvm_interrupt interrupt))
-            return Errno.EFAULT;
-        if (interrupt.irq >= kvm_interrupt.KVM_NR_INTERRUPTS)
+        if (vector > byte.MaxValue)
             return Errno.EINVAL;
         if (vcpu.Vm.Irqchip.Mode == IrqchipMode.Kernel)
             return Errno.ENXIO;
@@ -368,11 +314,11 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             return Errno.EEXIST;
         if (vcpu.HasApic)
         {
-            vcpu.Events.External = new Vector((byte)interrupt.irq);
+            vcpu.Events.External = new Vector((byte)vector);
             vcpu.Events.HasExternal = true;
             return 0;
         }
-        vcpu.Events.ReinjectInterrupt(new Vector((byte)interrupt.irq), soft: false);
+        vcpu.Events.ReinjectInterrupt(new Vector((byte)vector), soft: false);
         return 0;
     }
 
@@ -382,32 +328,9 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    /// <summary>EINVAL without a local APIC in the kernel.</summary>
-    public static int GetLapic(ref Vcpu vcpu, Hva argument)
-    {
-        if (!vcpu.HasApic)
-            return Errno.EINVAL;
-        Apic<TVendor>.Get(ref vcpu, out kvm_lapic_state state);
-        return Result(UserMemory.TryWrite(argument, state));
-    }
-
-    public static int SetLapic(ref Vcpu vcpu, Hva argument) =>
-        !vcpu.HasApic ? Errno.EINVAL
-        : UserMemory.TryRead(argument, out kvm_lapic_state state) ? Apic<TVendor>.Set(ref vcpu, in state)
-        : Errno.EFAULT;
-
-    public static int SetupMce(ref Vcpu vcpu, Hva argument) => UserMemory.TryRead(argument, out ulong capability)
-        ? MachineCheck<TVendor>.SetUp(ref vcpu, capability) : Errno.EFAULT;
-
-    public static int SetMce(ref Vcpu vcpu, Hva argument) => UserMemory.TryRead(argument, out kvm_x86_mce error)
-        ? MachineCheck<TVendor>.Set(ref vcpu, in error) : Errno.EFAULT;
-
     /// <summary>EINVAL to switch it on: reports come from an APIC in the kernel.</summary>
-    public static int TprAccessReporting(ref Vcpu vcpu, Hva argument) =>
-        !UserMemory.TryRead(argument, out kvm_tpr_access_ctl control) ? Errno.EFAULT
-        : (control.enabled | control.flags) == 0 ? 0 : Errno.EINVAL;
-
-    private static int Result(bool written) => written ? 0 : Errno.EFAULT;
+    public static int TprAccessReporting(in kvm_tpr_access_ctl control) =>
+        (control.enabled | control.flags) == 0 ? 0 : Errno.EINVAL;
 
     private static byte Bit(bool value) => value ? (byte)1 : (byte)0;
 }

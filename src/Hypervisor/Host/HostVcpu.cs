@@ -16,6 +16,8 @@ internal enum HaltEnd : byte
 internal readonly partial struct HostVcpu(nint handle)
 {
     public const int FxsaveSize = 512, XsaveHeaderSize = 64;
+    /// <summary>Of struct kvm_xsave.</summary>
+    public const uint XsaveRegionSize = 4096;
 
     private readonly nint _handle = handle;
 }

@@ -151,7 +151,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         && (vcpu.Apic.IsLevel(vector) || vcpu.Vm.Irqchip.EoiVectors.Contains((byte)vector));
 
     /// <summary>KVM_GET_LAPIC.</summary>
-    public static void Get(ref Vcpu vcpu, out kvm_lapic_state state)
+    public static int Get(ref Vcpu vcpu, out kvm_lapic_state state)
     {
         // What is due is posted first, so that it is in IRR.
         ApicTimer<TVendor>.Expired(ref vcpu);
@@ -161,6 +161,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
             page[register * Stride] = Value(ref vcpu, register);
         if (!vcpu.Vm.Irqchip.Wide)
             page[ApicRegister.Id * Stride] = vcpu.Id << 24;
+        return Errno.Ok;
     }
 
     /// <summary>

@@ -339,10 +339,17 @@ internal struct IrqChip
         vm.Host.UnlockIrq();
     }
 
-    /// <summary>Gets or sets the state of a chip, whose id was checked.</summary>
-    public static void Access(ref Vm.Vm vm, ref kvm_irqchip state, bool set)
+    /// <summary>
+    /// KVM_GET_IRQCHIP and KVM_SET_IRQCHIP. ENXIO unless the shared chips are in the kernel, EINVAL for a chip that is
+    /// none.
+    /// </summary>
+    public static int Access(ref Vm.Vm vm, ref kvm_irqchip state, bool set)
     {
         ref IrqChip chip = ref vm.Irqchip;
+        if (chip.Mode != IrqchipMode.Kernel)
+            return Errno.ENXIO;
+        if (state.chip_id > kvm_irqchip.KVM_IRQCHIP_IOAPIC)
+            return Errno.EINVAL;
         bool isIoApic = state.chip_id == kvm_irqchip.KVM_IRQCHIP_IOAPIC;
         vm.Host.LockIrq();
         if (!set && isIoApic)
@@ -357,6 +364,7 @@ internal struct IrqChip
         chip.UpdateEoiVectors();
         NotifyPicOutput(ref vm);
         vm.Host.UnlockIrq();
+        return Errno.Ok;
     }
 
     /// <summary>A resampling irqfd waits for the end of this GSI's interrupts.</summary>

@@ -5,32 +5,27 @@ namespace SharpKvm.Interrupts;
 internal static class IrqchipIoctls
 {
     /// <summary>ENXIO without controllers in the kernel; the status goes back with KVM_IRQ_LINE_STATUS.</summary>
-    public static int SetLine(ref Vm.Vm vm, Hva argument, bool reports)
+    public static int SetLine(ref Vm.Vm vm, kvm_irq_level line, out int status)
     {
-        if (!UserMemory.TryRead(argument, out kvm_irq_level line))
-            return Errno.EFAULT;
+        status = 0;
         if (vm.Irqchip.Mode == IrqchipMode.None)
             return Errno.ENXIO;
-        int status = Gsi.TryCreate(line.irq, out Gsi gsi)
+        status = Gsi.TryCreate(line.irq, out Gsi gsi)
             ? IrqChip.SetLine(ref vm, gsi, LineSource.UserSpace, line.level != 0)
             : -1;
-        return !reports || UserMemory.TryWrite(argument, line with { status = status }) ? Errno.Ok : Errno.EFAULT;
+        return Errno.Ok;
     }
 
     /// <summary>How many CPUs the message reached; EPERM when nobody has its address.</summary>
-    public static int SignalMsi(ref Vm.Vm vm, Hva argument)
+    public static int SignalMsi(ref Vm.Vm vm, in kvm_msi msi)
     {
-        if (!UserMemory.TryRead(argument, out kvm_msi msi))
-            return Errno.EFAULT;
         if (vm.Irqchip.Mode == IrqchipMode.None || msi.flags != 0 || vm.Irqchip.Wide && (msi.address_hi & 0xff) != 0)
             return Errno.EINVAL;
         return IrqChip.SendMsi(ref vm, (ulong)msi.address_hi << 32 | msi.address_lo, msi.data);
     }
 
-    public static int SetRouting(ref Vm.Vm vm, Hva argument)
+    public static int SetRouting(ref Vm.Vm vm, in kvm_irq_routing head, Hva argument)
     {
-        if (!UserMemory.TryRead(argument, out kvm_irq_routing head))
-            return Errno.EFAULT;
         if (vm.Irqchip.Mode == IrqchipMode.None || head.nr > Gsi.Limit || head.flags != 0)
             return Errno.EINVAL;
         int error = RouteTable.Read(argument + (ulong)Unsafe.SizeOf<kvm_irq_routing>(), head.nr,
@@ -41,11 +36,9 @@ internal static class IrqchipIoctls
     }
 
     /// <summary>EINVAL for flags or a GSI that cannot be, EBADF and EINVAL for what is no eventfd, EBUSY.</summary>
-    public static int ChangeIrqFd(ref Vm.Vm vm, Hva argument)
+    public static int ChangeIrqFd(ref Vm.Vm vm, in kvm_irqfd request)
     {
         const uint Known = kvm_irqfd.KVM_IRQFD_FLAG_DEASSIGN | kvm_irqfd.KVM_IRQFD_FLAG_RESAMPLE;
-        if (!UserMemory.TryRead(argument, out kvm_irqfd request))
-            return Errno.EFAULT;
         bool resample = (request.flags & kvm_irqfd.KVM_IRQFD_FLAG_RESAMPLE) != 0;
         if ((request.flags & ~Known) != 0 || !Gsi.TryCreate(request.gsi, out Gsi gsi))
             return Errno.EINVAL;
@@ -62,22 +55,6 @@ internal static class IrqchipIoctls
         if (resample)
             IrqChip.Watch(ref vm, gsi);
         return vm.Host.AssignIrqFd((int)request.fd, request.gsi, (int)request.resamplefd, resample);
-    }
-
-    /// <summary>
-    /// KVM_GET_IRQCHIP and KVM_SET_IRQCHIP. ENXIO unless the shared chips are in the kernel, EINVAL for a chip that is
-    /// none.
-    /// </summary>
-    public static int AccessChip(ref Vm.Vm vm, Hva argument, bool set)
-    {
-        if (!UserMemory.TryRead(argument, out kvm_irqchip state))
-            return Errno.EFAULT;
-        if (vm.Irqchip.Mode != IrqchipMode.Kernel)
-            return Errno.ENXIO;
-        if (state.chip_id > kvm_irqchip.KVM_IRQCHIP_IOAPIC)
-            return Errno.EINVAL;
-        IrqChip.Access(ref vm, ref state, set);
-        return set || UserMemory.TryWrite(argument, state) ? Errno.Ok : Errno.EFAULT;
     }
 
     /// <summary>
@@ -98,12 +75,8 @@ internal static class IrqchipIoctls
     }
 
     /// <summary>Gets or sets the state, of which KVM_GET_PIT and KVM_SET_PIT take the first part.</summary>
-    public static int AccessPit<T>(ref Vm.Vm vm, Hva argument, bool set) where T : unmanaged
+    public static int AccessPit(ref Vm.Vm vm, ref kvm_pit_state2 state, bool set)
     {
-        kvm_pit_state2 state = default;
-        ref T part = ref Unsafe.As<kvm_pit_state2, T>(ref state);
-        if (set && !UserMemory.TryRead(argument, out part))
-            return Errno.EFAULT;
         if (!vm.Irqchip.HasPit)
             return Errno.ENXIO;
         vm.Host.LockIrq();
@@ -113,7 +86,7 @@ internal static class IrqchipIoctls
             state = vm.Irqchip.Pit.Get(HostCpu.Nanoseconds());
         vm.Irqchip.ArmTimer(vm.Host);
         vm.Host.UnlockIrq();
-        return set || UserMemory.TryWrite(argument, part) ? Errno.Ok : Errno.EFAULT;
+        return Errno.Ok;
     }
 
     public static int ControlReinjection(ref Vm.Vm vm, Hva argument)

@@ -12,10 +12,8 @@ namespace SharpKvm.Interrupts;
 internal static class VirtualTpr<TVendor> where TVendor : struct, IVendor
 {
     /// <summary>Address 0 ends the use. EINVAL without a local APIC in the kernel, or for what is no memory.</summary>
-    public static int Set(ref Vcpu vcpu, Hva argument)
+    public static int Set(ref Vcpu vcpu, ulong address)
     {
-        if (!UserMemory.TryRead(argument, out ulong address))
-            return Errno.EFAULT;
         if (!vcpu.HasApic || address != 0 && !GuestMemory.TryRead(ref vcpu.Vm, new Gpa(address), out uint _))
             return Errno.EINVAL;
         vcpu.VirtualTpr = new Gpa(address);

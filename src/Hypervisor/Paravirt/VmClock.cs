@@ -74,24 +74,22 @@ internal struct VmClock
     }
 
     /// <summary>KVM_GET_CLOCK. The host's clocks are told only where the guest's follows from them.</summary>
-    public static int Get(ref Vm.Vm vm, Hva argument)
+    public static int Get(ref Vm.Vm vm, out kvm_clock_data data)
     {
         ClockPoint now = Now(ref vm);
-        kvm_clock_data data = new() { clock = now.Nanoseconds };
+        data = new() { clock = now.Nanoseconds };
         if (now.IsMaster)
         {
             data.flags = kvm_clock_data.Flags;
             data.realtime = HostCpu.RealNanoseconds();
             data.host_tsc = now.Tsc;
         }
-        return UserMemory.TryWrite(argument, data) ? Errno.Ok : Errno.EFAULT;
+        return Errno.Ok;
     }
 
     /// <summary>KVM_SET_CLOCK: with KVM_CLOCK_REALTIME the time that has passed since then is added.</summary>
-    public static int Set(ref Vm.Vm vm, Hva argument)
+    public static int Set(ref Vm.Vm vm, kvm_clock_data data)
     {
-        if (!UserMemory.TryRead(argument, out kvm_clock_data data))
-            return Errno.EFAULT;
         if ((data.flags & ~kvm_clock_data.Flags) != 0)
             return Errno.EINVAL;
         vm.Host.LockIrq();

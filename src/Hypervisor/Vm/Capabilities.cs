@@ -79,8 +79,10 @@ internal static class Capabilities
     };
 
     /// <summary>KVM_ENABLE_CAP on the VM.</summary>
-    public static int Enable(ref Vm vm, uint capability, uint flags, ulong argument)
+    public static int Enable(ref Vm vm, in kvm_enable_cap request)
     {
+        uint capability = request.cap;
+        ulong argument = request.args[0];
         ulong known = capability switch
         {
             KVM_CAP_DISABLE_QUIRKS2 => (ulong)Quirks.All,
@@ -88,7 +90,7 @@ internal static class Capabilities
             KVM_CAP_X2APIC_API => Use32BitIds | DisableBroadcastQuirk,
             _ => ulong.MaxValue,
         };
-        if (flags != 0 || (argument & ~known) != 0)
+        if (request.flags != 0 || (argument & ~known) != 0)
             return Errno.EINVAL;
         bool on = (argument & 1) != 0;
         switch (capability)
@@ -113,11 +115,11 @@ internal static class Capabilities
     }
 
     /// <summary>KVM_ENABLE_CAP on a vCPU.</summary>
-    public static int Enable(ref Vcpu vcpu, uint capability, uint flags, ulong argument)
+    public static int Enable(ref Vcpu vcpu, in kvm_enable_cap request)
     {
-        if (flags != 0 || capability != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+        if (request.flags != 0 || request.cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
             return Errno.EINVAL;
-        vcpu.Paravirt.FollowsCpuid = argument != 0;
+        vcpu.Paravirt.FollowsCpuid = request.args[0] != 0;
         return Errno.Ok;
     }
 }

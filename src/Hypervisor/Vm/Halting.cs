@@ -116,15 +116,9 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
         vcpu.MpState = MpState.Runnable;
     }
 
-    public static int Get(ref Vcpu vcpu, Hva argument) =>
-        UserMemory.TryWrite(argument, new kvm_mp_state { mp_state = (uint)vcpu.MpState }) ? Errno.Ok : Errno.EFAULT;
-
-    /// <summary>Without a local APIC in the kernel a vCPU is always runnable.</summary>
-    public static int Set(ref Vcpu vcpu, Hva argument)
+    /// <summary>KVM_SET_MP_STATE. Without a local APIC in the kernel a vCPU is always runnable.</summary>
+    public static int Set(ref Vcpu vcpu, MpState wanted)
     {
-        if (!UserMemory.TryRead(argument, out kvm_mp_state state))
-            return Errno.EFAULT;
-        var wanted = (MpState)state.mp_state;
         if (wanted > MpState.SipiReceived || wanted != MpState.Runnable && !vcpu.HasApic)
             return Errno.EINVAL;
         bool starts = wanted == MpState.SipiReceived;

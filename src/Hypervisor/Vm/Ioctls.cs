@@ -16,22 +16,22 @@ internal static class SystemIoctls
 
     public static long Dispatch(uint command, ulong argument)
     {
-        var pointer = new Hva(argument);
-        return command switch
+        IoctlData data = new(command, argument);
+        return data.Finish(command switch
         {
             KVM_GET_API_VERSION => argument == 0 ? ApiVersion : Errno.EINVAL,
             // The type of a machine: x86 has only 0.
             KVM_CREATE_VM => argument == 0 ? HostVm.Create() : Errno.EINVAL,
             KVM_CHECK_EXTENSION => Capabilities.Check(argument),
             KVM_GET_VCPU_MMAP_SIZE => argument == 0 ? VcpuMmapSize : Errno.EINVAL,
-            KVM_GET_SUPPORTED_CPUID => HostCpuid.Supported(pointer),
-            KVM_GET_EMULATED_CPUID => HostCpuid.Emulated(pointer),
-            KVM_GET_MSR_INDEX_LIST => MsrLists.IndexList(pointer),
-            KVM_GET_MSR_FEATURE_INDEX_LIST => MsrLists.FeatureIndexList(pointer),
-            KVM_GET_MSRS => MsrLists.GetFeatures(pointer),
-            KVM_X86_GET_MCE_CAP_SUPPORTED => MsrLists.McCapSupported(pointer),
+            KVM_GET_SUPPORTED_CPUID => HostCpuid.Supported(data.Pointer),
+            KVM_GET_EMULATED_CPUID => HostCpuid.Emulated(data.Pointer),
+            KVM_GET_MSR_INDEX_LIST => MsrLists.IndexList(data.Pointer),
+            KVM_GET_MSR_FEATURE_INDEX_LIST => MsrLists.FeatureIndexList(data.Pointer),
+            KVM_GET_MSRS => MsrLists.GetFeatures(data.Pointer),
+            KVM_X86_GET_MCE_CAP_SUPPORTED => data.Answer(MsrState.McgSupported),
             _ => Errno.EINVAL,
-        };
+        });
     }
 }
 
@@ -46,55 +46,50 @@ internal static class VmIoctls
 
     public static long Dispatch(ref Vm vm, uint command, ulong argument)
     {
-        var pointer = new Hva(argument);
-        return command switch
+        IoctlData data = new(command, argument);
+        return data.Finish(command switch
         {
             KVM_CHECK_EXTENSION => Capabilities.Check(argument),
-            KVM_ENABLE_CAP => UserMemory.TryRead(pointer, out kvm_enable_cap capability)
-                ? Capabilities.Enable(ref vm, capability.cap, capability.flags, capability.args[0]) : Errno.EFAULT,
+            KVM_ENABLE_CAP when data.Read() => Capabilities.Enable(ref vm, in data.As<kvm_enable_cap>()),
             KVM_CREATE_VCPU => CreateVcpu(ref vm, argument),
             KVM_SET_BOOT_CPU_ID => SetBootCpu(ref vm, argument),
-            KVM_SET_USER_MEMORY_REGION => UserMemory.TryRead(pointer, out kvm_userspace_memory_region region)
-                ? MemorySlots.SetRegion(ref vm, in region) : Errno.EFAULT,
-            KVM_GET_DIRTY_LOG => UserMemory.TryRead(pointer, out kvm_dirty_log log)
-                ? DirtyLog.Get(ref vm, in log) : Errno.EFAULT,
-            KVM_CLEAR_DIRTY_LOG => UserMemory.TryRead(pointer, out kvm_clear_dirty_log cleared)
-                ? DirtyLog.Clear(ref vm, in cleared) : Errno.EFAULT,
+            KVM_SET_USER_MEMORY_REGION when data.Read() =>
+                MemorySlots.SetRegion(ref vm, in data.As<kvm_userspace_memory_region>()),
+            KVM_GET_DIRTY_LOG when data.Read() => DirtyLog.Get(ref vm, in data.As<kvm_dirty_log>()),
+            KVM_CLEAR_DIRTY_LOG when data.Read() => DirtyLog.Clear(ref vm, in data.As<kvm_clear_dirty_log>()),
             KVM_RESET_DIRTY_RINGS => DirtyRing.ResetAll(ref vm),
             KVM_SET_NR_MMU_PAGES => argument < LeastMmuPages ? Errno.EINVAL : Errno.Ok,
             KVM_GET_NR_MMU_PAGES => DefaultMmuPages,
             KVM_SET_TSS_ADDR => argument > uint.MaxValue - TssPages * Page.Size + 1 ? Errno.EINVAL : Errno.Ok,
-            KVM_SET_IDENTITY_MAP_ADDR => !UserMemory.TryRead(pointer, out ulong _) ? Errno.EFAULT
-                // Only the first vCPU would use it.
-                : vm.Vcpus.Count != 0 ? Errno.EINVAL : Errno.Ok,
+            // Only the first vCPU would use it.
+            KVM_SET_IDENTITY_MAP_ADDR when data.Read() => vm.Vcpus.Count != 0 ? Errno.EINVAL : Errno.Ok,
             KVM_CREATE_IRQCHIP => IrqChip.Create(ref vm),
-            KVM_GET_IRQCHIP => IrqchipIoctls.AccessChip(ref vm, pointer, set: false),
-            KVM_SET_IRQCHIP => IrqchipIoctls.AccessChip(ref vm, pointer, set: true),
-            KVM_IRQ_LINE => IrqchipIoctls.SetLine(ref vm, pointer, reports: false),
-            KVM_IRQ_LINE_STATUS => IrqchipIoctls.SetLine(ref vm, pointer, reports: true),
-            KVM_SIGNAL_MSI => IrqchipIoctls.SignalMsi(ref vm, pointer),
-            KVM_SET_GSI_ROUTING => IrqchipIoctls.SetRouting(ref vm, pointer),
-            KVM_IRQFD => IrqchipIoctls.ChangeIrqFd(ref vm, pointer),
+            KVM_GET_IRQCHIP when data.Read() => IrqChip.Access(ref vm, ref data.Out<kvm_irqchip>(), set: false),
+            KVM_SET_IRQCHIP when data.Read() => IrqChip.Access(ref vm, ref data.As<kvm_irqchip>(), set: true),
+            KVM_IRQ_LINE when data.Read() => IrqchipIoctls.SetLine(ref vm, data.As<kvm_irq_level>(), out _),
+            KVM_IRQ_LINE_STATUS when data.Read() =>
+                IrqchipIoctls.SetLine(ref vm, data.As<kvm_irq_level>(), out data.Out<kvm_irq_level>().status),
+            KVM_SIGNAL_MSI when data.Read() => IrqchipIoctls.SignalMsi(ref vm, in data.As<kvm_msi>()),
+            KVM_SET_GSI_ROUTING when data.Read() =>
+                IrqchipIoctls.SetRouting(ref vm, in data.As<kvm_irq_routing>(), data.Pointer),
+            KVM_IRQFD when data.Read() => IrqchipIoctls.ChangeIrqFd(ref vm, in data.As<kvm_irqfd>()),
             KVM_CREATE_PIT => IrqchipIoctls.CreatePit(ref vm, kvm_pit_config.KVM_PIT_SPEAKER_DUMMY),
-            KVM_CREATE_PIT2 => UserMemory.TryRead(pointer, out kvm_pit_config pit)
-                ? IrqchipIoctls.CreatePit(ref vm, pit.flags) : Errno.EFAULT,
-            KVM_GET_PIT => IrqchipIoctls.AccessPit<kvm_pit_state>(ref vm, pointer, set: false),
-            KVM_SET_PIT => IrqchipIoctls.AccessPit<kvm_pit_state>(ref vm, pointer, set: true),
-            KVM_GET_PIT2 => IrqchipIoctls.AccessPit<kvm_pit_state2>(ref vm, pointer, set: false),
-            KVM_SET_PIT2 => IrqchipIoctls.AccessPit<kvm_pit_state2>(ref vm, pointer, set: true),
-            KVM_REINJECT_CONTROL => IrqchipIoctls.ControlReinjection(ref vm, pointer),
-            KVM_IOEVENTFD => UserMemory.TryRead(pointer, out kvm_ioeventfd ioEventFd)
-                ? IoEventFds.Change(ref vm, in ioEventFd) : Errno.EFAULT,
-            KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO =>
-                UserMemory.TryRead(pointer, out kvm_coalesced_mmio_zone zone)
-                ? CoalescedIo.Change(ref vm, in zone, add: command == KVM_REGISTER_COALESCED_MMIO) : Errno.EFAULT,
-            KVM_X86_SET_MSR_FILTER => SetMsrFilter(ref vm, pointer),
-            KVM_GET_CLOCK => VmClock.Get(ref vm, pointer),
-            KVM_SET_CLOCK => VmClock.Set(ref vm, pointer),
+            KVM_CREATE_PIT2 when data.Read() => IrqchipIoctls.CreatePit(ref vm, data.As<kvm_pit_config>().flags),
+            KVM_GET_PIT or KVM_GET_PIT2 =>
+                IrqchipIoctls.AccessPit(ref vm, ref data.Out<kvm_pit_state2>(), set: false),
+            KVM_SET_PIT or KVM_SET_PIT2 when data.Read() =>
+                IrqchipIoctls.AccessPit(ref vm, ref data.As<kvm_pit_state2>(), set: true),
+            KVM_REINJECT_CONTROL => IrqchipIoctls.ControlReinjection(ref vm, data.Pointer),
+            KVM_IOEVENTFD when data.Read() => IoEventFds.Change(ref vm, in data.As<kvm_ioeventfd>()),
+            KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO when data.Read() => CoalescedIo.Change(
+                ref vm, in data.As<kvm_coalesced_mmio_zone>(), add: command == KVM_REGISTER_COALESCED_MMIO),
+            KVM_X86_SET_MSR_FILTER when data.Read() => SetMsrFilter(ref vm, in data.As<kvm_msr_filter>()),
+            KVM_GET_CLOCK => VmClock.Get(ref vm, out data.Out<kvm_clock_data>()),
+            KVM_SET_CLOCK when data.Read() => VmClock.Set(ref vm, data.As<kvm_clock_data>()),
             KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
             KVM_GET_TSC_KHZ => VmCpuState.GetTscKhz(),
             _ => Errno.ENOTTY,
-        };
+        });
     }
 
     private static long CreateVcpu(ref Vm vm, ulong id)
@@ -113,9 +108,9 @@ internal static class VmIoctls
         return Errno.Ok;
     }
 
-    private static int SetMsrFilter(ref Vm vm, Hva pointer)
+    private static int SetMsrFilter(ref Vm vm, in kvm_msr_filter filter)
     {
-        int result = vm.MsrFilter.Set(pointer);
+        int result = vm.MsrFilter.Set(in filter);
         if (result == Errno.Ok)
             vm.Vcpus.RequestAll(VcpuRequests.MsrFilter);
         return result;
@@ -129,56 +124,60 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
 
     public static long Dispatch(ref Vcpu vcpu, uint command, ulong argument)
     {
-        var pointer = new Hva(argument);
+        IoctlData data = new(command, argument);
         Halting<TVendor>.AcceptMessages(ref vcpu);
-        return command switch
+        return data.Finish(command switch
         {
-            KVM_GET_REGS => StateIoctls<TVendor>.GetRegs(ref vcpu, pointer),
-            KVM_SET_REGS => StateIoctls<TVendor>.SetRegs(ref vcpu, pointer),
-            KVM_GET_SREGS => StateIoctls<TVendor>.GetSregs(ref vcpu, pointer),
-            KVM_SET_SREGS => StateIoctls<TVendor>.SetSregs(ref vcpu, pointer),
-            KVM_GET_SREGS2 => StateIoctls<TVendor>.GetSregs2(ref vcpu, pointer),
-            KVM_SET_SREGS2 => StateIoctls<TVendor>.SetSregs2(ref vcpu, pointer),
-            KVM_GET_FPU => StateIoctls<TVendor>.GetFpu(ref vcpu, pointer),
-            KVM_SET_FPU => StateIoctls<TVendor>.SetFpu(ref vcpu, pointer),
-            KVM_GET_XSAVE => StateIoctls<TVendor>.GetXsave(ref vcpu, pointer),
-            KVM_GET_XSAVE2 => StateIoctls<TVendor>.GetXsave2(ref vcpu, pointer),
-            KVM_SET_XSAVE => StateIoctls<TVendor>.SetXsave(ref vcpu, pointer),
-            KVM_GET_XCRS => StateIoctls<TVendor>.GetXcrs(ref vcpu, pointer),
-            KVM_SET_XCRS => StateIoctls<TVendor>.SetXcrs(ref vcpu, pointer),
-            KVM_GET_MSRS => StateIoctls<TVendor>.GetMsrs(ref vcpu, pointer),
-            KVM_SET_MSRS => StateIoctls<TVendor>.SetMsrs(ref vcpu, pointer),
-            KVM_GET_DEBUGREGS => StateIoctls<TVendor>.GetDebugRegs(ref vcpu, pointer),
-            KVM_SET_DEBUGREGS => StateIoctls<TVendor>.SetDebugRegs(ref vcpu, pointer),
-            KVM_SET_GUEST_DEBUG => StateIoctls<TVendor>.SetGuestDebug(ref vcpu, pointer),
-            KVM_GET_VCPU_EVENTS => StateIoctls<TVendor>.GetVcpuEvents(ref vcpu, pointer),
-            KVM_SET_VCPU_EVENTS => StateIoctls<TVendor>.SetVcpuEvents(ref vcpu, pointer),
-            KVM_GET_MP_STATE => Halting<TVendor>.Get(ref vcpu, pointer),
-            KVM_SET_MP_STATE => Halting<TVendor>.Set(ref vcpu, pointer),
-            KVM_GET_LAPIC => StateIoctls<TVendor>.GetLapic(ref vcpu, pointer),
-            KVM_SET_LAPIC => StateIoctls<TVendor>.SetLapic(ref vcpu, pointer),
-            KVM_SET_CPUID => StateIoctls<TVendor>.SetCpuid(ref vcpu, pointer),
-            KVM_SET_CPUID2 => StateIoctls<TVendor>.SetCpuid2(ref vcpu, pointer),
-            KVM_GET_CPUID2 => StateIoctls<TVendor>.GetCpuid2(ref vcpu, pointer),
+            KVM_GET_REGS => StateIoctls<TVendor>.GetRegs(ref vcpu, out data.Out<kvm_regs>()),
+            KVM_SET_REGS when data.Read() => StateIoctls<TVendor>.SetRegs(ref vcpu, in data.As<kvm_regs>()),
+            KVM_GET_SREGS => StateIoctls<TVendor>.GetSregs(ref vcpu, out data.Out<kvm_sregs>()),
+            KVM_SET_SREGS when data.Read() => StateIoctls<TVendor>.SetSregs(ref vcpu, ref data.As<kvm_sregs>()),
+            KVM_GET_SREGS2 => StateIoctls<TVendor>.GetSregs2(ref vcpu, out data.Out<kvm_sregs2>()),
+            KVM_SET_SREGS2 when data.Read() => StateIoctls<TVendor>.SetSregs2(ref vcpu, ref data.As<kvm_sregs2>()),
+            KVM_GET_FPU => StateIoctls<TVendor>.GetFpu(ref vcpu, out data.Out<kvm_fpu>()),
+            KVM_SET_FPU when data.Read() => StateIoctls<TVendor>.SetFpu(ref vcpu, in data.As<kvm_fpu>()),
+            // A state that is larger than struct kvm_xsave is for KVM_GET_XSAVE2 only.
+            KVM_GET_XSAVE when vcpu.Shared.Host.XsaveSize() > HostVcpu.XsaveRegionSize => Errno.EINVAL,
+            KVM_GET_XSAVE or KVM_GET_XSAVE2 => vcpu.Shared.Host.FpuToUser(data.Pointer),
+            KVM_SET_XSAVE => vcpu.Shared.Host.FpuFromUser(data.Pointer),
+            KVM_GET_XCRS => StateIoctls<TVendor>.GetXcrs(ref vcpu, out data.Out<kvm_xcrs>()),
+            KVM_SET_XCRS when data.Read() => StateIoctls<TVendor>.SetXcrs(ref vcpu, in data.As<kvm_xcrs>()),
+            KVM_GET_MSRS => StateIoctls<TVendor>.EachMsr(ref vcpu, data.Pointer, write: false),
+            KVM_SET_MSRS => StateIoctls<TVendor>.EachMsr(ref vcpu, data.Pointer, write: true),
+            KVM_GET_DEBUGREGS => StateIoctls<TVendor>.GetDebugRegs(ref vcpu, out data.Out<kvm_debugregs>()),
+            KVM_SET_DEBUGREGS when data.Read() =>
+                StateIoctls<TVendor>.SetDebugRegs(ref vcpu, in data.As<kvm_debugregs>()),
+            KVM_SET_GUEST_DEBUG when data.Read() =>
+                Debugging<TVendor>.SetGuestDebug(ref vcpu, in data.As<kvm_guest_debug>()),
+            KVM_GET_VCPU_EVENTS => Exceptions<TVendor>.Get(ref vcpu, out data.Out<kvm_vcpu_events>()),
+            KVM_SET_VCPU_EVENTS when data.Read() => Exceptions<TVendor>.Set(ref vcpu, in data.As<kvm_vcpu_events>()),
+            KVM_GET_MP_STATE => data.Answer(vcpu.MpState),
+            KVM_SET_MP_STATE when data.Read() => Halting<TVendor>.Set(ref vcpu, data.As<MpState>()),
+            KVM_GET_LAPIC when vcpu.HasApic => Apic<TVendor>.Get(ref vcpu, out data.Out<kvm_lapic_state>()),
+            KVM_SET_LAPIC when vcpu.HasApic && data.Read() =>
+                Apic<TVendor>.Set(ref vcpu, in data.As<kvm_lapic_state>()),
+            KVM_SET_CPUID => StateIoctls<TVendor>.SetCpuid(ref vcpu, data.Pointer, legacy: true),
+            KVM_SET_CPUID2 => StateIoctls<TVendor>.SetCpuid(ref vcpu, data.Pointer, legacy: false),
+            KVM_GET_CPUID2 => vcpu.Cpuid.Get(data.Pointer),
             KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
             KVM_GET_TSC_KHZ => VmCpuState.GetTscKhz(),
-            KVM_TRANSLATE => StateIoctls<TVendor>.Translate(ref vcpu, pointer),
-            KVM_INTERRUPT => StateIoctls<TVendor>.Interrupt(ref vcpu, pointer),
+            KVM_TRANSLATE when data.Read() => StateIoctls<TVendor>.Translate(ref vcpu, ref data.Out<kvm_translation>()),
+            KVM_INTERRUPT when data.Read() => StateIoctls<TVendor>.Interrupt(ref vcpu, data.As<uint>()),
             KVM_NMI => StateIoctls<TVendor>.Nmi(ref vcpu),
             // No system-management mode.
             KVM_SMI => Errno.ENOTTY,
-            KVM_X86_SETUP_MCE => StateIoctls<TVendor>.SetupMce(ref vcpu, pointer),
-            KVM_X86_SET_MCE => StateIoctls<TVendor>.SetMce(ref vcpu, pointer),
-            KVM_TPR_ACCESS_REPORTING => StateIoctls<TVendor>.TprAccessReporting(ref vcpu, pointer),
-            KVM_SET_VAPIC_ADDR => VirtualTpr<TVendor>.Set(ref vcpu, pointer),
+            KVM_X86_SETUP_MCE when data.Read() => MachineCheck<TVendor>.SetUp(ref vcpu, data.As<ulong>()),
+            KVM_X86_SET_MCE when data.Read() => MachineCheck<TVendor>.Set(ref vcpu, in data.As<kvm_x86_mce>()),
+            KVM_TPR_ACCESS_REPORTING when data.Read() =>
+                StateIoctls<TVendor>.TprAccessReporting(in data.Out<kvm_tpr_access_ctl>()),
+            KVM_SET_VAPIC_ADDR when data.Read() => VirtualTpr<TVendor>.Set(ref vcpu, data.As<ulong>()),
             KVM_KVMCLOCK_CTRL => PvClock<TVendor>.NoteStopped(ref vcpu),
-            KVM_ENABLE_CAP => UserMemory.TryRead(pointer, out kvm_enable_cap capability)
-                ? Capabilities.Enable(ref vcpu, capability.cap, capability.flags, capability.args[0]) : Errno.EFAULT,
-            KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR =>
-                StateIoctls<TVendor>.TscOffset(ref vcpu, command, pointer),
-            KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, pointer),
+            KVM_ENABLE_CAP when data.Read() => Capabilities.Enable(ref vcpu, in data.As<kvm_enable_cap>()),
+            KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR when data.Read() =>
+                StateIoctls<TVendor>.TscOffset(ref vcpu, command, in data.As<kvm_device_attr>()),
+            KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, data.Pointer),
             _ => Errno.EINVAL,
-        };
+        });
     }
 
     /// <summary>struct kvm_signal_mask: a length, then the set; a null pointer ends the masking.</summary>

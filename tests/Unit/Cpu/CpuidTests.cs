@@ -4,7 +4,8 @@ using NUnit.Framework;
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
-using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
+using SharpKvm.Vm;
+using static SharpKvm.Abi.Ioctl;
 
 namespace SharpKvm.Tests.Cpu;
 
@@ -30,7 +31,7 @@ public class CpuidTests
     private Dictionary<(uint, uint), kvm_cpuid_entry2> Supported()
     {
         _test.Put(new kvm_cpuid2 { nent = CpuidTable.MaxEntries });
-        Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Argument)), Is.Zero);
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_SUPPORTED_CPUID, TestVcpu.Argument), Is.Zero);
         return Entries();
     }
 
@@ -53,7 +54,7 @@ public class CpuidTests
             {
                 Assert.That(_test.SetCpuid(entries), Is.Zero);
                 _test.Put(new kvm_cpuid2 { nent = 256 });
-                Assert.That(_test.Call(Ioctls.GetCpuid2), Is.Zero);
+                Assert.That(_test.Call(KVM_GET_CPUID2), Is.Zero);
                 Assert.That(_test.Take<kvm_cpuid2>().nent, Is.EqualTo(entries.Length));
                 for (int i = 0; i < entries.Length; i++)
                     StateIoctlsTests.AssertSame(_test.Take<kvm_cpuid_entry2>(8 + 40 * (ulong)i), entries[i]);
@@ -68,10 +69,10 @@ public class CpuidTests
     public void TooManyEntriesAreRefused()
     {
         _test.Put(new kvm_cpuid2 { nent = 257 });
-        Assert.That(_test.Call(Ioctls.SetCpuid2), Is.EqualTo(Errno.E2BIG));
-        Assert.That(_test.Call(Ioctls.SetCpuid), Is.EqualTo(Errno.E2BIG));
+        Assert.That(_test.Call(KVM_SET_CPUID2), Is.EqualTo(Errno.E2BIG));
+        Assert.That(_test.Call(KVM_SET_CPUID), Is.EqualTo(Errno.E2BIG));
         _test.Put(new kvm_cpuid2 { nent = uint.MaxValue });
-        Assert.That(_test.Call(Ioctls.SetCpuid2), Is.EqualTo(Errno.E2BIG));
+        Assert.That(_test.Call(KVM_SET_CPUID2), Is.EqualTo(Errno.E2BIG));
     }
 
     [Test]
@@ -80,8 +81,8 @@ public class CpuidTests
         Assert.That(_test.SetCpuid(Entry(1, eax: 5)), Is.Zero);
         ulong end = TestVcpu.Argument + TestVcpu.ArgumentPages * Page.Size;
         UserMemory.TryWrite(new Hva(end - 8), new kvm_cpuid2 { nent = 1 });
-        Assert.That(_test.Call(Ioctls.SetCpuid2, end - 8), Is.EqualTo(Errno.EFAULT));
-        Assert.That(_test.Call(Ioctls.SetCpuid, end - 8), Is.EqualTo(Errno.EFAULT));
+        Assert.That(_test.Call(KVM_SET_CPUID2, end - 8), Is.EqualTo(Errno.EFAULT));
+        Assert.That(_test.Call(KVM_SET_CPUID, end - 8), Is.EqualTo(Errno.EFAULT));
         _test.Host.FailingAllocation = _test.Host.Allocations;
         Assert.That(_test.SetCpuid(Entry(1, eax: 6)), Is.EqualTo(Errno.ENOMEM));
         Assert.That(Query(1).Eax, Is.EqualTo(5));
@@ -111,7 +112,7 @@ public class CpuidTests
     {
         _test.SetCpuid(Entry(0), Entry(1), Entry(2));
         _test.Put(new kvm_cpuid2 { nent = 2 });
-        Assert.That(_test.Call(Ioctls.GetCpuid2), Is.EqualTo(Errno.E2BIG));
+        Assert.That(_test.Call(KVM_GET_CPUID2), Is.EqualTo(Errno.E2BIG));
         Assert.That(_test.Take<kvm_cpuid2>().nent, Is.EqualTo(3));
     }
 
@@ -120,7 +121,7 @@ public class CpuidTests
     {
         _test.Put(new kvm_cpuid2 { nent = 1 });
         _test.Put(new kvm_cpuid_entry { function = 4, eax = 1, edx = 4 }, 8);
-        Assert.That(_test.Call(Ioctls.SetCpuid), Is.Zero);
+        Assert.That(_test.Call(KVM_SET_CPUID), Is.Zero);
         Assert.That((Query(4, 0).Eax, Query(4, 7).Edx), Is.EqualTo((1u, 4u)));
     }
 
@@ -261,27 +262,27 @@ public class CpuidTests
         {
             _test.Put(new kvm_cpuid2 { nent = room });
             _test.Put(0xeeeeeeeeul, 8 + 40 * (ulong)room);
-            Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.E2BIG));
+            Assert.That(SystemIoctls.Dispatch(KVM_GET_SUPPORTED_CPUID, TestVcpu.Argument), Is.EqualTo(Errno.E2BIG));
             Assert.That(_test.Take<kvm_cpuid2>().nent, Is.EqualTo(count));
             Assert.That(_test.Take<ulong>(8 + 40 * (ulong)room), Is.EqualTo(0xeeeeeeee), "written past the end");
         }
         _test.Put(new kvm_cpuid2 { nent = uint.MaxValue });
-        Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Argument)), Is.Zero);
-        Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Nowhere)), Is.EqualTo(Errno.EFAULT));
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_SUPPORTED_CPUID, TestVcpu.Argument), Is.Zero);
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_SUPPORTED_CPUID, TestVcpu.Nowhere), Is.EqualTo(Errno.EFAULT));
     }
 
     [Test]
     public void NothingIsEmulated()
     {
         _test.Put(new kvm_cpuid2 { nent = 0 });
-        Assert.That(HostCpuid.Emulated(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.E2BIG));
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_EMULATED_CPUID, TestVcpu.Argument), Is.EqualTo(Errno.E2BIG));
         _test.Put(new kvm_cpuid2 { nent = 3 });
-        Assert.That(HostCpuid.Emulated(new Hva(TestVcpu.Argument)), Is.Zero);
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_EMULATED_CPUID, TestVcpu.Argument), Is.Zero);
         Assert.That(_test.Take<kvm_cpuid2>().nent, Is.Zero);
         kvm_cpuid_entry2 dirty = default;
         dirty.padding[1] = 1;
         _test.Put(new kvm_cpuid2 { nent = 3 });
         _test.Put(dirty, 8 + 40);
-        Assert.That(HostCpuid.Emulated(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.EINVAL));
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_EMULATED_CPUID, TestVcpu.Argument), Is.EqualTo(Errno.EINVAL));
     }
 }

@@ -4,7 +4,7 @@ using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using Debug = SharpKvm.Cpu.Debugging<SharpKvm.Tests.Cpu.FakeVendor>;
-using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
+using static SharpKvm.Abi.Ioctl;
 
 namespace SharpKvm.Tests.Cpu;
 
@@ -81,14 +81,14 @@ public class DebuggingTests
         kvm_guest_debug debug = new() { control = Enable | Hardware };
         debug.debugreg[0] = 0x2222;
         debug.debugreg[7] = 4;
-        Assert.That(_test.Set(Ioctls.SetGuestDebug, debug), Is.Zero);
+        Assert.That(_test.Set(KVM_SET_GUEST_DEBUG, debug), Is.Zero);
         Assert.That((_test.Vcpu.Shared.Dr[0], _test.Block.Dr7), Is.EqualTo((0x2222ul, 0x404ul)));
         Debug.TryGet(ref _test.Vcpu, 7, out ulong guest);
         Assert.That(guest, Is.EqualTo(0x401));
         Debug.TrySet(ref _test.Vcpu, 7, 2);
         Assert.That(_test.Block.Dr7, Is.EqualTo(0x404));
-        Assert.That(_test.Get<kvm_debugregs>(Ioctls.GetDebugRegs).dr7, Is.EqualTo(0x402));
-        Assert.That(_test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Hardware }), Is.Zero);
+        Assert.That(_test.Get<kvm_debugregs>(KVM_GET_DEBUGREGS).dr7, Is.EqualTo(0x402));
+        Assert.That(_test.Set(KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = Hardware }), Is.Zero);
         Assert.That((_test.Vcpu.Debug.Control, _test.Vcpu.Shared.Dr[0], _test.Block.Dr7),
             Is.EqualTo((0u, 0x1111ul, 0x402ul)));
     }
@@ -96,7 +96,7 @@ public class DebuggingTests
     [Test]
     public void SteppingSetsTfBehindTheGuestsBack()
     {
-        _test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Enable | Step });
+        _test.Set(KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = Enable | Step });
         ref DebugState debug = ref _test.Vcpu.Debug;
         Assert.That(debug.EntryRflags(2), Is.EqualTo(0x102));
         Assert.That((debug.ExitRflags(0x146, 2), debug.ExitRflags(0x146, 0x102)), Is.EqualTo((0x46ul, 0x146ul)));
@@ -108,9 +108,9 @@ public class DebuggingTests
     [TestCase(InjectBp, 3)]
     public void AnExceptionIsInjectedUnlessOneWaits(uint control, byte vector)
     {
-        Assert.That(_test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Enable | control }), Is.Zero);
+        Assert.That(_test.Set(KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = Enable | control }), Is.Zero);
         Assert.That(_test.Vcpu.Events.Exception.Vector.Value, Is.EqualTo(vector));
-        Assert.That(_test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Enable | control }),
+        Assert.That(_test.Set(KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = Enable | control }),
             Is.EqualTo(Errno.EBUSY));
     }
 
@@ -119,7 +119,7 @@ public class DebuggingTests
     {
         foreach (uint flag in new[] { 4u, 0x8000u, 0x100000u, 1u << 31 })
         {
-            Assert.That(_test.Set(Ioctls.SetGuestDebug, new kvm_guest_debug { control = Enable | flag }),
+            Assert.That(_test.Set(KVM_SET_GUEST_DEBUG, new kvm_guest_debug { control = Enable | flag }),
                 Is.EqualTo(Errno.EINVAL));
         }
         Assert.That(_test.Vcpu.Debug.Control, Is.Zero);
@@ -131,11 +131,11 @@ public class DebuggingTests
         kvm_debugregs debug = new() { dr6 = 0xffff4ff1, dr7 = 0x455 };
         for (int i = 0; i < 4; i++)
             debug.db[i] = 0xffff_8000_0000_0000 + (ulong)i;
-        Assert.That(_test.Set(Ioctls.SetDebugRegs, debug), Is.Zero);
-        StateIoctlsTests.AssertSame(_test.Get<kvm_debugregs>(Ioctls.GetDebugRegs), debug);
+        Assert.That(_test.Set(KVM_SET_DEBUGREGS, debug), Is.Zero);
+        StateIoctlsTests.AssertSame(_test.Get<kvm_debugregs>(KVM_GET_DEBUGREGS), debug);
         kvm_debugregs[] refused = [new() { flags = 1 }, new() { dr6 = 1ul << 32 }, new() { dr7 = 1ul << 32 }];
         foreach (kvm_debugregs bad in refused)
-            Assert.That(_test.Set(Ioctls.SetDebugRegs, bad), Is.EqualTo(Errno.EINVAL));
-        StateIoctlsTests.AssertSame(_test.Get<kvm_debugregs>(Ioctls.GetDebugRegs), debug);
+            Assert.That(_test.Set(KVM_SET_DEBUGREGS, bad), Is.EqualTo(Errno.EINVAL));
+        StateIoctlsTests.AssertSame(_test.Get<kvm_debugregs>(KVM_GET_DEBUGREGS), debug);
     }
 }

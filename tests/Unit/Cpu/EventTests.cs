@@ -4,7 +4,7 @@ using NUnit.Framework;
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
-using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
+using static SharpKvm.Abi.Ioctl;
 using Queue = SharpKvm.Cpu.Exceptions<SharpKvm.Tests.Cpu.FakeVendor>;
 
 namespace SharpKvm.Tests.Cpu;
@@ -123,7 +123,7 @@ public class EventTests
     public void AnNmiNeedsToBeUnmasked()
     {
         Assert.That(Queue.CanTakeNmi(ref _test.Vcpu), Is.False);
-        Ioctls.Nmi(ref _test.Vcpu);
+        _test.Call(KVM_NMI);
         Assert.That(Queue.CanTakeNmi(ref _test.Vcpu), Is.True);
         _test.Block.NmiMasked = true;
         Assert.That(Queue.CanTakeNmi(ref _test.Vcpu), Is.False);
@@ -161,8 +161,8 @@ public class EventTests
         _test.Machine.Vm.Cpu.TripleFaultEvent = true;
         s_events.Sample(events =>
         {
-            Assert.That(_test.Set(Ioctls.SetVcpuEvents, events), Is.Zero);
-            StateIoctlsTests.AssertSame(_test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents), events);
+            Assert.That(_test.Set(KVM_SET_VCPU_EVENTS, events), Is.Zero);
+            StateIoctlsTests.AssertSame(_test.Get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS), events);
         }, iter: 500, threads: 1);
     }
 
@@ -170,12 +170,12 @@ public class EventTests
     public void WithoutPayloadsAPendingExceptionCountsAsInjected()
     {
         Queue.Queue(ref _test.Vcpu, Vector.PageFault, true, 4, new Gva(0x5000));
-        kvm_vcpu_events events = _test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents);
+        kvm_vcpu_events events = _test.Get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS);
         Assert.That((events.exception_injected, events.exception_nr, events.exception_error_code,
             events.exception_has_payload),
             Is.EqualTo(((byte)1, (byte)14, 4u, (byte)0)));
         Assert.That(_test.Block.Cr2, Is.EqualTo(0x5000));
-        Assert.That(_test.Set(Ioctls.SetVcpuEvents, events), Is.Zero);
+        Assert.That(_test.Set(KVM_SET_VCPU_EVENTS, events), Is.Zero);
         Assert.That((Events.Exception.Injected, Events.Exception.Pending), Is.EqualTo((true, false)));
     }
 
@@ -183,7 +183,7 @@ public class EventTests
     public void SoftExceptionsAreNotReported()
     {
         Queue.Queue(ref _test.Vcpu, Vector.Breakpoint);
-        Assert.That(_test.Get<kvm_vcpu_events>(Ioctls.GetVcpuEvents).exception_injected, Is.Zero);
+        Assert.That(_test.Get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS).exception_injected, Is.Zero);
     }
 
     private static IEnumerable<TestCaseData> Bad()
@@ -205,17 +205,17 @@ public class EventTests
     [TestCaseSource(nameof(Bad))]
     public void ImpossibleEventsAreRefusedAndChangeNothing(object events)
     {
-        Ioctls.Nmi(ref _test.Vcpu);
-        Assert.That(_test.Set(Ioctls.SetVcpuEvents, (kvm_vcpu_events)events), Is.EqualTo(Errno.EINVAL));
+        _test.Call(KVM_NMI);
+        Assert.That(_test.Set(KVM_SET_VCPU_EVENTS, (kvm_vcpu_events)events), Is.EqualTo(Errno.EINVAL));
         Assert.That(Events.Nmi.Pending, Is.EqualTo(1));
     }
 
     [Test]
     public void FieldsWithoutTheirFlagStay()
     {
-        Ioctls.Nmi(ref _test.Vcpu);
+        _test.Call(KVM_NMI);
         _test.Block.InterruptShadow = 2;
-        Assert.That(_test.Set(Ioctls.SetVcpuEvents, new kvm_vcpu_events
+        Assert.That(_test.Set(KVM_SET_VCPU_EVENTS, new kvm_vcpu_events
         {
             exception_pending = 1, exception_nr = 14, sipi_vector = 9, smi_smm = 1,
         }), Is.Zero);

@@ -3,7 +3,7 @@ using NUnit.Framework;
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
-using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
+using static SharpKvm.Abi.Ioctl;
 using Machine = SharpKvm.Cpu.Msrs<SharpKvm.Tests.Cpu.FakeVendor>;
 
 namespace SharpKvm.Tests.Cpu;
@@ -36,14 +36,14 @@ public class MachineCheckTests
     [TestCase(1ul | 1ul << 40, false)]
     public void OnlySupportedCapabilitiesAreTaken(ulong capability, bool valid)
     {
-        Assert.That(_test.Set(Ioctls.SetupMce, capability), Is.EqualTo(valid ? 0 : Errno.EINVAL));
+        Assert.That(_test.Set(KVM_X86_SETUP_MCE, capability), Is.EqualTo(valid ? 0 : Errno.EINVAL));
         Assert.That(Read(Msr.McgCap), Is.EqualTo(valid ? capability : 32));
     }
 
     [Test]
     public void ThereAreAsManyBanksAsSetUp()
     {
-        _test.Set(Ioctls.SetupMce, 2 | ControlPresent);
+        _test.Set(KVM_X86_SETUP_MCE, 2 | ControlPresent);
         Assert.That((Read(Ctl0), Read(Ctl0 + 4), Read(Msr.McgCtl)), Is.EqualTo((~0ul, ~0ul, ~0ul)));
         Assert.That(Machine.TryRead(ref _test.Vcpu, Ctl0 + 8, out _), Is.False);
         Assert.That(Machine.TryWrite(ref _test.Vcpu, Ctl0 + 8, 0), Is.False);
@@ -59,7 +59,7 @@ public class MachineCheckTests
     [Test]
     public void WithoutTheControlRegisterThereIsNone()
     {
-        _test.Set(Ioctls.SetupMce, 2ul);
+        _test.Set(KVM_X86_SETUP_MCE, 2ul);
         Assert.That(Machine.TryRead(ref _test.Vcpu, Msr.McgCtl, out _), Is.False);
         Assert.That(Machine.TryWrite(ref _test.Vcpu, Msr.McgCtl, 0), Is.False);
         Assert.That(Machine.TrySet(ref _test.Vcpu, Msr.McgCtl, 0, host: true), Is.True);
@@ -68,35 +68,35 @@ public class MachineCheckTests
     [Test]
     public void AnUncorrectedErrorRaisesAMachineCheck()
     {
-        _test.Set(Ioctls.SetupMce, 2 | ControlPresent);
+        _test.Set(KVM_X86_SETUP_MCE, 2 | ControlPresent);
         _test.Block.Cr4 = Cr4.Mce;
         kvm_x86_mce error = new() { status = Valid | Uncorrected, addr = 0x5000, misc = 7, mcg_status = 5, bank = 1 };
-        Assert.That(_test.Set(Ioctls.SetMce, error), Is.Zero);
+        Assert.That(_test.Set(KVM_X86_SET_MCE, error), Is.Zero);
         Assert.That(_test.Vcpu.Events.Exception.Vector.Value, Is.EqualTo(18));
         Assert.That((Read(Status0 + 4), Read(Address0 + 4), Read(Msr.McgStatus)),
             Is.EqualTo((Valid | Uncorrected, 0x5000ul, 5ul)));
         Assert.That(_test.Vcpu.Events.TripleFault, Is.False);
-        Assert.That(_test.Set(Ioctls.SetMce, error), Is.Zero);
+        Assert.That(_test.Set(KVM_X86_SET_MCE, error), Is.Zero);
         Assert.That(_test.Vcpu.Events.TripleFault, Is.True, "one is in progress");
     }
 
     [Test]
     public void WithoutCr4MceTheGuestShutsDown()
     {
-        _test.Set(Ioctls.SetupMce, 2 | ControlPresent);
-        Assert.That(_test.Set(Ioctls.SetMce, new kvm_x86_mce { status = Valid | Uncorrected }), Is.Zero);
+        _test.Set(KVM_X86_SETUP_MCE, 2 | ControlPresent);
+        Assert.That(_test.Set(KVM_X86_SET_MCE, new kvm_x86_mce { status = Valid | Uncorrected }), Is.Zero);
         Assert.That(_test.Vcpu.Events.TripleFault, Is.True);
     }
 
     [Test]
     public void CorrectedErrorsOverflowButDoNotHideUncorrectedOnes()
     {
-        _test.Set(Ioctls.SetupMce, 2ul);
-        _test.Set(Ioctls.SetMce, new kvm_x86_mce { status = Valid | 1, addr = 1 });
-        _test.Set(Ioctls.SetMce, new kvm_x86_mce { status = Valid | 2, addr = 2 });
+        _test.Set(KVM_X86_SETUP_MCE, 2ul);
+        _test.Set(KVM_X86_SET_MCE, new kvm_x86_mce { status = Valid | 1, addr = 1 });
+        _test.Set(KVM_X86_SET_MCE, new kvm_x86_mce { status = Valid | 2, addr = 2 });
         Assert.That((Read(Status0), Read(Address0)), Is.EqualTo((Valid | Overflow | 2, 2ul)));
         _test.Vcpu.Msrs.Banks[1] = Valid | Uncorrected;
-        _test.Set(Ioctls.SetMce, new kvm_x86_mce { status = Valid | 3, addr = 3 });
+        _test.Set(KVM_X86_SET_MCE, new kvm_x86_mce { status = Valid | 3, addr = 3 });
         Assert.That((Read(Status0), Read(Address0)), Is.EqualTo((Valid | Uncorrected | Overflow, 2ul)));
         Assert.That(_test.Vcpu.Events.HasException, Is.False);
     }
@@ -104,18 +104,19 @@ public class MachineCheckTests
     [Test]
     public void DisabledReportingSwallowsTheError()
     {
-        _test.Set(Ioctls.SetupMce, 2 | ControlPresent);
+        _test.Set(KVM_X86_SETUP_MCE, 2 | ControlPresent);
         _test.Vcpu.Msrs.Banks[0] = 0;
-        Assert.That(_test.Set(Ioctls.SetMce, new kvm_x86_mce { status = Valid | Uncorrected }), Is.Zero);
+        Assert.That(_test.Set(KVM_X86_SET_MCE, new kvm_x86_mce { status = Valid | Uncorrected }), Is.Zero);
         Assert.That((Read(Status0), _test.Vcpu.Events.TripleFault), Is.EqualTo((0ul, false)));
     }
 
     [Test]
     public void ABankThatIsNotThereIsRefused()
     {
-        _test.Set(Ioctls.SetupMce, 2ul);
-        Assert.That(_test.Set(Ioctls.SetMce, new kvm_x86_mce { status = Valid, bank = 2 }), Is.EqualTo(Errno.EINVAL));
-        Assert.That(_test.Set(Ioctls.SetMce, new kvm_x86_mce { status = Valid, bank = 255 }), Is.EqualTo(Errno.EINVAL));
-        Assert.That(_test.Set(Ioctls.SetMce, new kvm_x86_mce { bank = 1 }), Is.EqualTo(Errno.EINVAL));
+        _test.Set(KVM_X86_SETUP_MCE, 2ul);
+        Assert.That(_test.Set(KVM_X86_SET_MCE, new kvm_x86_mce { status = Valid, bank = 2 }), Is.EqualTo(Errno.EINVAL));
+        Assert.That(_test.Set(KVM_X86_SET_MCE, new kvm_x86_mce { status = Valid, bank = 255 }),
+            Is.EqualTo(Errno.EINVAL));
+        Assert.That(_test.Set(KVM_X86_SET_MCE, new kvm_x86_mce { bank = 1 }), Is.EqualTo(Errno.EINVAL));
     }
 }

@@ -5,7 +5,7 @@ using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Vm;
-using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
+using static SharpKvm.Abi.Ioctl;
 using Machine = SharpKvm.Cpu.Msrs<SharpKvm.Tests.Cpu.FakeVendor>;
 
 namespace SharpKvm.Tests.Cpu;
@@ -274,7 +274,7 @@ public class MsrTests
         Assert.That((Read(0xdeadbeef), Guest(0xdeadbeef, 1)), Is.EqualTo((0ul, true)));
         Assert.That(Guest(Msr.Pat, 2), Is.False, "a bad value is not an unknown MSR");
         PutMsrs(Entry(0xdead, 5), Entry(Msr.Pat, 2));
-        Assert.That((_test.Call(Ioctls.GetMsrs), Value(0), _test.Call(Ioctls.SetMsrs)), Is.EqualTo((2, 0ul, 2)));
+        Assert.That((_test.Call(KVM_GET_MSRS), Value(0), _test.Call(KVM_SET_MSRS)), Is.EqualTo((2, 0ul, 2)));
     }
 
     [Test]
@@ -314,30 +314,30 @@ public class MsrTests
     public void TheListsNameOnlyWhatExists()
     {
         _test.Put(3u);
-        Assert.That(MsrLists.IndexList(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.E2BIG));
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_MSR_INDEX_LIST, TestVcpu.Argument), Is.EqualTo(Errno.E2BIG));
         uint count = _test.Take<uint>();
         _test.Put(count);
-        Assert.That(MsrLists.IndexList(new Hva(TestVcpu.Argument)), Is.Zero);
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_MSR_INDEX_LIST, TestVcpu.Argument), Is.Zero);
         for (uint i = 0; i < count; i++)
         {
             uint index = _test.Take<uint>(4 + 4 * (ulong)i);
             Assert.That(Machine.TryGet(ref _test.Vcpu, index, host: true, out ulong value), Is.True, $"{index:x}");
             Assert.That(User(index, value), Is.True, $"{index:x}");
         }
-        Assert.That(MsrLists.IndexList(new Hva(TestVcpu.Nowhere)), Is.EqualTo(Errno.EFAULT));
-        Assert.That(MsrLists.McCapSupported(new Hva(TestVcpu.Argument)), Is.Zero);
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_MSR_INDEX_LIST, TestVcpu.Nowhere), Is.EqualTo(Errno.EFAULT));
+        Assert.That(SystemIoctls.Dispatch(KVM_X86_GET_MCE_CAP_SUPPORTED, TestVcpu.Argument), Is.Zero);
         Assert.That(_test.Take<ulong>(), Is.EqualTo(0x1000100));
-        Assert.That(MsrLists.McCapSupported(new Hva(TestVcpu.Nowhere)), Is.EqualTo(Errno.EFAULT));
+        Assert.That(SystemIoctls.Dispatch(KVM_X86_GET_MCE_CAP_SUPPORTED, TestVcpu.Nowhere), Is.EqualTo(Errno.EFAULT));
     }
 
     [Test]
     public void FeatureMsrsComeFromTheHost()
     {
         _test.Put(10u);
-        Assert.That(MsrLists.FeatureIndexList(new Hva(TestVcpu.Argument)), Is.Zero);
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_MSR_FEATURE_INDEX_LIST, TestVcpu.Argument), Is.Zero);
         Assert.That(_test.Take<uint>(), Is.EqualTo(2));
         PutMsrs(Entry(Msr.MicrocodeRevision, 1), Entry(Msr.DeCfg, 1), Entry(Msr.Pat, 1));
-        Assert.That(MsrLists.GetFeatures(new Hva(TestVcpu.Argument)), Is.EqualTo(2));
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_MSRS, TestVcpu.Argument), Is.EqualTo(2));
         Assert.That((Value(0), Value(1)), Is.EqualTo((0x08001227ul, 2ul)));
     }
 
@@ -345,9 +345,9 @@ public class MsrTests
     public void TheIoctlsStopAtTheFirstThatFails()
     {
         PutMsrs(Entry(Msr.Lstar, 0x1000), Entry(Msr.Cstar, 0x2000), Entry(Msr.Pat, 2), Entry(Msr.Star, 3));
-        Assert.That(_test.Call(Ioctls.SetMsrs), Is.EqualTo(2));
+        Assert.That(_test.Call(KVM_SET_MSRS), Is.EqualTo(2));
         PutMsrs(Entry(Msr.Lstar, 0), Entry(Msr.Cstar, 0), Entry(0xdead, 0), Entry(Msr.Star, 9));
-        Assert.That(_test.Call(Ioctls.GetMsrs), Is.EqualTo(2));
+        Assert.That(_test.Call(KVM_GET_MSRS), Is.EqualTo(2));
         Assert.That((Value(0), Value(1), Value(3)), Is.EqualTo((0x1000ul, 0x2000ul, 9ul)));
     }
 
@@ -355,14 +355,14 @@ public class MsrTests
     public void TheIoctlsTakeAtMost255()
     {
         _test.Put(new kvm_msrs { nmsrs = 256 });
-        Assert.That(_test.Call(Ioctls.SetMsrs), Is.EqualTo(Errno.E2BIG));
-        Assert.That(_test.Call(Ioctls.GetMsrs), Is.EqualTo(Errno.E2BIG));
-        Assert.That(MsrLists.GetFeatures(new Hva(TestVcpu.Argument)), Is.EqualTo(Errno.E2BIG));
+        Assert.That(_test.Call(KVM_SET_MSRS), Is.EqualTo(Errno.E2BIG));
+        Assert.That(_test.Call(KVM_GET_MSRS), Is.EqualTo(Errno.E2BIG));
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_MSRS, TestVcpu.Argument), Is.EqualTo(Errno.E2BIG));
         PutMsrs([.. Enumerable.Repeat(Entry(Msr.Pat, 0), 255)]);
-        Assert.That(_test.Call(Ioctls.GetMsrs), Is.EqualTo(255));
+        Assert.That(_test.Call(KVM_GET_MSRS), Is.EqualTo(255));
         Assert.That(Value(254), Is.EqualTo(0x0007040600070406));
         _test.Put(new kvm_msrs());
-        Assert.That((_test.Call(Ioctls.SetMsrs), _test.Call(Ioctls.GetMsrs)), Is.EqualTo((0, 0)));
+        Assert.That((_test.Call(KVM_SET_MSRS), _test.Call(KVM_GET_MSRS)), Is.EqualTo((0, 0)));
     }
 
     private static kvm_msr_entry Entry(uint index, ulong value) => new() { index = index, data = value };

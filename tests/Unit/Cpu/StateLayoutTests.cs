@@ -29,9 +29,7 @@ public class StateLayoutTests
             Size<kvm_vcpu_events>(64);
             Size<kvm_debugregs>(128);
             Size<kvm_xcrs>(392);
-            Size<kvm_mp_state>(4);
             Size<kvm_translation>(24);
-            Size<kvm_interrupt>(4);
             Size<kvm_tpr_access_ctl>(40);
             Size<kvm_x86_mce>(64);
         });

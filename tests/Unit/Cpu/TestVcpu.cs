@@ -6,11 +6,9 @@ using SharpKvm.Host;
 using SharpKvm.Mmu;
 using SharpKvm.Tests.Host;
 using SharpKvm.Vm;
-using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
+using static SharpKvm.Abi.Ioctl;
 
 namespace SharpKvm.Tests.Cpu;
-
-internal delegate int VcpuIoctl(ref Vcpu vcpu, Hva argument);
 
 /// <summary>A simulated host that looks like an AMD EPYC, one VM, and a vCPU after power-up.</summary>
 internal sealed class TestVcpu : IDisposable
@@ -66,39 +64,40 @@ internal sealed class TestVcpu : IDisposable
         return value;
     }
 
-    public int Call(VcpuIoctl ioctl, ulong argument = Argument) => ioctl(ref _vcpu, new Hva(argument));
+    public long Call(uint command, ulong argument = Argument) =>
+        VcpuIoctls<FakeVendor>.Dispatch(ref _vcpu, command, argument);
 
-    public int Set<T>(VcpuIoctl ioctl, in T value) where T : unmanaged
+    public long Set<T>(uint command, in T value) where T : unmanaged
     {
         Put(in value);
-        return Call(ioctl);
+        return Call(command);
     }
 
     /// <summary>Calls a getter over memory full of ones, so that a byte not written shows.</summary>
-    public T Get<T>(VcpuIoctl ioctl) where T : unmanaged
+    public T Get<T>(uint command) where T : unmanaged
     {
         byte[] ones = new byte[System.Runtime.CompilerServices.Unsafe.SizeOf<T>()];
         Array.Fill(ones, (byte)0xff);
         Assert.That(UserMemory.Write(new Hva(Argument), ones), Is.True);
-        Assert.That(Call(ioctl), Is.Zero);
+        Assert.That(Call(command), Is.Zero);
         return Take<T>();
     }
 
     /// <summary>KVM_SET_CPUID2 with these entries.</summary>
-    public int SetCpuid(params ReadOnlySpan<kvm_cpuid_entry2> entries)
+    public long SetCpuid(params ReadOnlySpan<kvm_cpuid_entry2> entries)
     {
         Put(new kvm_cpuid2 { nent = (uint)entries.Length });
         for (int i = 0; i < entries.Length; i++)
             Put(entries[i], 8 + 40 * (ulong)i);
-        return Call(Ioctls.SetCpuid2);
+        return Call(KVM_SET_CPUID2);
     }
 
     /// <summary>Gives the guest all that KVM_GET_SUPPORTED_CPUID lists.</summary>
     public void SetSupportedCpuid()
     {
         Put(new kvm_cpuid2 { nent = CpuidTable.MaxEntries });
-        Assert.That(HostCpuid.Supported(new Hva(Argument)), Is.Zero);
-        Assert.That(Call(Ioctls.SetCpuid2), Is.Zero);
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_SUPPORTED_CPUID, Argument), Is.Zero);
+        Assert.That(Call(KVM_SET_CPUID2), Is.Zero);
     }
 
     public static kvm_cpuid_entry2 Entry(

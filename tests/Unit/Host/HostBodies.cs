@@ -197,8 +197,8 @@ internal readonly partial struct HostVcpu
 
     public uint XsaveSize() => (uint)SimulatedHost.Current.Cpu.FpuOf(_handle).Length;
 
-    public bool FpuToUser(Hva destination, uint size) =>
-        UserMemory.Write(destination, SimulatedHost.Current.Cpu.FpuOf(_handle)[..(int)size]);
+    public int FpuToUser(Hva destination) =>
+        UserMemory.Write(destination, SimulatedHost.Current.Cpu.FpuOf(_handle)) ? Errno.Ok : Errno.EFAULT;
 
     public int FpuFromUser(Hva source) =>
         UserMemory.Read(source, SimulatedHost.Current.Cpu.FpuOf(_handle)) ? Errno.Ok : Errno.EFAULT;

@@ -5,7 +5,8 @@ using SharpKvm.Cpu;
 using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Tests.Cpu;
-using Ioctls = SharpKvm.Cpu.StateIoctls<SharpKvm.Tests.Cpu.FakeVendor>;
+using SharpKvm.Vm;
+using static SharpKvm.Abi.Ioctl;
 using Lapics = SharpKvm.Interrupts.Apic<SharpKvm.Tests.Cpu.FakeVendor>;
 
 namespace SharpKvm.Tests.Interrupts;
@@ -48,7 +49,7 @@ internal sealed class ApicModeTests
         vm.Host.Process.Map(TestVcpu.Argument, 1);
         Assert.That(UserMemory.TryWrite(new Hva(TestVcpu.Argument), new kvm_cpuid2 { nent = 1 }), Is.True);
         Assert.That(UserMemory.TryWrite(new Hva(TestVcpu.Argument + 8), TestVcpu.Entry(1)), Is.True);
-        Assert.That(Ioctls.SetCpuid2(ref vm[0], new Hva(TestVcpu.Argument)), Is.Zero);
+        Assert.That(VcpuIoctls<FakeVendor>.Dispatch(ref vm[0], KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
         Assert.That(vm.TrySetMode(0, ApicMode.X2apic, host), Is.False);
         vm.Write(0, ApicRegister.LvtTimer, 0x700ff);
         Assert.That(vm.Read(0, ApicRegister.LvtTimer), Is.EqualTo(0x300ff), "no deadline mode either");
@@ -102,8 +103,8 @@ internal sealed class ApicModeTests
         using ApicVm vm = new(0);
         vm.Host.Process.Map(TestVcpu.Argument, 8);
         Assert.That(UserMemory.TryWrite(new Hva(TestVcpu.Argument), new kvm_cpuid2 { nent = 100 }), Is.True);
-        Assert.That(HostCpuid.Supported(new Hva(TestVcpu.Argument)), Is.Zero);
-        Assert.That(Ioctls.SetCpuid2(ref vm[0], new Hva(TestVcpu.Argument)), Is.Zero);
+        Assert.That(SystemIoctls.Dispatch(KVM_GET_SUPPORTED_CPUID, TestVcpu.Argument), Is.Zero);
+        Assert.That(VcpuIoctls<FakeVendor>.Dispatch(ref vm[0], KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
         Assert.That(vm.TrySetMode(0, ApicMode.Disabled), Is.True);
         Assert.That(HasApic(), Is.False);
         Assert.That(vm.TrySetMode(0, ApicMode.Xapic), Is.True);

@@ -336,8 +336,8 @@ internal sealed class IrqchipIoctlsTests
         using ChipVm vm = new(mode);
         Assert.That(vm.Ioctl(KVM_CREATE_PIT), Is.EqualTo(Errno.ENOENT));
         Assert.That(vm.Set(KVM_CREATE_PIT2, new kvm_pit_config()), Is.EqualTo(Errno.ENOENT));
-        Assert.That(vm.Set(KVM_GET_PIT, new kvm_pit_state()), Is.EqualTo(Errno.ENXIO));
-        Assert.That(vm.Set(KVM_SET_PIT, new kvm_pit_state()), Is.EqualTo(Errno.ENXIO));
+        Assert.That(vm.Set(KVM_GET_PIT, new kvm_pit_state2()), Is.EqualTo(Errno.ENXIO));
+        Assert.That(vm.Set(KVM_SET_PIT, new kvm_pit_state2()), Is.EqualTo(Errno.ENXIO));
         Assert.That(vm.Set(KVM_GET_PIT2, new kvm_pit_state2()), Is.EqualTo(Errno.ENXIO));
         Assert.That(vm.Set(KVM_SET_PIT2, new kvm_pit_state2()), Is.EqualTo(Errno.ENXIO));
         Assert.That(vm.Set(KVM_REINJECT_CONTROL, new kvm_reinject_control()), Is.EqualTo(Errno.ENXIO));
@@ -369,7 +369,7 @@ internal sealed class IrqchipIoctlsTests
         ulong deadline = vm.Machine.ChipTimer;
         kvm_pit_state2 state = vm.Get<kvm_pit_state2>(KVM_GET_PIT2);
         Assert.That(state.channels[0].count, Is.EqualTo(0x2e9c));
-        Assert.That(vm.Get<kvm_pit_state>(KVM_GET_PIT).channels[0].count, Is.EqualTo(0x2e9c));
+        Assert.That(vm.Get<kvm_pit_state2>(KVM_GET_PIT).channels[0].count, Is.EqualTo(0x2e9c));
         vm.Out(0x43, 0x30);
         Assert.That(vm.Machine.ChipTimer, Is.Zero, "without a count it does not run");
         Assert.That(vm.Set(KVM_SET_PIT2, state), Is.Zero);

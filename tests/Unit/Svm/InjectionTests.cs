@@ -38,7 +38,7 @@ public class InjectionTests
     {
         using SvmGuest guest = new();
         guest.Interrupt(0x31);
-        Assert.That(guest.Set(Ioctl.KVM_INTERRUPT, new kvm_interrupt { irq = 0x32 }), Is.EqualTo(Errno.EEXIST));
+        Assert.That(guest.Set(Ioctl.KVM_INTERRUPT, 0x32u), Is.EqualTo(Errno.EEXIST));
     }
 
     [Test]

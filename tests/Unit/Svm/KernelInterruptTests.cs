@@ -185,10 +185,10 @@ internal sealed class KernelInterruptTests
     public void InterruptsOfUserSpace(IrqchipMode mode, int first, int second)
     {
         using SvmGuest guest = Guest(mode);
-        Assert.That(guest.Set(KVM_INTERRUPT, new kvm_interrupt { irq = 256 }), Is.EqualTo(Errno.EINVAL));
+        Assert.That(guest.Set(KVM_INTERRUPT, 256u), Is.EqualTo(Errno.EINVAL));
         Assert.That(guest.Ioctl(KVM_INTERRUPT, TestVcpu.Nowhere), Is.EqualTo(Errno.EFAULT));
-        Assert.That(guest.Set(KVM_INTERRUPT, new kvm_interrupt { irq = External }), Is.EqualTo(first));
-        Assert.That(guest.Set(KVM_INTERRUPT, new kvm_interrupt { irq = External }), Is.EqualTo(second));
+        Assert.That(guest.Set(KVM_INTERRUPT, (uint)External), Is.EqualTo(first));
+        Assert.That(guest.Set(KVM_INTERRUPT, (uint)External), Is.EqualTo(second));
     }
 
     [Test]

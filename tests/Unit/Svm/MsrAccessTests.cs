@@ -169,7 +169,6 @@ public class MsrAccessTests
     {
         kvm_msr_filter filter = new() { flags = flags };
         filter.ranges[0] = range;
-        Assert.That(UserMemory.TryWrite(new Hva(TestVcpu.Argument), filter), Is.True);
-        return guest.Vm.MsrFilter.Set(new Hva(TestVcpu.Argument));
+        return guest.Vm.MsrFilter.Set(in filter);
     }
 }

@@ -45,7 +45,7 @@ internal sealed class HaltingTests
 
     private static Turn Hlt => Turn.Instruction(ExitCode.Hlt, 1);
 
-    private static MpState State(SvmGuest guest) => (MpState)guest.Get<kvm_mp_state>(KVM_GET_MP_STATE).mp_state;
+    private static MpState State(SvmGuest guest) => guest.Get<MpState>(KVM_GET_MP_STATE);
 
     [TestCase(IrqchipMode.Kernel)]
     [TestCase(IrqchipMode.Split)]
@@ -160,13 +160,13 @@ internal sealed class HaltingTests
         foreach (MpState state in (MpState[])
             [MpState.Halted, MpState.Uninitialized, MpState.InitReceived, MpState.Runnable])
         {
-            long result = guest.Set(KVM_SET_MP_STATE, new kvm_mp_state { mp_state = (uint)state });
+            long result = guest.Set(KVM_SET_MP_STATE, state);
             bool allowed = hasApic || state == MpState.Runnable;
             Assert.That(result, Is.EqualTo(allowed ? Errno.Ok : Errno.EINVAL), $"{state}");
             Assert.That(State(guest), Is.EqualTo(allowed ? state : MpState.Runnable));
         }
         foreach (uint bad in (uint[])[5, 8, uint.MaxValue])
-            Assert.That(guest.Set(KVM_SET_MP_STATE, new kvm_mp_state { mp_state = bad }), Is.EqualTo(Errno.EINVAL));
+            Assert.That(guest.Set(KVM_SET_MP_STATE, bad), Is.EqualTo(Errno.EINVAL));
         Assert.That(guest.Ioctl(KVM_SET_MP_STATE, 1), Is.EqualTo(Errno.EFAULT));
         Assert.That(guest.Ioctl(KVM_GET_MP_STATE, 1), Is.EqualTo(Errno.EFAULT));
     }
@@ -177,7 +177,7 @@ internal sealed class HaltingTests
         using SvmGuest guest = Guest(IrqchipMode.Split, id: 1);
         Assert.That(State(guest), Is.EqualTo(MpState.Uninitialized));
         guest.Vcpu.Apic.StartUpVector = 0x9f;
-        Assert.That(guest.Set(KVM_SET_MP_STATE, new kvm_mp_state { mp_state = (uint)MpState.SipiReceived }), Is.Zero);
+        Assert.That(guest.Set(KVM_SET_MP_STATE, MpState.SipiReceived), Is.Zero);
         Assert.That(State(guest), Is.EqualTo(MpState.Runnable));
         AssertStarted(guest, 0x9f);
     }

@@ -218,7 +218,7 @@ public class InjectionTests
         guest.RunThrough(Turn.Exit(ExitReason.Interrupt));
         kvm_vcpu_events events = guest.Get<kvm_vcpu_events>(Ioctl.KVM_GET_VCPU_EVENTS);
         Assert.That((events.interrupt_injected, events.interrupt_nr), Is.EqualTo((1, 0x31)));
-        Assert.That(guest.Set(Ioctl.KVM_INTERRUPT, new kvm_interrupt { irq = 0x32 }), Is.EqualTo(Errno.EEXIST));
+        Assert.That(guest.Set(Ioctl.KVM_INTERRUPT, 0x32u), Is.EqualTo(Errno.EEXIST));
     }
 
     private static VmxGuest Enabled()

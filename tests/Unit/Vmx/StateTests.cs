@@ -234,8 +234,7 @@ public class StateTests
 
         void Apply()
         {
-            Assert.That(UserMemory.TryWrite(new Hva(TestVcpu.Argument), filter), Is.True);
-            Assert.That(guest.Vm.MsrFilter.Set(new Hva(TestVcpu.Argument)), Is.Zero);
+            Assert.That(guest.Vm.MsrFilter.Set(in filter), Is.Zero);
             VmxVendor.UpdateMsrFilter(ref guest.Vcpu);
         }
     }

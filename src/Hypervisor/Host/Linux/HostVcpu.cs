@@ -92,19 +92,19 @@ internal readonly unsafe partial struct HostVcpu
     /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2; at least those of struct kvm_xsave, 4096.</summary>
     public uint XsaveSize() => Shared.XsaveSize;
 
-    /// <summary>Writes the state in the XSAVE format of the UAPI, <paramref name="size"/> bytes.</summary>
-    public bool FpuToUser(Hva destination, uint size)
+    /// <summary>Writes the state in the XSAVE format of the UAPI: 0, ENOMEM or EFAULT.</summary>
+    public int FpuToUser(Hva destination)
     {
-        if (!KernelArray<byte>.TryAllocate((int)size, out KernelArray<byte> image))
-            return false;
-        Export(Shared.Fpu, ref image.Span[0], size, HostCpu.SupportedXcr0(), Shared.Pkru);
+        if (!KernelArray<byte>.TryAllocate((int)XsaveSize(), out KernelArray<byte> image))
+            return Errno.ENOMEM;
+        Export(Shared.Fpu, ref image.Span[0], XsaveSize(), HostCpu.SupportedXcr0(), Shared.Pkru);
         bool done = UserMemory.Write(destination, image.Span);
         image.Free();
-        return done;
+        return done ? Errno.Ok : Errno.EFAULT;
     }
 
     /// <summary>
-    /// Takes the state from the XSAVE format of the UAPI: 0, EFAULT, or EINVAL for impossible contents.
+    /// Takes the state from the XSAVE format of the UAPI: 0, ENOMEM, EFAULT, or EINVAL for impossible contents.
     /// </summary>
     public int FpuFromUser(Hva source)
     {
