@@ -5,7 +5,8 @@
 /* 2^order contiguous pages, filled with a byte. Returns the physical address or 0. */
 u64 sk_pages_allocate(unsigned int order, u8 fill)
 {
-	struct page *page = alloc_pages(GFP_KERNEL_ACCOUNT, order);
+	/* Bitmaps and what hardware takes for them lie below 4 GiB: roots of PAE paging must. */
+	struct page *page = alloc_pages(GFP_KERNEL_ACCOUNT | (fill ? GFP_DMA32 : 0), order);
 
 	if (!page)
 		return 0;

@@ -20,10 +20,17 @@ static u32 sk_halt_poll_ns = 200000;
 module_param_named(halt_poll_ns, sk_halt_poll_ns, uint, 0644);
 MODULE_PARM_DESC(halt_poll_ns, "longest time that a halted vCPU polls before it sleeps (default: 200000)");
 
-/* Import of the core: the parameters, which root may change at any time, and in bits 32 to 62 the TSC's rate in kHz. */
+/* By the names that KVM's vendor modules have for it. */
+static bool nested_paging = true;
+module_param_named(npt, nested_paging, bool, 0444);
+module_param_named(ept, nested_paging, bool, 0444);
+MODULE_PARM_DESC(npt, "0: shadow paging, although the CPU has nested paging (default: 1); ept is the same");
+
+/* Import of the core: the parameters, which root may change at any time, and in bits 32 to 61 the TSC's rate in kHz. */
 u64 sk_parameters(void)
 {
-	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)READ_ONCE(ignore_msrs) << 63;
+	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)nested_paging << 62 |
+	       (u64)READ_ONCE(ignore_msrs) << 63;
 }
 
 LIST_HEAD(sk_all_vms);

@@ -13,6 +13,9 @@ public sealed record Lane(string Name, string StockModule)
     /// <summary>AMD's, with nested paging, in QEMU.</summary>
     public static Lane SvmNpt { get; } = new("svm-npt", "kvm-amd");
 
+    /// <summary>AMD's first, without nested paging, in QEMU.</summary>
+    public static Lane SvmShadow { get; } = new("svm-shadow", "kvm-amd") { CpuFeatures = "-npt" };
+
     /// <summary>Intel's, with extended page tables and unrestricted guests, in Bochs.</summary>
     public static Lane VmxEpt { get; } = new("vmx-ept", "kvm-intel") { BochsModel = "corei7_skylake_x" };
 
@@ -20,11 +23,14 @@ public sealed record Lane(string Name, string StockModule)
     public static Lane VmxShadow { get; } = new("vmx-shadow", "kvm-intel") { BochsModel = "core2_penryn_t9600" };
 
     /// <summary>All that there are.</summary>
-    public static IReadOnlyList<Lane> All { get; } = [SvmNpt, VmxEpt, VmxShadow];
+    public static IReadOnlyList<Lane> All { get; } = [SvmNpt, SvmShadow, VmxEpt, VmxShadow];
 
     /// <summary>The one that a run is on when it does not say: the environment's <c>LAB_LANE</c>, else SVM.</summary>
     public static Lane Default =>
         Environment.GetEnvironmentVariable(Variable) is { Length: > 0 } name ? Named(name) : SvmNpt;
+
+    /// <summary>In what it differs from the processor that QEMU plays by itself.</summary>
+    public string? CpuFeatures { get; init; }
 
     /// <summary>The processor, as Bochs calls it; null on a lane that QEMU plays.</summary>
     public string? BochsModel { get; init; }

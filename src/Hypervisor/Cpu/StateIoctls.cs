@@ -146,6 +146,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     private static void StoreCommon(ref Vcpu vcpu, ref kvm_sregs_common sregs)
     {
+        // User space may have written other page tables.
+        Mmu.ShadowTables.Renew(ref vcpu.Vm);
         TVendor.SetEfer(ref vcpu, sregs.efer);
         TVendor.SetCr4(ref vcpu, sregs.cr4);
         TVendor.SetCr0(ref vcpu, sregs.cr0 & Cr0.Defined | Cr0.Et);

@@ -20,7 +20,7 @@ internal static class GuestWalker
 
     /// <summary>An access to be translated.</summary>
     private readonly ref struct Request(
-        ref Vm.Vm vm, ref readonly PagingState paging, Gva address, PageAccess access, int topShift)
+        ref Vm.Vm vm, ref readonly PagingState paging, Gva address, PageAccess access, int topShift, ref WalkPath path)
     {
         public readonly ref Vm.Vm Vm = ref vm;
         public readonly ref readonly PagingState Paging = ref paging;
@@ -28,6 +28,8 @@ internal static class GuestWalker
         public readonly PageAccess Access = access;
         /// <summary>The level of the table that CR3 points at.</summary>
         public readonly int TopShift = topShift;
+        /// <summary>Where to note the way; null: nowhere.</summary>
+        public readonly ref WalkPath Path = ref path;
 
         public readonly bool IsUser = paging.Cpl == 3 && (access & PageAccess.Implicit) == 0;
 
@@ -41,13 +43,19 @@ internal static class GuestWalker
     /// Translates <paramref name="address"/>, which segmentation has checked (canonical, or below 4 GiB outside of
     /// long mode), for an access that stays within its page.
     /// </summary>
-    public static Translation Translate(ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access)
+    public static Translation Translate(ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access) =>
+        Translate(ref vm, in paging, address, access, ref Unsafe.NullRef<WalkPath>());
+
+    /// <summary>The same; a walk that succeeds is noted in <paramref name="path"/>.</summary>
+    public static Translation Translate(
+        ref Vm.Vm vm, in PagingState paging, Gva address, PageAccess access, ref WalkPath path)
     {
         if ((paging.Cr0 & Cr0.Pg) == 0)
             return new Translation(new Gpa((uint)address.Value), default, true);
         bool isLong = (paging.Efer & Efer.Lma) != 0, isPae = (paging.Cr4 & Cr4.Pae) != 0;
         int topShift = !isLong ? isPae ? 30 : 22 : (paging.Cr4 & Cr4.La57) != 0 ? 48 : 39;
-        Request request = new(ref vm, in paging, isLong ? address : new((uint)address.Value), access, topShift);
+        Gva linear = isLong ? address : new((uint)address.Value);
+        Request request = new(ref vm, in paging, linear, access, topShift, ref path);
         return isLong ? Walk<LongPaging>(in request) : isPae ? Walk<PagingPae>(in request) : Walk<Paging32>(in request);
     }
 
@@ -75,6 +83,8 @@ internal static class GuestWalker
                     return Fail(in request, PageFaultCode.None);
                 if ((entry & checkedBits) != GuestEntry.Present)
                     return FailAtEntry(in request, entry);
+                if (!Unsafe.IsNullRef(ref request.Path))
+                    request.Path.Note(shift, table, entry, restrictions, TMode.IsPlain(shift));
                 if (!TMode.IsPlain(shift))
                     restrictions |= entry ^ Inverted;
                 if (shift == Page.Shift)

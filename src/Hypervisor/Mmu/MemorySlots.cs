@@ -97,6 +97,8 @@ internal static class MemorySlots
 
         vm.Host.LockMmu();
         vm.Memory.Publish(next);
+        if (exists && !stays)
+            vm.Memory.Shadow.ZapAll(ref vm);
         vm.Host.UnlockMmu();
         vm.Memory.Note(id, in slot);
         if (starts && exists && stays && !full)

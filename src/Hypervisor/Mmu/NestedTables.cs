@@ -136,6 +136,27 @@ internal static class NestedTables
         }
     }
 
+    /// <summary>
+    /// Finds the mapping of a frame. The MMU lock is held exclusively for as long as the answer is to be true.
+    /// </summary>
+    /// <param name="memory">The VM's memory.</param>
+    /// <param name="gfn">The frame.</param>
+    /// <param name="page">The page behind it.</param>
+    /// <param name="writable">Whether it may be written to.</param>
+    public static bool TryFind(ref VmMemory memory, Gfn gfn, out Pfn page, out bool writable)
+    {
+        Hpa table = memory.Root;
+        for (int level = Levels; ; level--)
+        {
+            ulong entry = KernelPages.Entries(table)[IndexOf(gfn.Value, level)];
+            table = Target(entry);
+            writable = (entry & Writable) != 0;
+            page = new Pfn(table.Frame.Value + (gfn.Value & (PagesOf(level) - 1)));
+            if (entry == 0 || IsLeaf(entry, level))
+                return entry != 0;
+        }
+    }
+
     /// <summary>Makes the mappings of [first, end) read-only.</summary>
     /// <returns>Whether any was writable, so that TLBs must be flushed.</returns>
     public static bool WriteProtect(ref VmMemory memory, Gfn first, Gfn end)
@@ -194,10 +215,14 @@ internal static class NestedTables
                 found = true;
                 continue;
             }
-            if ((old & bits) == 0)
-                continue;
-            found = true;
-            if (work == Sweeping.Look)
+            bool any = (old & bits) != 0;
+            if (memory.Shadow.IsActive)
+            {
+                ulong inside = PagesOf(level) - 1;
+                any |= memory.Shadow.Sweep(first & ~inside, (first | inside) + 1, work, bits);
+            }
+            found |= any;
+            if (!any || work == Sweeping.Look)
                 continue;
             // Hardware may set accessed at any time, and others who age or map hold the lock, too.
             Interlocked.And(ref entry, ~bits);

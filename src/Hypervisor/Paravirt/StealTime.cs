@@ -77,6 +77,7 @@ internal static class StealTime<TVendor> where TVendor : struct, IVendor
         if (alone)
             return;
         GuestMemory.TryWrite(ref vcpu.Vm, Preempted(ref vcpu), (byte)0);
+        vcpu.Shadow.IsStale = true;
         TVendor.FlushTlb(ref vcpu);
     }
 

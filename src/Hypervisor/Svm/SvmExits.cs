@@ -14,6 +14,12 @@ internal static class SvmExits
     {
         ref Vmcb vmcb = ref SvmVendor.Control(ref vcpu);
         ref GuestRegisters registers = ref vcpu.Registers;
+        if (vcpu.Vm.Memory.Shadow.IsActive)
+        {
+            if (!Exits.HasRoot(ref vcpu))
+                return VcpuAction.NoMemory;
+            vmcb.Cr3 = vcpu.Shadow.Root.Value;
+        }
         SvmEvents.Deliver(ref vcpu, ref vmcb);
 
         ulong rflags = registers.Rflags;
@@ -56,6 +62,8 @@ internal static class SvmExits
             return PortAccess(ref vcpu, ref vmcb);
         if (vmcb.ExitCode == ExitCode.Msr)
             return vmcb.ExitInfo1 != 0 ? Exits.WriteMsr(ref vcpu) : Exits.ReadMsr(ref vcpu);
+        if (vmcb.ExitCode == ExitCode.PageFault)
+            return Exits.PageFault(ref vcpu, new Gva(vmcb.ExitInfo2), (PageFaultCode)vmcb.ExitInfo1, vmcb.ExitInterrupt);
         switch (vmcb.ExitCode)
         {
             case ExitCode.Intr:
@@ -67,6 +75,7 @@ internal static class SvmExits
                 return VcpuAction.Resume;
             case ExitCode.Cpuid: return Exits.ExecuteCpuid(ref vcpu);
             case ExitCode.Hlt: return Exits.Halt(ref vcpu);
+            case ExitCode.Invlpg: return InstructionEmulation<SvmVendor>.Run(ref vcpu);
             case ExitCode.Vintr: return SvmEvents.CloseInterruptWindow(ref vmcb);
             case ExitCode.Iret: return SvmEvents.InterceptIret(ref vcpu, ref vmcb);
             case ExitCode.Vmmcall: return Exits.Hypercall(ref vcpu);
@@ -91,6 +100,7 @@ internal static class SvmExits
             case ExitCode.Invlpga:
             case ExitCode.Rsm:
             case ExitCode.Rdtscp:
+            case ExitCode.Invpcid:
             case ExitCode.Rdpru: return Exits.Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
             // Hardware task switches (32-bit TSS and task gates) are not carried out.
             case ExitCode.TaskSwitch: return UserExit.EmulationFailure(ref vcpu, default);

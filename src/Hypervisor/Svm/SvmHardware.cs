@@ -14,6 +14,7 @@ internal static class SvmHardware
     public static Hpa Iopm;
     /// <summary>MSR permission bitmap (8 KiB).</summary>
     public static Hpa Msrpm;
+    public static bool HasNestedPaging;
     public static bool HasNextRip;
     public static bool HasFlushByAsid;
 
@@ -32,11 +33,7 @@ internal static class SvmHardware
             return Errno.ENODEV;
         }
         HostCpu.Cpuid(0x8000000a, 0, out CpuidLeaf svm);
-        if ((svm.Edx & 1) == 0)
-        {
-            Log.Error("this CPU has no nested paging; shadow paging is not supported by this version\0"u8, svm.Edx);
-            return Errno.ENODEV;
-        }
+        HasNestedPaging = (svm.Edx & 1) != 0 && Parameters.NestedPaging();
         HasNextRip = (svm.Edx & 1 << 3) != 0;
         HasFlushByAsid = (svm.Edx & 1 << 6) != 0;
         AddressSpaces.Count = svm.Ebx;

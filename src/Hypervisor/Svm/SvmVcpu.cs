@@ -9,9 +9,8 @@ internal struct SvmVcpu
     public KernelRef<Vmcb> Vmcb;
     public Hpa VmcbPage;
     public Asid Asid;
-    /// <summary>CR0 and CR4 as the guest sees them; hardware runs with CD and NW clear and MCE set.</summary>
-    public ulong Cr0;
-    public ulong Cr4;
+    /// <summary>As the guest sees them; CR3 with shadow paging only. What hardware runs with differs.</summary>
+    public ulong Cr0, Cr3, Cr4, Efer;
     /// <summary>The guest's DR6; the VMCB's collects the causes of the next #DB.</summary>
     public ulong Dr6;
     /// <summary>An NMI is being handled: no other until IRET.</summary>

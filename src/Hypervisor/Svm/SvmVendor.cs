@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Mmu;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Svm;
@@ -26,7 +27,7 @@ internal readonly struct SvmVendor : IVendor
         ref Vmcb vmcb = ref Control(ref vcpu);
         vmcb.InterceptCr = CrWrite << 0 | CrWrite << 4 | CrWrite << 8;
         vmcb.InterceptDr = 0xff00ff | 0xff00ff00;
-        vmcb.InterceptExceptions = vcpu.Debug.InterceptedExceptions;
+        UpdateDebug(ref vcpu);
         vmcb.Intercept3 = Intercept3.Intr | Intercept3.Nmi | Intercept3.Smi | Intercept3.Init | Intercept3.Rdpmc
             | Intercept3.Cpuid | Intercept3.Rsm | Intercept3.Invd | Intercept3.Hlt | Intercept3.Invlpga
             | Intercept3.Ioio | Intercept3.Msr | Intercept3.TaskSwitch | Intercept3.Shutdown;
@@ -38,13 +39,26 @@ internal readonly struct SvmVendor : IVendor
         vmcb.Asid = vcpu.Svm.Asid.Value;
         vmcb.TlbControl = FlushKind;
         vmcb.VirtualInterrupt = VirtualInterrupt.MaskHost;
-        vmcb.NestedControl = NestedPaging;
-        vmcb.NestedCr3 = vcpu.Vm.Memory.Root.Value;
+        if (HasShadow(ref vcpu))
+        {
+            vmcb.InterceptCr |= CrRead << 3 | CrWrite << 3;
+            vmcb.Intercept3 |= Intercept3.Invlpg;
+            vmcb.Intercept5 = Intercept5.Invpcid;
+            if (vcpu.Shadow.Create() is int error and not Errno.Ok)
+                return error;
+        }
+        else
+        {
+            vmcb.NestedControl = NestedPaging;
+            vmcb.NestedCr3 = vcpu.Vm.Memory.Root.Value;
+        }
         vmcb.Efer = Efer.Svme;
         vmcb.Dr6 = DebugBits.Dr6Fixed;
         vcpu.Svm.Dr6 = DebugBits.Dr6Fixed;
         return Errno.Ok;
     }
+
+    private static bool HasShadow(ref Vcpu vcpu) => vcpu.Vm.Memory.Shadow.IsActive;
 
     public static void DestroyVcpu(ref Vcpu vcpu)
     {
@@ -102,46 +116,56 @@ internal readonly struct SvmVendor : IVendor
     public static int GetCpl(ref Vcpu vcpu) => Control(ref vcpu).Cpl;
     public static void SetCpl(ref Vcpu vcpu, int cpl) => Control(ref vcpu).Cpl = (byte)cpl;
 
-    public static ulong GetCr0(ref Vcpu vcpu) =>
-        Control(ref vcpu).Cr0 & ~Cr0Cacheability | vcpu.Svm.Cr0 & Cr0Cacheability;
+    public static ulong GetCr0(ref Vcpu vcpu) => vcpu.Svm.Cr0;
 
     public static void SetCr0(ref Vcpu vcpu, ulong value)
     {
-        ref Vmcb vmcb = ref Control(ref vcpu);
         vcpu.Svm.Cr0 = value;
-        vmcb.Cr0 = value & ~Cr0Cacheability;
-        // Reads need no exit while both values agree.
-        SetIntercept(ref vmcb.InterceptCr, CrRead << 0, (value & Cr0Cacheability) != 0);
-        FlushTlb(ref vcpu);
+        PagingChanged(ref vcpu);
     }
 
     public static ulong GetCr2(ref Vcpu vcpu) => Control(ref vcpu).Cr2;
     public static void SetCr2(ref Vcpu vcpu, ulong value) => Control(ref vcpu).Cr2 = value;
-    public static ulong GetCr3(ref Vcpu vcpu) => Control(ref vcpu).Cr3;
+    public static ulong GetCr3(ref Vcpu vcpu) => HasShadow(ref vcpu) ? vcpu.Svm.Cr3 : Control(ref vcpu).Cr3;
 
     public static void SetCr3(ref Vcpu vcpu, ulong value)
     {
+        vcpu.Svm.Cr3 = value;
         Control(ref vcpu).Cr3 = value;
-        FlushTlb(ref vcpu);
+        PagingChanged(ref vcpu);
     }
 
     public static ulong GetCr4(ref Vcpu vcpu) => vcpu.Svm.Cr4;
 
     public static void SetCr4(ref Vcpu vcpu, ulong value)
     {
-        ref Vmcb vmcb = ref Control(ref vcpu);
         vcpu.Svm.Cr4 = value;
-        // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
-        vmcb.Cr4 = value | Cpu.Cr4.Mce;
-        SetIntercept(ref vmcb.InterceptCr, CrRead << 4, (value & Cpu.Cr4.Mce) == 0);
-        FlushTlb(ref vcpu);
+        PagingChanged(ref vcpu);
     }
 
-    public static ulong GetEfer(ref Vcpu vcpu) => Control(ref vcpu).Efer & ~Efer.Svme;
+    public static ulong GetEfer(ref Vcpu vcpu) => vcpu.Svm.Efer;
 
     public static void SetEfer(ref Vcpu vcpu, ulong value)
     {
-        Control(ref vcpu).Efer = value | Efer.Svme;
+        vcpu.Svm.Efer = value;
+        PagingChanged(ref vcpu);
+    }
+
+    /// <summary>Hardware gets its control registers. Reads need no exit while the guest's agree.</summary>
+    private static void PagingChanged(ref Vcpu vcpu)
+    {
+        ref Vmcb vmcb = ref Control(ref vcpu);
+        ref SvmVcpu svm = ref vcpu.Svm;
+        // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
+        ulong cr0 = svm.Cr0 & ~Cr0Cacheability, cr4 = svm.Cr4 | Cpu.Cr4.Mce, efer = svm.Efer | Efer.Svme;
+        if (HasShadow(ref vcpu))
+            ShadowVcpu.Adapt(ref cr0, ref cr4, ref efer);
+        vmcb.Cr0 = cr0;
+        vmcb.Cr4 = cr4;
+        vmcb.Efer = efer;
+        SetIntercept(ref vmcb.InterceptCr, CrRead << 0, cr0 != svm.Cr0);
+        SetIntercept(ref vmcb.InterceptCr, CrRead << 4, cr4 != svm.Cr4);
+        vcpu.Shadow.IsStale = true;
         FlushTlb(ref vcpu);
     }
 
@@ -150,8 +174,8 @@ internal readonly struct SvmVendor : IVendor
     public static ulong GetDr7(ref Vcpu vcpu) => Control(ref vcpu).Dr7;
     public static void SetDr7(ref Vcpu vcpu, ulong value) => Control(ref vcpu).Dr7 = value;
 
-    public static void UpdateDebug(ref Vcpu vcpu) =>
-        Control(ref vcpu).InterceptExceptions = vcpu.Debug.InterceptedExceptions;
+    public static void UpdateDebug(ref Vcpu vcpu) => Control(ref vcpu).InterceptExceptions =
+        vcpu.Debug.InterceptedExceptions | (HasShadow(ref vcpu) ? 1u << Vector.PageFault.Value : 0);
 
     // All bits of the other bitmap are set, and it is larger.
     public static void UpdateMsrFilter(ref Vcpu vcpu) =>

@@ -12,6 +12,7 @@ internal struct Vmcb
     [FieldOffset(0x008)] public uint InterceptExceptions;
     [FieldOffset(0x00c)] public Intercept3 Intercept3;
     [FieldOffset(0x010)] public Intercept4 Intercept4;
+    [FieldOffset(0x014)] public Intercept5 Intercept5;
     [FieldOffset(0x040)] public ulong IopmBase;
     [FieldOffset(0x048)] public ulong MsrpmBase;
     [FieldOffset(0x050)] public ulong TscOffset;
@@ -79,6 +80,7 @@ internal enum Intercept3 : uint
     Iret = 1u << 20,
     Invd = 1u << 22,
     Hlt = 1u << 24,
+    Invlpg = 1u << 25,
     Invlpga = 1u << 26,
     Ioio = 1u << 27,
     Msr = 1u << 28,
@@ -103,6 +105,13 @@ internal enum Intercept4 : uint
     Mwait = 1u << 11,
     Xsetbv = 1u << 13,
     Rdpru = 1u << 14,
+}
+
+/// <summary>Intercept vector 5, offset 014h.</summary>
+[Flags]
+internal enum Intercept5 : uint
+{
+    Invpcid = 1u << 2,
 }
 
 internal enum TlbControl : uint
@@ -133,6 +142,7 @@ internal static class ExitCode
     public const ulong Debug = 0x41;
     public const ulong Breakpoint = 0x43;
     public const ulong InvalidOpcode = 0x46;
+    public const ulong PageFault = 0x4e;
     public const ulong AlignmentCheck = 0x51;
     public const ulong MachineCheck = 0x52;
     public const ulong Intr = 0x60;
@@ -146,6 +156,7 @@ internal static class ExitCode
     public const ulong Iret = 0x74;
     public const ulong Invd = 0x76;
     public const ulong Hlt = 0x78;
+    public const ulong Invlpg = 0x79;
     public const ulong Invlpga = 0x7a;
     public const ulong Ioio = 0x7b;
     public const ulong Msr = 0x7c;
@@ -165,6 +176,7 @@ internal static class ExitCode
     public const ulong MwaitArmed = 0x8c;
     public const ulong Xsetbv = 0x8d;
     public const ulong Rdpru = 0x8e;
+    public const ulong Invpcid = 0xa2;
     public const ulong NestedPageFault = 0x400;
     public const ulong Invalid = ulong.MaxValue;
 }

@@ -52,6 +52,42 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
         };
     }
 
+    /// <summary>Shadow paging: the guest has a root to run with. False: no memory.</summary>
+    public static bool HasRoot(ref Vcpu vcpu)
+    {
+        if (!vcpu.Shadow.MustLoad(in vcpu.Vm.Memory.Shadow))
+            return true;
+        PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu);
+        TVendor.FlushTlb(ref vcpu);
+        return ShadowVcpu.TryLoad(ref vcpu, in paging);
+    }
+
+    /// <summary>Shadow paging: a #PF, which is the guest's own, or has to do with its shadow tables.</summary>
+    public static VcpuAction PageFault(ref Vcpu vcpu, Gva address, PageFaultCode code, EventInjection interrupted)
+    {
+        PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu);
+        bool write = (code & PageFaultCode.Write) != 0;
+        ShadowOutcome outcome = ShadowFault.Handle(ref vcpu, in paging, address, code, out Translation found);
+        switch (outcome)
+        {
+            case ShadowOutcome.Mapped: return VcpuAction.Resume;
+            case ShadowOutcome.NoMemory: return VcpuAction.NoMemory;
+            case ShadowOutcome.NotMapped:
+                return NestedPageFault<Npt>(ref vcpu, found.Address, write, present: true, final: true, interrupted);
+            case ShadowOutcome.GuestFault:
+                Exceptions<TVendor>.Queue(ref vcpu, Vector.PageFault, true, (uint)found.Fault, address);
+                return VcpuAction.Resume;
+        }
+        // A write to a page table. What cannot be emulated is done by the guest itself when there is no shadow.
+        VcpuAction action = VcpuAction.UserSpace;
+        if (!interrupted.Valid)
+            action = InstructionEmulation<TVendor>.Run(ref vcpu);
+        else
+            UserExit.InternalError(ref vcpu, kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV, interrupted.Raw, address.Value);
+        return action == VcpuAction.UserSpace && vcpu.Run.exit_reason == Exit.KVM_EXIT_INTERNAL_ERROR
+            && ShadowFault.TryRelease(ref vcpu, in paging, address, found.Address.Frame) ? VcpuAction.Resume : action;
+    }
+
     public static VcpuAction ExecuteCpuid(ref Vcpu vcpu)
     {
         if (!TVendor.TryFindEnd(ref vcpu, Opcode.Cpuid, out ulong end))

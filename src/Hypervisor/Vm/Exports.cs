@@ -18,6 +18,8 @@ internal static class Exports
     /// <summary>The CPUs have VMX; otherwise SVM.</summary>
     private static bool s_isVmx;
 
+    private static bool HasNestedPaging => s_isVmx || SvmHardware.HasNestedPaging;
+
     [RuntimeExport("sk_core_probe")]
     private static long Probe(ulong frameMask, nint directMap, nuint sharedSize)
     {
@@ -67,7 +69,8 @@ internal static class Exports
         vm.Coalesced = CoalescedIo.Over(ring);
         vm.Clock.Start();
         HostCpu.Cpuid(0x80000008, 0, out Cpu.CpuidLeaf widths);
-        return VmMemory.Init(ref vm, (int)(widths.Eax & 0xff));
+        int result = VmMemory.Init(ref vm, (int)(widths.Eax & 0xff));
+        return result == Errno.Ok && !HasNestedPaging ? vm.Memory.Shadow.Create() : result;
     }
 
     [RuntimeExport("sk_core_vm_destroy")]
@@ -106,6 +109,7 @@ internal static class Exports
     {
         vcpu.Cpuid.Free();
         vcpu.SpareTables.Free();
+        vcpu.Shadow.Free();
         if (s_isVmx)
             VmxVendor.DestroyVcpu(ref vcpu);
         else
@@ -144,7 +148,7 @@ internal static class Exports
     /// </summary>
     [RuntimeExport("sk_core_age")]
     private static long Age(ref Vm vm, Hva start, Hva end) =>
-        (s_isVmx ? Age<Ept>(ref vm, start, end) : Age<Npt>(ref vm, start, end)) ? 1 : 0;
+        (s_isVmx && HasNestedPaging ? Age<Ept>(ref vm, start, end) : Age<Npt>(ref vm, start, end)) ? 1 : 0;
 
     private static bool Age<TFormat>(ref Vm vm, Hva start, Hva end) where TFormat : struct, INestedFormat =>
         end.Value == 0 ? Invalidation.IsYoung<TFormat>(ref vm, start) : Invalidation.Age<TFormat>(ref vm, start, end);

@@ -132,7 +132,10 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         replacement.CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref next)));
         if (IsMemory(GuestMemory.CompareExchange(ref _vcpu.Vm, physical, size, old, next, out exchanged),
             out Access access))
+        {
+            ShadowTables.Written(ref _vcpu.Vm, physical, size);
             return access;
+        }
         exchanged = true;
         return MmioWrite(physical, replacement);
     }
@@ -188,7 +191,15 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public ulong Tsc => HostCpu.Tsc() + TVendor.GetTscOffset(ref _vcpu);
 
     /// <summary>With nested paging INVLPG is not intercepted; one that is emulated flushes more than asked.</summary>
-    public void InvalidatePage(Gva address) => _vcpu.Shared.Request(VcpuRequests.FlushTlb);
+    public void InvalidatePage(Gva address)
+    {
+        if (_vcpu.Vm.Memory.Shadow.IsActive)
+        {
+            PagingState paging = Paging(ref _vcpu);
+            ShadowVcpu.Invalidate(ref _vcpu, in paging, address);
+        }
+        _vcpu.Shared.Request(VcpuRequests.FlushTlb);
+    }
 
     private bool TryTranslate(Gva address, PageAccess kind, Rights rights, out Gpa physical, ref Fault fault)
     {
@@ -206,9 +217,13 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return false;
     }
 
-    private Access WritePart(Gpa physical, ReadOnlySpan<byte> data) =>
-        IsMemory(GuestMemory.Write(ref _vcpu.Vm, physical, data), out Access access)
-            ? access : MmioWrite(physical, data);
+    private Access WritePart(Gpa physical, ReadOnlySpan<byte> data)
+    {
+        if (!IsMemory(GuestMemory.Write(ref _vcpu.Vm, physical, data), out Access access))
+            return MmioWrite(physical, data);
+        ShadowTables.Written(ref _vcpu.Vm, physical, data.Length);
+        return access;
+    }
 
     /// <summary>How an access ended, unless it is one to a device.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -38,6 +38,7 @@ internal struct Vcpu
     public byte EoiVector;
     /// <summary>Empty pages that wait to become nested tables.</summary>
     public TablePool SpareTables;
+    public ShadowVcpu Shadow;
     public DirtyRing DirtyRing;
     /// <summary>A port or memory access that user space is serving.</summary>
     public PendingIo Pending;

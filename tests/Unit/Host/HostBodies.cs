@@ -39,6 +39,9 @@ internal static partial class UserMemory
         SimulatedHost.Current.Process.Write(destination.Value, source);
 
     public static bool ReadWords(Hva source, Span<byte> destination) => Read(source, destination);
+    public static bool TryReadPresent(Hva source, Span<byte> destination) =>
+        SimulatedHost.Current.Process.ReadPresent(source.Value, destination);
+
     public static bool TryReadUInt64(Hva source, out ulong value) => TryRead(source, out value);
 
     public static Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement) =>
@@ -142,6 +145,7 @@ internal static class HostCpu
 internal static class Parameters
 {
     public static bool IgnoreMsrs() => SimulatedHost.Current.Cpu.IgnoreMsrs;
+    public static bool NestedPaging() => SimulatedHost.Current.Cpu.NestedPaging;
     public static ulong HaltPollNanoseconds() => SimulatedHost.Current.Cpu.HaltPoll;
 }
 

@@ -17,6 +17,7 @@ internal sealed class SimulatedCpu
     public ulong SupportedXcr0 { get; set; } = 7;
     public int PredictorFlushes { get; set; }
     public bool IgnoreMsrs { get; set; }
+    public bool NestedPaging { get; set; } = true;
     /// <summary>The module's parameter, in nanoseconds.</summary>
     public ulong HaltPoll { get; set; }
 

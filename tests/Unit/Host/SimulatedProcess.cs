@@ -162,6 +162,15 @@ internal sealed class SimulatedProcess(SimulatedHost host)
         return true;
     }
 
+    /// <summary>As a read with page faults off: within a page, if that is present.</summary>
+    public bool ReadPresent(ulong address, Span<byte> destination)
+    {
+        if (Present(address, out _) is not { } frame)
+            return false;
+        frame.Data.AsSpan((int)(address & Page.OffsetMask), destination.Length).CopyTo(destination);
+        return true;
+    }
+
     public bool Write(ulong address, ReadOnlySpan<byte> source)
     {
         host.MightSleep();

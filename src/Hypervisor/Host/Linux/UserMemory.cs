@@ -28,6 +28,10 @@ internal static partial class UserMemory
     /// <summary>One load of 8 bytes, the cheap path; atomic when aligned, as page-table entries are.</summary>
     [KernelImport("sk_user_read_u64")] public static extern bool TryReadUInt64(Hva source, out ulong value);
 
+    /// <summary>As <see cref="Read"/> if the memory is present: sleeps never, also under a lock that spins.</summary>
+    public static bool TryReadPresent(Hva source, Span<byte> destination) =>
+        CopyPresent(ref MemoryMarshal.GetReference(destination), source, (nuint)destination.Length) == 0;
+
     /// <summary>Atomic compare and exchange of 1, 2, 4 or 8 naturally aligned bytes.</summary>
     [KernelImport("sk_user_exchange")]
     public static extern Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement);
@@ -40,5 +44,7 @@ internal static partial class UserMemory
     }
 
     [KernelImport("_copy_from_user")] private static extern nuint CopyFrom(ref byte to, Hva source, nuint bytes);
+    [KernelImport("copy_from_user_nofault")]
+    private static extern long CopyPresent(ref byte to, Hva source, nuint bytes);
     [KernelImport("_copy_to_user")] private static extern nuint CopyTo(Hva destination, in byte from, nuint bytes);
 }
