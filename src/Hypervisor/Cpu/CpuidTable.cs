@@ -52,6 +52,8 @@ internal struct CpuidTable
         }
     }
 
+    public readonly ReadOnlySpan<kvm_cpuid_entry2> Entries => _entries.Span;
+
     public readonly bool IsValidGpa(ulong address) => (address & ReservedGpa) == 0;
 
     public readonly void Free() => _entries.Free();
@@ -124,37 +126,17 @@ internal struct CpuidTable
         return range < Ranges && place < SlotsPerRange ? (int)(range * SlotsPerRange + place) : -1;
     }
 
-    /// <summary>Writes the table to KVM_GET_CPUID2's argument, or how large it is.</summary>
-    public readonly int Get(Hva argument)
-    {
-        if (!UserMemory.TryRead(argument, out kvm_cpuid2 head))
-            return Errno.EFAULT;
-        bool fits = head.nent >= (uint)_entries.Length;
-        head.nent = (uint)_entries.Length;
-        Hva body = argument + (ulong)Unsafe.SizeOf<kvm_cpuid2>();
-        bool written = !fits || UserMemory.Write(body, MemoryMarshal.AsBytes(_entries.Span));
-        if (!written || !UserMemory.TryWrite(argument, head))
-            return Errno.EFAULT;
-        return fits ? 0 : Errno.E2BIG;
-    }
-
     /// <summary>
-    /// Takes the argument of KVM_SET_CPUID2, or of KVM_SET_CPUID when <paramref name="legacy"/>. E2BIG beyond 256
-    /// entries; EINVAL for an impossible width of linear addresses, or a change after the guest has run.
+    /// Takes the entries of KVM_SET_CPUID2, or of KVM_SET_CPUID when <paramref name="legacy"/>. E2BIG beyond 256;
+    /// EINVAL for an impossible width of linear addresses, or a change after the guest has run.
     /// </summary>
-    public int Set(Hva argument, bool legacy, ulong cr4, ulong apicBase, ulong xcr0)
+    public int Set(Hva elements, uint count, bool legacy, ulong cr4, ulong apicBase, ulong xcr0)
     {
-        if (!UserMemory.TryRead(argument, out kvm_cpuid2 head))
-            return Errno.EFAULT;
-        if (head.nent > MaxEntries)
+        if (count > MaxEntries)
             return Errno.E2BIG;
         CpuidTable table = new() { Locked = Locked };
-        if (head.nent != 0 && !KernelArray<kvm_cpuid_entry2>.TryAllocate((int)head.nent, out table._entries))
-            return Errno.ENOMEM;
-
-        Hva body = argument + (ulong)Unsafe.SizeOf<kvm_cpuid2>();
-        int error = legacy ? table.ReadLegacy(body)
-            : UserMemory.Read(body, MemoryMarshal.AsBytes(table._entries.Span)) ? 0 : Errno.EFAULT;
+        int error = legacy ? table.CopyLegacy(elements, count)
+            : KernelArray<kvm_cpuid_entry2>.Copy(elements, count, out table._entries);
         if (error == 0)
             error = table.Derive();
         if (error == 0)
@@ -170,16 +152,21 @@ internal struct CpuidTable
         return error;
     }
 
-    private readonly int ReadLegacy(Hva body)
+    private int CopyLegacy(Hva elements, uint count)
     {
-        foreach (ref kvm_cpuid_entry2 entry in _entries.Span)
+        int error = KernelArray<kvm_cpuid_entry>.Copy(elements, count, out KernelArray<kvm_cpuid_entry> old);
+        if (error == 0 && count != 0 && !KernelArray<kvm_cpuid_entry2>.TryAllocate((int)count, out _entries))
+            error = Errno.ENOMEM;
+        for (int i = 0; i < _entries.Length; i++)
         {
-            if (!UserMemory.TryRead(body, out kvm_cpuid_entry old))
-                return Errno.EFAULT;
-            entry = new() { function = old.function, eax = old.eax, ebx = old.ebx, ecx = old.ecx, edx = old.edx };
-            body += (ulong)Unsafe.SizeOf<kvm_cpuid_entry>();
+            kvm_cpuid_entry entry = old.Span[i];
+            _entries.Span[i] = new()
+            {
+                function = entry.function, eax = entry.eax, ebx = entry.ebx, ecx = entry.ecx, edx = entry.edx,
+            };
         }
-        return 0;
+        old.Free();
+        return error;
     }
 
     /// <summary>Computes what follows from the entries; without any, the guest has what the host supports.</summary>

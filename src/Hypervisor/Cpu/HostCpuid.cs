@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Vm;
 
 namespace SharpKvm.Cpu;
 
@@ -24,12 +25,10 @@ internal static class HostCpuid
     /// <summary>Width of the host's physical addresses that are made use of.</summary>
     public static int MaxPhysAddr => (int)Width(CpuidLeaf.OfHost(0x80000008).Eax);
 
-    /// <summary>Writes entries to user space while there is room, and counts all.</summary>
-    private ref struct Writer(Hva argument, uint room)
+    private ref struct Listing(Span<kvm_cpuid_entry2> entries)
     {
-        private Hva _next = argument + (ulong)Unsafe.SizeOf<kvm_cpuid2>();
-        private uint _count;
-        private bool _failed;
+        private readonly Span<kvm_cpuid_entry2> _entries = entries;
+        public int Count;
 
         /// <summary>Adds a leaf, of whose feature words only what is supported.</summary>
         public void Add(uint leaf, uint subleaf, bool indexed, CpuidLeaf values)
@@ -38,64 +37,53 @@ internal static class HostCpuid
             // KVM_CAP_TSC_DEADLINE_TIMER tells of it instead: it needs a local APIC in the kernel.
             if (leaf == 1)
                 values.Ecx &= ~TscDeadline;
-            if (_count++ >= room || _failed)
-                return;
-            kvm_cpuid_entry2 entry = new()
+            _entries[Count++] = new()
             {
                 function = leaf, index = subleaf,
                 flags = indexed ? kvm_cpuid_entry2.KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
                 eax = values.Eax, ebx = values.Ebx, ecx = values.Ecx, edx = values.Edx,
             };
-            _failed = !UserMemory.TryWrite(_next, entry);
-            _next += (ulong)Unsafe.SizeOf<kvm_cpuid_entry2>();
         }
-
-        public readonly int Finish() =>
-            _failed || !UserMemory.TryWrite(argument, _count) ? Errno.EFAULT : _count > room ? Errno.E2BIG : 0;
     }
 
     /// <summary>KVM_GET_SUPPORTED_CPUID. E2BIG, with the count needed, when the entries do not fit.</summary>
-    public static int Supported(Hva argument)
+    public static int Supported(ref IoctlData data)
     {
-        if (!UserMemory.TryRead(argument, out kvm_cpuid2 head))
-            return Errno.EFAULT;
-        Writer writer = new(argument, head.nent);
-        AddRange(ref writer, 0, LastBasic);
+        if (!KernelArray<kvm_cpuid_entry2>.TryAllocate(CpuidTable.MaxEntries, out KernelArray<kvm_cpuid_entry2> all))
+            return Errno.ENOMEM;
+        Listing listing = new(all.Span);
+        AddRange(ref listing, 0, LastBasic);
         // KVMKVMKVM
-        writer.Add(Hypervisor, 0, false,
+        listing.Add(Hypervisor, 0, false,
             new() { Eax = Paravirtual, Ebx = 0x4b4d564b, Ecx = 0x564b4d56, Edx = 0x4d });
-        writer.Add(Paravirtual, 0, false, new() { Eax = ParavirtFeatures });
-        AddRange(ref writer, Extended, LastExtended);
-        return writer.Finish();
+        listing.Add(Paravirtual, 0, false, new() { Eax = ParavirtFeatures });
+        AddRange(ref listing, Extended, LastExtended);
+        int result = data.AnswerList<kvm_cpuid_entry2>(all.Span[..listing.Count]);
+        all.Free();
+        return result;
     }
 
     /// <summary>
     /// KVM_GET_EMULATED_CPUID: features that the host lacks and the emulator could add. None: instructions that the
     /// host does not know reach the guest as #UD. EINVAL when the padding that user space passes is not clean.
     /// </summary>
-    public static int Emulated(Hva argument)
+    public static int Emulated(ref IoctlData data)
     {
-        if (!UserMemory.TryRead(argument, out kvm_cpuid2 head))
-            return Errno.EFAULT;
-        if (head.nent < 1)
+        uint count = Math.Min(data.As<kvm_cpuid2>().nent, CpuidTable.MaxEntries), padding = 0;
+        if (count == 0)
             return Errno.E2BIG;
-        Hva body = argument + (ulong)Unsafe.SizeOf<kvm_cpuid2>();
-        for (uint i = 0; i < Math.Min(head.nent, CpuidTable.MaxEntries); i++)
-        {
-            if (!UserMemory.TryRead(body, out kvm_cpuid_entry2 entry))
-                return Errno.EFAULT;
-            if ((entry.padding[0] | entry.padding[1] | entry.padding[2]) != 0)
-                return Errno.EINVAL;
-            body += (ulong)Unsafe.SizeOf<kvm_cpuid_entry2>();
-        }
-        return new Writer(argument, head.nent).Finish();
+        int error = KernelArray<kvm_cpuid_entry2>.Copy(data.Elements, count, out KernelArray<kvm_cpuid_entry2> given);
+        foreach (ref kvm_cpuid_entry2 entry in given.Span)
+            padding |= entry.padding[0] | entry.padding[1] | entry.padding[2];
+        given.Free();
+        return error != 0 ? error : padding != 0 ? Errno.EINVAL : data.AnswerList<kvm_cpuid_entry2>(default);
     }
 
-    private static void AddRange(ref Writer writer, uint first, uint last)
+    private static void AddRange(ref Listing listing, uint first, uint last)
     {
         CpuidLeaf range = CpuidLeaf.OfHost(first);
         range.Eax = Math.Min(range.Eax, last);
-        writer.Add(first, 0, false, range);
+        listing.Add(first, 0, false, range);
         for (uint leaf = first + 1; leaf <= range.Eax; leaf++)
         {
             uint subleaves = leaf switch { 4 or 0x8000001d => MaxCaches, 7 => 2, 0xd => 63, _ => 1 };
@@ -103,7 +91,7 @@ internal static class HostCpuid
             {
                 CpuidLeaf host = CpuidLeaf.OfHost(leaf, i);
                 if (IsPresent(leaf, i, in host))
-                    writer.Add(leaf, i, subleaves > 1 || leaf == 0xb, Reduced(leaf, i, in host));
+                    listing.Add(leaf, i, subleaves > 1 || leaf == 0xb, Reduced(leaf, i, in host));
             }
         }
     }

@@ -235,9 +235,9 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>Reads or writes MSRs until one does not exist or is refused; returns how many were done.</summary>
-    public static int EachMsr(ref Vcpu vcpu, Hva argument, bool write)
+    public static int EachMsr(ref Vcpu vcpu, Hva elements, uint count, bool write)
     {
-        int error = MsrLists.ReadEntries(argument, out KernelArray<kvm_msr_entry> entries);
+        int error = MsrLists.ReadEntries(elements, count, out KernelArray<kvm_msr_entry> entries);
         int done = 0;
         for (; done < entries.Length; done++)
         {
@@ -246,7 +246,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
                 : Msrs<TVendor>.TryRead(ref vcpu, entry.index, out entry.data, host: true)))
                 break;
         }
-        return error != 0 ? error : MsrLists.WriteEntries(argument, entries, done, write: !write);
+        return error != 0 ? error : MsrLists.WriteEntries(elements, entries, done, write: !write);
     }
 
     /// <summary>
@@ -287,8 +287,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    public static int SetCpuid(ref Vcpu vcpu, Hva argument, bool legacy) =>
-        vcpu.Cpuid.Set(argument, legacy, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
+    public static int SetCpuid(ref Vcpu vcpu, Hva elements, uint count, bool legacy) =>
+        vcpu.Cpuid.Set(elements, count, legacy, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
 
     /// <summary>A supervisor's read of a linear address, as the guest's tables are now.</summary>
     public static int Translate(ref Vcpu vcpu, ref kvm_translation translation)

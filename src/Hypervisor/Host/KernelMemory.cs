@@ -44,6 +44,21 @@ internal readonly partial struct KernelArray<T> where T : unmanaged
         return address != 0;
     }
 
+    /// <summary>A copy of an array of user space, for the caller to free: 0, ENOMEM or EFAULT.</summary>
+    public static int Copy(Hva source, uint length, out KernelArray<T> array)
+    {
+        array = default;
+        if (length == 0)
+            return Errno.Ok;
+        if (!TryAllocate((int)length, out array))
+            return Errno.ENOMEM;
+        if (UserMemory.Read(source, MemoryMarshal.AsBytes(array.Span)))
+            return Errno.Ok;
+        array.Free();
+        array = default;
+        return Errno.EFAULT;
+    }
+
     /// <summary>The same memory, but only its first elements. To be freed instead of this.</summary>
     public KernelArray<T> First(int length) => new(_address, Math.Min(length, Length));
 

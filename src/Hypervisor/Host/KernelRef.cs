@@ -10,6 +10,39 @@ internal readonly struct KernelRef<T>(nint address) where T : unmanaged
 
     public bool IsNull => Address == 0;
 
+    /// <summary>A zeroed one of the heap; null when there is no memory.</summary>
+    public static KernelRef<T> Allocate() => new(KernelHeap.Allocate((nuint)Unsafe.SizeOf<T>()));
+
     // SAFETY: made only from addresses of structures whose life the shim or the owner guarantees; a null traps.
     public unsafe ref T Value => ref Unsafe.AsRef<T>((void*)Address);
+}
+
+/// <summary>
+/// A structure of the heap that is replaced as a whole under the VM's lock, while who looks at it, in a read section of
+/// the shim as for memory slots, keeps what was found. At first there is none.
+/// </summary>
+internal struct Published<T> where T : unmanaged
+{
+    private nint _address;
+
+    public KernelRef<T> Current => new(Volatile.Read(ref _address));
+
+    /// <summary>Returns when nobody looks at the old one any more, and frees it.</summary>
+    public void Replace(HostVm vm, KernelRef<T> next)
+    {
+        nint old = _address;
+        Volatile.Write(ref _address, next.Address);
+        if (old == 0)
+            return;
+        vm.SynchronizeSlots();
+        KernelHeap.Free(old);
+    }
+
+    /// <summary>Nobody looks any more.</summary>
+    public void Free()
+    {
+        if (_address != 0)
+            KernelHeap.Free(_address);
+        _address = 0;
+    }
 }

@@ -24,12 +24,16 @@ internal static class IrqchipIoctls
         return IrqChip.SendMsi(ref vm, (ulong)msi.address_hi << 32 | msi.address_lo, msi.data);
     }
 
-    public static int SetRouting(ref Vm.Vm vm, in kvm_irq_routing head, Hva argument)
+    public static int SetRouting(ref Vm.Vm vm, in kvm_irq_routing head, Hva elements)
     {
         if (vm.Irqchip.Mode == IrqchipMode.None || head.nr > Gsi.Limit || head.flags != 0)
             return Errno.EINVAL;
-        int error = RouteTable.Read(argument + (ulong)Unsafe.SizeOf<kvm_irq_routing>(), head.nr,
-            pins: vm.Irqchip.Mode == IrqchipMode.Kernel, vm.Irqchip.Wide, out RouteTable routes);
+        int error = KernelArray<kvm_irq_routing_entry>.Copy(elements, head.nr,
+            out KernelArray<kvm_irq_routing_entry> entries);
+        RouteTable routes = default;
+        if (error == Errno.Ok)
+            error = RouteTable.Create(entries.Span, vm.Irqchip.Mode == IrqchipMode.Kernel, vm.Irqchip.Wide, out routes);
+        entries.Free();
         if (error == Errno.Ok)
             IrqChip.Replace(ref vm, routes);
         return error;

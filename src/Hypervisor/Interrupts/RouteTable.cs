@@ -76,40 +76,28 @@ internal struct RouteTable
     }
 
     /// <summary>
-    /// Takes entries from KVM_SET_GSI_ROUTING's argument. EINVAL for a GSI, chip, pin or MSI that cannot be, or a
-    /// GSI that leads to two MSIs or twice to one chip.
+    /// The routes that KVM_SET_GSI_ROUTING asks for. EINVAL for a GSI, chip, pin or MSI that cannot be, or a GSI that
+    /// leads to two MSIs or twice to one chip.
     /// </summary>
-    public static int Read(Hva entries, uint count, bool pins, bool wide, out RouteTable table)
+    public static int Create(ReadOnlySpan<kvm_irq_routing_entry> entries, bool pins, bool wide, out RouteTable table)
     {
         table = default;
         int needed = 0;
-        for (uint i = 0; i < count; i++)
-        {
-            if (!TryReadEntry(entries, i, out kvm_irq_routing_entry entry))
-                return Errno.EFAULT;
-            if (!Gsi.TryCreate(entry.gsi, out Gsi gsi))
-                return Errno.EINVAL;
-            needed = Math.Max(needed, gsi.Value + 1);
-        }
+        foreach (ref readonly kvm_irq_routing_entry entry in entries)
+            needed = Math.Max(needed, (int)Math.Min(entry.gsi, Gsi.Limit) + 1);
+        if (needed > Gsi.Limit)
+            return Errno.EINVAL;
         if (needed != 0 && !KernelArray<Route>.TryAllocate(needed, out table._routes))
             return Errno.ENOMEM;
-        int error = Errno.Ok;
-        for (uint i = 0; i < count && error == Errno.Ok; i++)
+        foreach (ref readonly kvm_irq_routing_entry entry in entries)
         {
-            // User space may have changed an entry since: what was allocated is the bound now.
-            if (!TryReadEntry(entries, i, out kvm_irq_routing_entry entry))
-                error = Errno.EFAULT;
-            else if (!Gsi.TryCreate(entry.gsi, out Gsi gsi) || gsi.Value >= needed
-                || !table.TryAdd(gsi, in entry, pins, wide))
-                error = Errno.EINVAL;
-        }
-        if (error != Errno.Ok)
+            if (Gsi.TryCreate(entry.gsi, out Gsi gsi) && table.TryAdd(gsi, in entry, pins, wide))
+                continue;
             table.Free();
-        return error;
+            return Errno.EINVAL;
+        }
+        return Errno.Ok;
     }
-
-    private static bool TryReadEntry(Hva entries, uint index, out kvm_irq_routing_entry entry) =>
-        UserMemory.TryRead(entries + index * (ulong)Unsafe.SizeOf<kvm_irq_routing_entry>(), out entry);
 
     private bool TryAdd(Gsi gsi, in kvm_irq_routing_entry entry, bool pins, bool wide)
     {

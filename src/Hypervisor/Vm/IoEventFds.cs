@@ -47,20 +47,30 @@ internal struct IoEventFds
     {
         public int Count;
         public Rows Rows;
+
+        public void Fill(ReadOnlySpan<IoEventFd> below, ReadOnlySpan<IoEventFd> added, ReadOnlySpan<IoEventFd> above)
+        {
+            Span<IoEventFd> rows = Rows;
+            int end = below.Length + added.Length;
+            below.CopyTo(rows);
+            added.CopyTo(rows[below.Length..]);
+            above.CopyTo(rows[end..]);
+            Count = end + above.Length;
+        }
     }
 
-    private nint _table;
+    private Published<Table> _table;
 
     private Span<IoEventFd> Entries
     {
         get
         {
-            KernelRef<Table> table = new(Volatile.Read(ref _table));
+            KernelRef<Table> table = _table.Current;
             return table.IsNull ? default : ((Span<IoEventFd>)table.Value.Rows)[..table.Value.Count];
         }
     }
 
-    public bool IsEmpty => Volatile.Read(ref _table) == 0;
+    public bool IsEmpty => Entries.IsEmpty;
 
     /// <summary>Whether a write was one of them: then its event is signalled.</summary>
     public bool TrySignal(bool port, ulong address, uint length, ulong data)
@@ -116,48 +126,22 @@ internal struct IoEventFds
             && !(add ? old[met].Collides(in entry) : old[met].IsSame(in entry)))
             met++;
         bool exists = met < old.Length && old[met].Address == entry.Address;
-        if (add)
+        error = add && old.Length == Limit ? Errno.ENOSPC
+            : exists != add ? Errno.Ok : add ? Errno.EEXIST : Errno.ENOENT;
+        KernelRef<Table> next = error == Errno.Ok ? KernelRef<Table>.Allocate() : default;
+        if (error == Errno.Ok && next.IsNull)
+            error = Errno.ENOMEM;
+        if (error == Errno.Ok)
         {
-            error = old.Length == Limit ? Errno.ENOSPC : exists ? Errno.EEXIST
-                : Publish(ref vm, old[..place], [entry], old[place..]);
-        }
-        else
-        {
-            error = exists ? Publish(ref vm, old[..met], default, old[(met + 1)..]) : Errno.ENOENT;
-            // The reference that the table had.
-            if (error == Errno.Ok)
-                @event.Close();
+            next.Value.Fill(old[..(add ? place : met)], add ? [entry] : default, old[(add ? place : met + 1)..]);
+            vm.IoEventFds._table.Replace(vm.Host, next);
         }
         if (!add || error != Errno.Ok)
             @event.Close();
+        // The reference that the table had.
+        if (!add && error == Errno.Ok)
+            @event.Close();
         return error;
-    }
-
-    /// <summary>Replaces the table, and frees the old one when nobody reads it any more.</summary>
-    private static int Publish(ref Vm vm, ReadOnlySpan<IoEventFd> below, ReadOnlySpan<IoEventFd> added,
-        ReadOnlySpan<IoEventFd> above)
-    {
-        nint old = vm.IoEventFds._table;
-        int end = below.Length + added.Length;
-        KernelRef<Table> table = default;
-        if (end + above.Length != 0)
-        {
-            table = new(KernelHeap.Allocate((nuint)Unsafe.SizeOf<Table>()));
-            if (table.IsNull)
-                return Errno.ENOMEM;
-            table.Value.Count = end + above.Length;
-            Span<IoEventFd> rows = table.Value.Rows;
-            below.CopyTo(rows);
-            added.CopyTo(rows[below.Length..]);
-            above.CopyTo(rows[end..]);
-        }
-        Volatile.Write(ref vm.IoEventFds._table, table.Address);
-        if (old != 0)
-        {
-            vm.Host.SynchronizeSlots();
-            KernelHeap.Free(old);
-        }
-        return Errno.Ok;
     }
 
     /// <summary>Gives everything back; nobody runs the VM any more.</summary>
@@ -165,8 +149,6 @@ internal struct IoEventFds
     {
         foreach (ref IoEventFd entry in Entries)
             entry.Event.Close();
-        if (_table != 0)
-            KernelHeap.Free(_table);
-        _table = 0;
+        _table.Free();
     }
 }

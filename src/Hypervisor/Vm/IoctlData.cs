@@ -19,13 +19,17 @@ internal ref struct IoctlData(uint command, ulong argument)
     private Buffer _buffer;
     private bool _failed, _answers;
 
-    /// <summary>For what is more than one structure: the handler copies it.</summary>
+    /// <summary>For a handler that copies it itself.</summary>
     public readonly Hva Pointer => new(argument);
+    /// <summary>Where the elements lie that follow the structure.</summary>
+    public readonly Hva Elements => Pointer + Size;
+
+    private readonly uint Size => command >> 16 & 0x3fff;
 
     [UnscopedRef]
     private Span<byte> Bytes => MemoryMarshal.AsBytes((Span<ulong>)_buffer);
     [UnscopedRef]
-    private Span<byte> Structure => Bytes[..(int)(command >> 16 & 0x3fff)];
+    private Span<byte> Structure => Bytes[..(int)Size];
 
     /// <summary>Copies the structure from user space. False: <see cref="Finish"/> returns EFAULT.</summary>
     public bool Read()
@@ -50,6 +54,19 @@ internal ref struct IoctlData(uint command, ulong argument)
     {
         Out<T>() = value;
         return Errno.Ok;
+    }
+
+    /// <summary>
+    /// Gives the elements of a list, in front of which user space has written how many it has room for. How many there
+    /// are always goes back; E2BIG, and no elements, when they do not fit.
+    /// </summary>
+    public int AnswerList<T>(ReadOnlySpan<T> list) where T : unmanaged
+    {
+        bool fits = As<uint>() >= (uint)list.Length;
+        As<uint>() = (uint)list.Length;
+        if (!UserMemory.Write(Pointer, Structure) || fits && !UserMemory.Write(Elements, MemoryMarshal.AsBytes(list)))
+            return Errno.EFAULT;
+        return fits ? Errno.Ok : Errno.E2BIG;
     }
 
     /// <summary>What the ioctl returns, by what its handler has.</summary>

@@ -24,11 +24,11 @@ internal static class SystemIoctls
             KVM_CREATE_VM => argument == 0 ? HostVm.Create() : Errno.EINVAL,
             KVM_CHECK_EXTENSION => Capabilities.Check(argument),
             KVM_GET_VCPU_MMAP_SIZE => argument == 0 ? VcpuMmapSize : Errno.EINVAL,
-            KVM_GET_SUPPORTED_CPUID => HostCpuid.Supported(data.Pointer),
-            KVM_GET_EMULATED_CPUID => HostCpuid.Emulated(data.Pointer),
-            KVM_GET_MSR_INDEX_LIST => MsrLists.IndexList(data.Pointer),
-            KVM_GET_MSR_FEATURE_INDEX_LIST => MsrLists.FeatureIndexList(data.Pointer),
-            KVM_GET_MSRS => MsrLists.GetFeatures(data.Pointer),
+            KVM_GET_SUPPORTED_CPUID when data.Read() => HostCpuid.Supported(ref data),
+            KVM_GET_EMULATED_CPUID when data.Read() => HostCpuid.Emulated(ref data),
+            KVM_GET_MSR_INDEX_LIST when data.Read() => data.AnswerList(MsrLists.ToSave),
+            KVM_GET_MSR_FEATURE_INDEX_LIST when data.Read() => data.AnswerList(MsrLists.Features),
+            KVM_GET_MSRS when data.Read() => MsrLists.GetFeatures(data.Elements, data.As<kvm_msrs>().nmsrs),
             KVM_X86_GET_MCE_CAP_SUPPORTED => data.Answer(MsrState.McgSupported),
             _ => Errno.EINVAL,
         });
@@ -71,7 +71,7 @@ internal static class VmIoctls
                 IrqchipIoctls.SetLine(ref vm, data.As<kvm_irq_level>(), out data.Out<kvm_irq_level>().status),
             KVM_SIGNAL_MSI when data.Read() => IrqchipIoctls.SignalMsi(ref vm, in data.As<kvm_msi>()),
             KVM_SET_GSI_ROUTING when data.Read() =>
-                IrqchipIoctls.SetRouting(ref vm, in data.As<kvm_irq_routing>(), data.Pointer),
+                IrqchipIoctls.SetRouting(ref vm, in data.As<kvm_irq_routing>(), data.Elements),
             KVM_IRQFD when data.Read() => IrqchipIoctls.ChangeIrqFd(ref vm, in data.As<kvm_irqfd>()),
             KVM_CREATE_PIT => IrqchipIoctls.CreatePit(ref vm, kvm_pit_config.KVM_PIT_SPEAKER_DUMMY),
             KVM_CREATE_PIT2 when data.Read() => IrqchipIoctls.CreatePit(ref vm, data.As<kvm_pit_config>().flags),
@@ -83,7 +83,7 @@ internal static class VmIoctls
             KVM_IOEVENTFD when data.Read() => IoEventFds.Change(ref vm, in data.As<kvm_ioeventfd>()),
             KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO when data.Read() => CoalescedIo.Change(
                 ref vm, in data.As<kvm_coalesced_mmio_zone>(), add: command == KVM_REGISTER_COALESCED_MMIO),
-            KVM_X86_SET_MSR_FILTER when data.Read() => SetMsrFilter(ref vm, in data.As<kvm_msr_filter>()),
+            KVM_X86_SET_MSR_FILTER when data.Read() => MsrFilter.Set(ref vm, in data.As<kvm_msr_filter>()),
             KVM_GET_CLOCK => VmClock.Get(ref vm, out data.Out<kvm_clock_data>()),
             KVM_SET_CLOCK when data.Read() => VmClock.Set(ref vm, data.As<kvm_clock_data>()),
             KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
@@ -106,14 +106,6 @@ internal static class VmIoctls
             return Errno.EBUSY;
         vm.BootCpuId = (uint)id;
         return Errno.Ok;
-    }
-
-    private static int SetMsrFilter(ref Vm vm, in kvm_msr_filter filter)
-    {
-        int result = vm.MsrFilter.Set(in filter);
-        if (result == Errno.Ok)
-            vm.Vcpus.RequestAll(VcpuRequests.MsrFilter);
-        return result;
     }
 }
 
@@ -142,8 +134,8 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_SET_XSAVE => vcpu.Shared.Host.FpuFromUser(data.Pointer),
             KVM_GET_XCRS => StateIoctls<TVendor>.GetXcrs(ref vcpu, out data.Out<kvm_xcrs>()),
             KVM_SET_XCRS when data.Read() => StateIoctls<TVendor>.SetXcrs(ref vcpu, in data.As<kvm_xcrs>()),
-            KVM_GET_MSRS => StateIoctls<TVendor>.EachMsr(ref vcpu, data.Pointer, write: false),
-            KVM_SET_MSRS => StateIoctls<TVendor>.EachMsr(ref vcpu, data.Pointer, write: true),
+            KVM_GET_MSRS or KVM_SET_MSRS when data.Read() => StateIoctls<TVendor>.EachMsr(
+                ref vcpu, data.Elements, data.As<kvm_msrs>().nmsrs, write: command == KVM_SET_MSRS),
             KVM_GET_DEBUGREGS => StateIoctls<TVendor>.GetDebugRegs(ref vcpu, out data.Out<kvm_debugregs>()),
             KVM_SET_DEBUGREGS when data.Read() =>
                 StateIoctls<TVendor>.SetDebugRegs(ref vcpu, in data.As<kvm_debugregs>()),
@@ -156,9 +148,9 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_GET_LAPIC when vcpu.HasApic => Apic<TVendor>.Get(ref vcpu, out data.Out<kvm_lapic_state>()),
             KVM_SET_LAPIC when vcpu.HasApic && data.Read() =>
                 Apic<TVendor>.Set(ref vcpu, in data.As<kvm_lapic_state>()),
-            KVM_SET_CPUID => StateIoctls<TVendor>.SetCpuid(ref vcpu, data.Pointer, legacy: true),
-            KVM_SET_CPUID2 => StateIoctls<TVendor>.SetCpuid(ref vcpu, data.Pointer, legacy: false),
-            KVM_GET_CPUID2 => vcpu.Cpuid.Get(data.Pointer),
+            KVM_SET_CPUID or KVM_SET_CPUID2 when data.Read() => StateIoctls<TVendor>.SetCpuid(
+                ref vcpu, data.Elements, data.As<kvm_cpuid2>().nent, legacy: command == KVM_SET_CPUID),
+            KVM_GET_CPUID2 when data.Read() => data.AnswerList(vcpu.Cpuid.Entries),
             KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
             KVM_GET_TSC_KHZ => VmCpuState.GetTscKhz(),
             KVM_TRANSLATE when data.Read() => StateIoctls<TVendor>.Translate(ref vcpu, ref data.Out<kvm_translation>()),

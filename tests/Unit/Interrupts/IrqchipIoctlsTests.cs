@@ -181,30 +181,22 @@ internal sealed class IrqchipIoctlsTests
         Assert.That(vm.Cpus.Receivers(0x45), Is.EqualTo(new uint[] { 0 }));
     }
 
-    /// <summary>The entries are read twice: once to know how much to allocate.</summary>
-    [TestCase(4000u, Errno.EINVAL)]
-    [TestCase(uint.MaxValue, Errno.EINVAL)]
-    [TestCase(null, Errno.EFAULT)]
-    public void AnEntryThatChangesBetweenTheReadsChangesNothing(uint? gsi, int expected)
+    [Test]
+    public void AnEntryThatChangesAfterItWasCopiedChangesNothing()
     {
         using ChipVm vm = new(IrqchipMode.Kernel, 0);
-        vm.Program(5, 0x45);
-        PutRoutes([Msi(5, 0x51), Msi(6, 0x52)]);
+        PutRoutes([Msi(5, 0x51)]);
         int reads = 0;
         vm.Host.Process.AfterRead = () =>
         {
-            if (++reads != 3)
-                return;
-            if (gsi is { } changed)
-                Put(EntryOffset(1), Msi(changed, 0x52));
-            else
-                vm.Host.Process.Unmap(Argument, 1);
+            if (++reads == 2)
+                Put(EntryOffset(0), Msi(Gsi.Limit, 0x52));
         };
-        Assert.That(vm.Ioctl(KVM_SET_GSI_ROUTING, Argument), Is.EqualTo(expected));
+        Assert.That(vm.Ioctl(KVM_SET_GSI_ROUTING, Argument), Is.Zero);
         vm.Host.Process.AfterRead = null;
-        vm.Host.Process.Map(Argument, 1);
+        Assert.That(reads, Is.EqualTo(2), "the head and the entries");
         vm.Line(5, true);
-        Assert.That(vm.Cpus.Receivers(0x45), Is.EqualTo(new uint[] { 0 }));
+        Assert.That(vm.Cpus.Receivers(0x51), Is.EqualTo(new uint[] { 0 }));
     }
 
     [Test]

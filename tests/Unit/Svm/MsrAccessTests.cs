@@ -169,6 +169,6 @@ public class MsrAccessTests
     {
         kvm_msr_filter filter = new() { flags = flags };
         filter.ranges[0] = range;
-        return guest.Vm.MsrFilter.Set(in filter);
+        return MsrFilter.Set(ref guest.Vm, in filter);
     }
 }

@@ -234,7 +234,7 @@ public class StateTests
 
         void Apply()
         {
-            Assert.That(guest.Vm.MsrFilter.Set(in filter), Is.Zero);
+            Assert.That(MsrFilter.Set(ref guest.Vm, in filter), Is.Zero);
             VmxVendor.UpdateMsrFilter(ref guest.Vcpu);
         }
     }
