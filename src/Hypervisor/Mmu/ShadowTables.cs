@@ -33,12 +33,12 @@ internal struct ShadowPage
 /// </summary>
 internal struct ShadowTables
 {
-    /// <summary>Where tables are given up for others: 16 MiB of tables, 48 with what belongs to them.</summary>
+    /// <summary>So many tables, and some are given up for others: 16 MiB, 48 with what belongs to them.</summary>
     public const int MaxPages = 4096;
     /// <summary>Kernel pages that a walk down from the root can need.</summary>
     public const int SparePages = PagesPerTable * WalkPath.Levels;
 
-    private const int PagesPerTable = 3, FrameBuckets = 1 << 16, Batch = MaxPages / 16, MaxUnsync = 128, MaxWrites = 8;
+    private const int PagesPerTable = 3, FrameBuckets = 1 << 16, MaxUnsync = 128, MaxWrites = 8;
     private const int Entries = KernelPages.EntriesPerTable, ChunkSize = 64;
 
     private struct Link
@@ -82,9 +82,11 @@ internal struct ShadowTables
     /// <summary>Whether the VM has shadow tables.</summary>
     public readonly bool IsActive => !_pages.IsNull;
 
-    /// <summary>0 or -ENOMEM; <see cref="Free"/> in any case.</summary>
-    public int Create() => KernelArray<ShadowPage>.TryAllocate(MaxPages + 1, out _pages)
-        && KernelArray<int>.TryAllocate(MaxPages, out _byTable)
+    /// <summary>
+    /// 0 or -ENOMEM; <see cref="Free"/> in any case. <paramref name="capacity"/>, a power of two: tables at most.
+    /// </summary>
+    public int Create(int capacity) => KernelArray<ShadowPage>.TryAllocate(capacity + 1, out _pages)
+        && KernelArray<int>.TryAllocate(capacity, out _byTable)
         && KernelArray<uint>.TryAllocate(FrameBuckets, out _byFrame) ? Errno.Ok : Errno.ENOMEM;
 
     public void Free()
@@ -124,7 +126,7 @@ internal struct ShadowTables
     private readonly ref uint BucketOf(ulong frame) => ref _byFrame.Span[(int)(frame % FrameBuckets)];
 
     private readonly ref int TableBucketOf(ulong frame) =>
-        ref _byTable.Span[(int)(frame * 0x9e37_79b9_7f4a_7c15 >> 32) & MaxPages - 1];
+        ref _byTable.Span[(int)(frame * 0x9e37_79b9_7f4a_7c15 >> 32) & _byTable.Length - 1];
 
     /// <summary>The table with this role; 0: there is none.</summary>
     public readonly int Find(ulong frame, ShadowRole role)
@@ -153,11 +155,12 @@ internal struct ShadowTables
     /// <summary>Has room for all that one walk needs, even if others have to go.</summary>
     public void Reserve(ref Vm.Vm vm)
     {
-        if (MaxPages - _made + _freeCount >= WalkPath.Levels)
+        int capacity = _byTable.Length;
+        if (capacity - _made + _freeCount >= WalkPath.Levels)
             return;
-        for (int i = 0; i < Batch; i++)
+        for (int i = 0; i < capacity / 16 + WalkPath.Levels; i++)
         {
-            _hand = _hand % MaxPages + 1;
+            _hand = _hand % capacity + 1;
             if (At(_hand).Role.Level != 0)
                 Zap(_hand);
         }
@@ -172,7 +175,7 @@ internal struct ShadowTables
     public int Add(ref Vm.Vm vm, ref TablePool spare, ulong frame, ShadowRole role)
     {
         int place = _free;
-        if (place == 0 && (spare.Count < PagesPerTable || _made == MaxPages))
+        if (place == 0 && (spare.Count < PagesPerTable || _made == _byTable.Length))
             return 0;
         Flush(ref vm);
         if (place == 0)

@@ -70,7 +70,7 @@ internal static class Exports
         vm.Clock.Start();
         HostCpu.Cpuid(0x80000008, 0, out Cpu.CpuidLeaf widths);
         int result = VmMemory.Init(ref vm, (int)(widths.Eax & 0xff));
-        return result == Errno.Ok && !HasNestedPaging ? vm.Memory.Shadow.Create() : result;
+        return result == Errno.Ok && !HasNestedPaging ? vm.Memory.Shadow.Create(ShadowTables.MaxPages) : result;
     }
 
     [RuntimeExport("sk_core_vm_destroy")]

@@ -158,7 +158,7 @@ internal sealed class GuestWalkerTests
         GuestMemory.TryRead(ref memory.Vm, new Gpa(address), out ulong value) ? value : 0;
 
     /// <summary>Entries that mostly lead somewhere, with each special case often enough.</summary>
-    private static byte[] RandomTables(Random random, bool wide, int physicalBits, bool allowNoExecute)
+    public static byte[] RandomTables(Random random, bool wide, int physicalBits, bool allowNoExecute)
     {
         byte[] image = new byte[Frames * Page.Size];
         for (int offset = 0; offset < image.Length; offset += wide ? 8 : 4)
@@ -195,7 +195,7 @@ internal sealed class GuestWalkerTests
 
     private static ulong Pick(Random random, ulong bit) => random.Next(2) == 0 ? bit : 0;
 
-    private static ulong? Entry(byte[] image, ulong address, in PagingState state)
+    public static ulong? Entry(byte[] image, ulong address, in PagingState state)
     {
         if (address >= (ulong)image.Length)
             return null;
@@ -205,7 +205,7 @@ internal sealed class GuestWalkerTests
             : BinaryPrimitives.ReadUInt32LittleEndian(place);
     }
 
-    private static void SetEntry(byte[] image, ulong address, ulong value, in PagingState state)
+    public static void SetEntry(byte[] image, ulong address, ulong value, in PagingState state)
     {
         Span<byte> place = image.AsSpan((int)address);
         if ((state.Cr4 & Pae) != 0)
@@ -214,14 +214,14 @@ internal sealed class GuestWalkerTests
             BinaryPrimitives.WriteUInt32LittleEndian(place, (uint)value);
     }
 
-    private static void Store(TestMemory memory, byte[] image)
+    public static void Store(TestMemory memory, byte[] image)
     {
         int border = WritableFrames * Page.Size;
         Assert.That(memory.Process.Write(TestMemory.UserAddress(0, 0), image.AsSpan(0, border)));
         Assert.That(memory.Process.Write(TestMemory.UserAddress(1, 0), image.AsSpan(border)));
     }
 
-    private static byte[] Load(TestMemory memory)
+    public static byte[] Load(TestMemory memory)
     {
         byte[] image = new byte[Frames * Page.Size];
         Assert.That(GuestMemory.Read(ref memory.Vm, default, image), Is.EqualTo(MemoryAccess.Done));

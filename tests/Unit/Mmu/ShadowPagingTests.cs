@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Buffers.Binary;
+using CsCheck;
+using NUnit.Framework;
+using SharpKvm.Abi;
+using SharpKvm.Cpu;
+using SharpKvm.Host;
+using SharpKvm.Mmu;
+using FaultOutcome = SharpKvm.Mmu.FaultOutcome;
+
+namespace SharpKvm.Tests.Mmu;
+
+/// <summary>
+/// A guest with random tables, which it also writes to, on shadow tables: what it gets is compared with a model of
+/// paging that knows nothing of them. Linux moves its pages and the VMM reads its log meanwhile.
+/// </summary>
+[TestFixture]
+internal sealed class ShadowPagingTests
+{
+    private const int WritableFrames = 12, Frames = 16, Accesses = 120;
+    private const ulong Pg = Cr0.Pg, Pae = Cr4.Pae, La57 = Cr4.La57, Lma = Efer.Lma;
+    private const ulong Bitmap = 0x6000_0000_0000;
+
+    /// <summary>More than 10,000 accesses for each mode.</summary>
+    [TestCase(0UL, 0UL, 0UL, TestName = "shadow of no paging")]
+    [TestCase(Pg, 0UL, 0UL, TestName = "shadow of 32-bit paging")]
+    [TestCase(Pg, Pae, 0UL, TestName = "shadow of PAE paging")]
+    [TestCase(Pg, Pae, Lma, TestName = "shadow of 4-level paging")]
+    [TestCase(Pg, Pae | La57, Lma, TestName = "shadow of 5-level paging")]
+    public void GivesWhatTheGuestsOwnTablesSay(ulong cr0, ulong cr4, ulong efer)
+    {
+        Statistics all = new();
+        Gen.Int.Sample(seed =>
+        {
+            using Run run = new(new Random(seed), cr0, cr4, efer);
+            run.Go();
+            lock (all)
+                all.Add(run.Seen);
+        }, iter: 150);
+        TestContext.Out.WriteLine(all);
+        Assert.That(all.Compared, Is.GreaterThan(10_000));
+        Assert.That(all.Mapped, Is.GreaterThan(1000));
+        if (cr0 == 0)
+            return;
+        Assert.That(all.Errors, Is.SupersetOf(new uint[] { 0, 1, 2, 3, 4, 5, 6, 7 }));
+        Assert.That(all.Emulated, Is.GreaterThan(50), "writes to tables of higher levels");
+        Assert.That(all.Stale, Is.GreaterThan(50), "accesses between a write to a table and a flush");
+    }
+
+    private sealed class Statistics
+    {
+        public int Compared, Mapped, Emulated, Stale, Faults;
+        public HashSet<uint> Errors { get; } = [];
+
+        public void Add(Statistics other)
+        {
+            Compared += other.Compared;
+            Mapped += other.Mapped;
+            Emulated += other.Emulated;
+            Stale += other.Stale;
+            Faults += other.Faults;
+            Errors.UnionWith(other.Errors);
+        }
+
+        public override string ToString() => $"{Compared} compared, {Mapped} of them mapped, {Faults} faults, "
+            + $"{Emulated} writes emulated, {Stale} accesses with stale tables, errors {string.Join(' ', Errors)}";
+    }
+
+    /// <summary>One guest.</summary>
+    private sealed class Run : IDisposable
+    {
+        private readonly TestMemory _memory = new();
+        private readonly ShadowProcessor _processor;
+        private readonly Random _random;
+        private readonly (ulong Cr0, ulong Cr4, ulong Efer) _mode;
+        private readonly bool _allowNoExecute, _logs;
+        private byte[] _image;
+        private byte[] _logged;
+        /// <summary>A table was written to, and not all that it may have meant is flushed.</summary>
+        private bool _isStale;
+
+        public Run(Random random, ulong cr0, ulong cr4, ulong efer)
+        {
+            _random = random;
+            _mode = (cr0, cr4, efer);
+            _allowNoExecute = random.Next(4) != 0;
+            _logs = random.Next(2) == 0;
+            // Few enough for tables to be given up, enough for one walk.
+            _processor = new ShadowProcessor(_memory, random.Next(2) == 0 ? 16 : 256);
+            _memory.AddMemory(0, 0, WritableFrames, _logs ? 1u : 0);
+            _memory.AddMemory(1, WritableFrames, Frames - WritableFrames, kvm_userspace_memory_region.KVM_MEM_READONLY);
+            _memory.Process.Map(Bitmap, 1);
+            byte physicalBits = (byte)random.Next(36, 49);
+            _image = GuestWalkerTests.RandomTables(random, wide: (cr4 & Pae) != 0, physicalBits, _allowNoExecute);
+            GuestWalkerTests.Store(_memory, _image);
+            _logged = _image;
+            if (_logs)
+                _memory.GetDirtyLog(0, Bitmap);
+            _processor.State.PhysicalBits = physicalBits;
+            ChangeTables();
+        }
+
+        public Statistics Seen { get; } = new();
+
+        public void Go()
+        {
+            for (int i = 0; i < Accesses; i++)
+            {
+                switch (_random.Next(12))
+                {
+                    case 0:
+                        ChangeTables();
+                        break;
+                    case 1:
+                        Reload();
+                        break;
+                    case 2:
+                        LinuxActs();
+                        break;
+                    case 3 when _logs:
+                        ReadLog();
+                        break;
+                }
+                Access();
+                CheckInvariants();
+            }
+            Reload();
+            if (_logs)
+                ReadLog();
+            Seen.Emulated = _processor.Emulated;
+            Seen.Faults = _processor.Faults;
+            _memory.Vcpu.Shadow.Free();
+            _memory.Destroy();
+        }
+
+        public void Dispose() => _memory.Dispose();
+
+        /// <summary>Other control registers, which flush the TLB.</summary>
+        private void ChangeTables()
+        {
+            ref PagingState state = ref _processor.State;
+            state.Cr0 = _mode.Cr0 | Pick(Cr0.Wp);
+            state.Cr3 = ((ulong)_random.Next(Frames) << Page.Shift)
+                | ((_mode.Efer & Lma) == 0 ? (ulong)_random.Next(128) << 5 : 0);
+            state.Cr4 = _mode.Cr4 | Pick(Cr4.Pse) | Pick(Cr4.Smep) | Pick(Cr4.Smap) | Pick(Cr4.Pke);
+            state.Efer = _mode.Efer | (_allowNoExecute ? Efer.Nxe : Pick(Efer.Nxe));
+            Reload();
+        }
+
+        private void Reload()
+        {
+            _processor.Flush();
+            _image = GuestWalkerTests.Load(_memory);
+            _isStale = false;
+        }
+
+        private void LinuxActs()
+        {
+            ulong page = (ulong)_random.Next(WritableFrames), count = Math.Min(3, WritableFrames - page);
+            switch (_random.Next(4))
+            {
+                case 0:
+                    _memory.Process.Share(TestMemory.UserAddress(0, page), count);
+                    break;
+                case 1:
+                    _memory.Process.Migrate(TestMemory.UserAddress(0, page), count);
+                    break;
+                case 2:
+                    ulong user = TestMemory.UserAddress(0, page);
+                    // The first look clears the flags: the second finds what was used since.
+                    Invalidation.Age<Npt>(ref _memory.Vm, new Hva(user), new Hva(user + Page.Size));
+                    break;
+                default:
+                    // Elsewhere and back: all that is known of the slot's frames goes.
+                    Assert.That(_memory.SetRegion(0, 0x1000, WritableFrames, TestMemory.UserAddress(0, 0),
+                        _logs ? 1u : 0), Is.Zero);
+                    Assert.That(_memory.SetRegion(0, 0, WritableFrames, TestMemory.UserAddress(0, 0),
+                        _logs ? 1u : 0), Is.Zero);
+                    break;
+            }
+        }
+
+        /// <summary>Each page that differs from what it was at the last log is in this one.</summary>
+        private void ReadLog()
+        {
+            byte[] now = GuestWalkerTests.Load(_memory);
+            Assert.That(_memory.GetDirtyLog(0, Bitmap), Is.Zero);
+            Span<byte> bitmap = stackalloc byte[8];
+            Assert.That(_memory.Process.Read(Bitmap, bitmap));
+            for (int page = 0; page < WritableFrames; page++)
+            {
+                bool same = now.AsSpan(page * Page.Size, Page.Size).SequenceEqual(
+                    _logged.AsSpan(page * Page.Size, Page.Size));
+                Assert.That(same || (bitmap[page / 8] >> page % 8 & 1) != 0, $"page {page} was written, not logged");
+            }
+            _logged = now;
+        }
+
+        private void Access()
+        {
+            ref PagingState state = ref _processor.State;
+            state.Cpl = (byte)(_random.Next(2) * 3);
+            state.Pkru = (uint)_random.NextInt64();
+            state.AlignmentCheck = _random.Next(2) != 0;
+            ulong linear = (ulong)_random.NextInt64(long.MinValue, long.MaxValue);
+            if ((state.Efer & Lma) == 0)
+                linear &= uint.MaxValue;
+            // Some places often, so that tables are found again, and low addresses, where large pages have memory.
+            if (_random.Next(2) == 0)
+                linear &= 0x8080_8060_3fff;
+            if (_random.Next(4) == 0)
+                linear &= 0xffff;
+            PageAccess access = _random.Next(3) switch
+            {
+                0 => PageAccess.Read, 1 => PageAccess.Write, _ => PageAccess.Fetch,
+            };
+            if (state.Cpl == 3 && access != PageAccess.Fetch && _random.Next(8) == 0)
+                access |= PageAccess.Implicit;
+            byte? value = access.HasFlag(PageAccess.Write) ? RandomByte(linear) : null;
+
+            if (_isStale && _random.Next(3) == 0)
+                _processor.Invalidate(linear);
+            else if (_isStale)
+            {
+                _processor.Access(linear, access, value);
+                Seen.Stale++;
+                return;
+            }
+
+            if (_isStale)
+                _image = GuestWalkerTests.Load(_memory);
+            PagingState copy = state;
+            PagingModel model = new(copy, at => GuestWalkerTests.Entry(_image, at, copy), (at, entry) =>
+            {
+                if (at < WritableFrames * Page.Size)
+                    GuestWalkerTests.SetEntry(_image, at, entry, copy);
+            });
+            (ulong? address, uint error) = model.Translate(linear, access);
+            (Pfn? frame, uint? fault, FaultOutcome outcome) = _processor.Access(linear, access, value);
+            Compare($"{linear:x} {access} CPL {state.Cpl}", address, error, frame, fault, outcome, value);
+        }
+
+        private void Compare(string what, ulong? address, uint error, Pfn? frame, uint? fault, FaultOutcome outcome,
+            byte? value)
+        {
+            Seen.Compared++;
+            Assert.That(fault, Is.EqualTo(address == null ? error : (uint?)null), what);
+            if (address is not { } found)
+            {
+                Seen.Errors.Add(error);
+                return;
+            }
+            if (found >= (ulong)Frames * Page.Size)
+            {
+                Assert.That(outcome, Is.EqualTo(FaultOutcome.Mmio), what);
+                return;
+            }
+            if (value != null && found >= WritableFrames * Page.Size)
+            {
+                Assert.That(outcome, Is.EqualTo(FaultOutcome.ReadOnlyWrite), what);
+                return;
+            }
+            Seen.Mapped++;
+            Hva hva = _memory.Vm.Memory.Slots.Find(new Gpa(found)).ToHva(new Gpa(found));
+            Assert.That(frame?.Value, Is.EqualTo(_memory.Process.Present(hva.Value, out _)?.Number.Value), what);
+            if (value is { } stored)
+            {
+                _image[found] = stored;
+                // Any page may be a table.
+                _isStale = true;
+            }
+            if (!_isStale || value != null)
+                Assert.That(GuestWalkerTests.Load(_memory), Is.EqualTo(_image), $"{what}: guest memory");
+        }
+
+        /// <summary>A byte that may make of an entry another one that leads somewhere.</summary>
+        private byte RandomByte(ulong linear) => (linear & 7) switch
+        {
+            0 => (byte)(_random.Next(256) | (_random.Next(8) != 0 ? 7 : 0)),
+            1 => (byte)(_random.Next(Frames) << 4),
+            _ => 0,
+        };
+
+        /// <summary>No translation is of a page that the process does not have behind some frame, or with more rights.</summary>
+        private void CheckInvariants()
+        {
+            Dictionary<ulong, bool> pages = [];
+            for (ulong page = 0; page < Frames; page++)
+            {
+                MemorySlot slot = _memory.Vm.Memory.Slots.Find(new Gfn(page).Address);
+                if (_memory.Process.Present(slot.ToHva(new Gfn(page).Address).Value, out bool writable) is { } frame)
+                    pages[frame.Number.Value] = (writable && !slot.IsReadOnly) | pages.GetValueOrDefault(frame.Number.Value);
+            }
+            foreach ((ulong linear, ShadowProcessor.Found found) in _processor.Tlb)
+            {
+                Assert.That(pages, Does.ContainKey(found.Frame.Value), $"{linear:x}000");
+                Assert.That(pages[found.Frame.Value] || !found.Writable, $"{linear:x}000 is writable");
+            }
+        }
+
+        private ulong Pick(ulong bit) => _random.Next(2) == 0 ? bit : 0;
+    }
+}
