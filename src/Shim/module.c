@@ -26,10 +26,15 @@ module_param_named(npt, nested_paging, bool, 0444);
 module_param_named(ept, nested_paging, bool, 0444);
 MODULE_PARM_DESC(npt, "0: shadow paging, although the CPU has nested paging (default: 1); ept is the same");
 
-/* Import of the core: the parameters, which root may change at any time, and in bits 32 to 61 the TSC's rate in kHz. */
+/*
+ * Import of the core: the parameters, which root may change at any time, in bits 32 to 60 the TSC's rate in kHz, in bit
+ * 61 whether nested paging may be used, in bit 62 whether large executable pages are to be avoided.
+ */
 u64 sk_parameters(void)
 {
-	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)nested_paging << 62 |
+	bool multihit = boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off();
+
+	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)nested_paging << 61 | (u64)multihit << 62 |
 	       (u64)READ_ONCE(ignore_msrs) << 63;
 }
 

@@ -17,6 +17,7 @@ internal static class Cr0
 internal static class Cr4
 {
     public const ulong Vme = 1 << 0, Pvi = 1 << 1, Tsd = 1 << 2, De = 1 << 3, Pse = 1 << 4, Pae = 1 << 5, Mce = 1 << 6,
+        Pge = 1 << 7, Pce = 1 << 8, Osfxsr = 1 << 9, Osxmmexcpt = 1 << 10,
         Umip = 1 << 11, La57 = 1 << 12, Vmxe = 1 << 13, Fsgsbase = 1 << 16, Pcide = 1 << 17, Osxsave = 1 << 18,
         Smep = 1 << 20, Smap = 1 << 21, Pke = 1 << 22;
     /// <summary>VME … OSXMMEXCPT: every 64-bit CPU has them.</summary>

@@ -17,8 +17,14 @@ internal static class Invalidation
     /// <summary>
     /// Whether the guest has used pages in [start, end) since this was last asked. Starts a new turn.
     /// </summary>
-    public static bool Age<TFormat>(ref Vm.Vm vm, Hva start, Hva end) where TFormat : struct, INestedFormat =>
-        Visit(ref vm, start, end, Sweeping.Take, TFormat.Accessed);
+    public static bool Age<TFormat>(ref Vm.Vm vm, Hva start, Hva end) where TFormat : struct, INestedFormat
+    {
+        bool young = Visit(ref vm, start, end, Sweeping.Take, TFormat.Accessed);
+        // The right to write may not live on in TLBs alone: the dirty log looks for it in the tables.
+        if (young && (TFormat.Accessed & NestedTables.Writable) != 0)
+            vm.Host.FlushTlbs();
+        return young;
+    }
 
     /// <summary>Whether the guest has used the page since <see cref="Age"/>.</summary>
     public static bool IsYoung<TFormat>(ref Vm.Vm vm, Hva address) where TFormat : struct, INestedFormat =>

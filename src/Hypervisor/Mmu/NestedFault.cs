@@ -29,15 +29,16 @@ internal enum FaultOutcome : byte
 internal static class NestedFault
 {
     /// <summary>
-    /// Maps the page at <paramref name="address"/>; all mappings are executable. In the context of the VM's process.
+    /// Maps the page at <paramref name="address"/>. In the context of the VM's process.
     /// </summary>
     /// <param name="vcpu">The vCPU whose thread this is.</param>
     /// <param name="address">The guest physical address.</param>
     /// <param name="write">The access was a write.</param>
     /// <param name="present">Hardware found a mapping that did not allow the access.</param>
     /// <param name="wait">Whether to wait for a page that Linux has to fetch.</param>
-    public static FaultOutcome Handle<TFormat>(ref Vm.Vcpu vcpu, Gpa address, bool write, bool present, bool wait)
-        where TFormat : struct, INestedFormat
+    /// <param name="largest">The highest level of a mapping.</param>
+    public static FaultOutcome Handle<TFormat>(ref Vm.Vcpu vcpu, Gpa address, bool write, bool present, bool wait,
+        int largest = 3) where TFormat : struct, INestedFormat
     {
         ref Vm.Vm vm = ref vcpu.Vm;
         KernelRef<SlotTable> table = vm.Memory.CurrentTable;
@@ -68,6 +69,7 @@ internal static class NestedFault
                 return FaultOutcome.Retry;
         }
 
+        page.Level = Math.Min(page.Level, largest);
         Attempt<TFormat> attempt = new(table, in slot, address, hva, in page, write, sequence);
         vm.Host.LockMmuShared();
         MapResult result = attempt.Map(ref vcpu, in slot);

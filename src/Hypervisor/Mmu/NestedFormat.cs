@@ -7,14 +7,17 @@ namespace SharpKvm.Mmu;
 /// </summary>
 internal interface INestedFormat
 {
-    /// <summary>Set by hardware when it uses an entry; 0 when hardware has no such bit.</summary>
+    /// <summary>
+    /// Set by hardware when it uses an entry; the rights when hardware has no such bit: a fault gives them back.
+    /// </summary>
     static abstract ulong Accessed { get; }
 
     /// <summary>An entry that points at a table one level down and restricts nothing.</summary>
     static abstract ulong Table(Hpa table);
 
     /// <summary>
-    /// An entry of level 1, 2 or 3 that maps 4 KiB, 2 MiB or 1 GiB of write-back memory, readable and executable.
+    /// An entry of level 1, 2 or 3 that maps 4 KiB, 2 MiB or 1 GiB of write-back memory, readable and, unless the CPU
+    /// is better off without, executable.
     /// </summary>
     static abstract ulong Leaf(Pfn frame, int level);
 }
@@ -44,10 +47,22 @@ internal readonly struct Ept : INestedFormat
     private const ulong Read = 1 << 0, Execute = 1 << 2, WriteBack = 6 << 3, IgnorePat = 1 << 6, AccessedBit = 1 << 8,
         DirtyBit = 1 << 9;
 
-    public static ulong Accessed => AccessedBit;
+    /// <summary>What the CPUs have; set when the module is loaded.</summary>
+    public static bool HasAccessedDirty;
+    /// <summary>
+    /// Large pages are not executable: CPUs with the erratum of instruction TLBs that hold a page in two sizes at once
+    /// check the machine (iTLB multihit).
+    /// </summary>
+    public static bool ExecutesSmallOnly;
+
+    /// <summary>A CPU without the bit faults when it uses an entry whose rights were taken away.</summary>
+    public static ulong Accessed => HasAccessedDirty ? AccessedBit : Read | NestedTables.Writable | Execute;
+
+    /// <summary>The highest level that a fault maps.</summary>
+    public static int LargestFor(bool fetch) => fetch && ExecutesSmallOnly ? 1 : 3;
 
     public static ulong Table(Hpa table) => table.Value | Read | NestedTables.Writable | Execute | AccessedBit;
 
-    public static ulong Leaf(Pfn frame, int level) => frame.Address.Value | Read | Execute | WriteBack | IgnorePat
-        | AccessedBit | DirtyBit | (level > 1 ? NestedTables.Large : 0);
+    public static ulong Leaf(Pfn frame, int level) => frame.Address.Value | Read | WriteBack | IgnorePat | AccessedBit
+        | DirtyBit | (level > 1 ? NestedTables.Large : 0) | (level > 1 && ExecutesSmallOnly ? 0 : Execute);
 }

@@ -25,15 +25,15 @@ internal enum Sweeping : byte
 /// <summary>
 /// Nested page tables: four levels of 512 entries. A level-1 entry maps 4 KiB, one of level 2 or 3 a table or 2 MiB
 /// or 1 GiB.
-/// <para>Common to NPT (APM vol. 2, 15.25) and EPT (SDM vol. 3, 29.3.2): an entry that is not 0 is present, bit 1
-/// allows writes, bit 7 tells a large page from a table, bits 12-51 are the address, bit 52 is ignored.</para>
+/// <para>Common to NPT (APM vol. 2, 15.25) and EPT (SDM vol. 3, 29.3.2): an entry that is not 0 maps, bit 0 allows
+/// reads, bit 1 writes, bit 7 tells a large page from a table, bits 12-51 are the address, bit 52 is ignored.</para>
 /// <para>With the MMU lock shared an entry changes by compare-exchange and only so that no translation that a TLB may
 /// hold becomes wrong: it is filled, gains rights, is aged, or a large page becomes a table of the same mappings.
 /// Everything else needs the lock exclusively.</para>
 /// </summary>
 internal static class NestedTables
 {
-    public const ulong Writable = 1 << 1;
+    public const ulong Readable = 1 << 0, Writable = 1 << 1;
     public const ulong Large = 1 << 7;
     /// <summary>
     /// Software's bit: the process may write to the page, so the guest may when nothing else speaks against it.
@@ -131,7 +131,8 @@ internal static class NestedTables
             }
             if ((old & Writable) != 0)
                 return true;
-            return (old & HostWritable) != 0 && level <= largest
+            // One that was aged may have no rights at all.
+            return (old & (HostWritable | Readable)) == (HostWritable | Readable) && level <= largest
                 && Interlocked.CompareExchange(ref entry, old | Writable, old) == old;
         }
     }

@@ -23,16 +23,17 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     /// <param name="present">There is a mapping that did not allow it.</param>
     /// <param name="final">It was the access itself, not one to a guest page table on the way.</param>
     /// <param name="interrupted">The delivery that made the access, if it was no instruction.</param>
+    /// <param name="largest">The highest level of a mapping.</param>
     public static VcpuAction NestedPageFault<TFormat>(ref Vcpu vcpu, Gpa address, bool write, bool present, bool final,
-        EventInjection interrupted) where TFormat : struct, INestedFormat
+        EventInjection interrupted, int largest = 3) where TFormat : struct, INestedFormat
     {
         bool tells = AsyncFaults<TVendor>.CanTell(ref vcpu);
-        FaultOutcome outcome = NestedFault.Handle<TFormat>(ref vcpu, address, write, present, wait: !tells);
+        FaultOutcome outcome = NestedFault.Handle<TFormat>(ref vcpu, address, write, present, !tells, largest);
         if (outcome == FaultOutcome.NotYet)
         {
             if (AsyncFaults<TVendor>.TryTell(ref vcpu, address, write))
                 return VcpuAction.Resume;
-            outcome = NestedFault.Handle<TFormat>(ref vcpu, address, write, present, wait: true);
+            outcome = NestedFault.Handle<TFormat>(ref vcpu, address, write, present, wait: true, largest);
         }
         return outcome switch
         {

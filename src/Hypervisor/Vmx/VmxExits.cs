@@ -37,11 +37,13 @@ internal static class VmxExits
             return VcpuAction.Retry;
 
         vcpu.Shared.Flags &= ~EntryFlags.Flushes;
-        if (vcpu.Shared.EntryFailed != 0)
-            return Exits.EntryFailed(ref vcpu, Vmcs.Read(VmcsField.InstructionError));
-        uint reason = (uint)Vmcs.Read(VmcsField.ExitReason);
-        if ((reason & ExitReason.EntryFailure) != 0)
+        uint reason = (uint)Vmcs.Read(
+            vcpu.Shared.EntryFailed != 0 ? VmcsField.InstructionError : VmcsField.ExitReason);
+        if (vcpu.Shared.EntryFailed != 0 || (reason & ExitReason.EntryFailure) != 0)
+        {
+            EntryFailure.Report(ref vcpu, reason);
             return Exits.EntryFailed(ref vcpu, reason);
+        }
         // The exit has taken the valid bit away.
         vmx.Injection = default;
         registers.Rip = vmx.Rip = Vmcs.Read(VmcsField.Rip);
@@ -157,11 +159,11 @@ internal static class VmxExits
     /// </summary>
     private static VcpuAction EptViolation(ref Vcpu vcpu, ulong qualification, EventInjection interrupted)
     {
-        const ulong Write = 1 << 1, Rights = 7 << 3, Translated = 1 << 8;
+        const ulong Write = 1 << 1, Fetch = 1 << 2, Rights = 7 << 3, Translated = 1 << 8;
         KeepNmiBlock(ref vcpu, qualification, interrupted);
         return Exits.NestedPageFault<Ept>(ref vcpu, new Gpa(Vmcs.Read(VmcsField.GuestPhysicalAddress)),
             (qualification & Write) != 0, (qualification & Rights) != 0, (qualification & Translated) != 0,
-            interrupted);
+            interrupted, Ept.LargestFor((qualification & Fetch) != 0));
     }
 
     private static void KeepNmiBlock(ref Vcpu vcpu, ulong information, EventInjection interrupted)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Mmu;
 
 namespace SharpKvm.Vmx;
 
@@ -20,11 +21,12 @@ internal static class VmxHardware
     public static EntryControls Entry;
     /// <summary>Bits that hardware wants set in CR0 and CR4 while a guest runs.</summary>
     public static ulong Cr0Fixed, Cr4Fixed;
-    public static bool HasAccessedDirty;
     /// <summary>MSR bitmap (4 KiB): what the guest accesses without an exit.</summary>
     public static Hpa MsrBitmap;
 
     private static uint s_revision;
+    /// <summary>The first of the capability MSRs of controls.</summary>
+    private static uint s_controls;
 
     /// <summary>At load: 0, ENODEV when the CPU or firmware has no usable VMX, ENOMEM.</summary>
     public static int Probe()
@@ -49,7 +51,8 @@ internal static class VmxHardware
             Log.Error("this CPU's extended page tables lack something that is needed; EPT_VPID_CAP\0"u8, ept);
             return Errno.ENODEV;
         }
-        HasAccessedDirty = (ept & EptAccessedDirty) != 0;
+        Ept.HasAccessedDirty = (ept & EptAccessedDirty) != 0;
+        Ept.ExecutesSmallOnly = Parameters.HasMultihitBug();
         if ((ept & Invvpid) == 0 || (ept & InvvpidSingle) == 0)
             Secondary &= ~SecondaryControls.Vpid;
         AddressSpaces.Count = (Secondary & SecondaryControls.Vpid) != 0 ? 1u << 16 : 0;
@@ -94,9 +97,20 @@ internal static class VmxHardware
 
     public static ulong Capability(uint msr) => HostCpu.TryReadMsr(msr, out ulong value) ? value : 0;
 
+    /// <summary>Whether the CPU takes a field of controls. Kinds 0 to 3: pin-based, primary, exit, entry.</summary>
+    public static bool Allows(uint kind, VmcsField field)
+    {
+        ulong capability = Capability(s_controls + kind);
+        uint value = (uint)Vmcs.Read(field);
+        return (value & ~(uint)(capability >> 32)) == 0 && (~value & (uint)capability) == 0;
+    }
+
+    /// <summary>The kind that the secondary controls are.</summary>
+    public static uint Secondaries => MsrSecondary - s_controls;
+
     private static bool TryChooseControls(bool hasTrue)
     {
-        uint first = MsrBasic + 1 + (hasTrue ? MsrTrueOffset : 0);
+        uint first = s_controls = MsrBasic + 1 + (hasTrue ? MsrTrueOffset : 0);
         const PinControls PinNeeded = PinControls.ExternalInterrupt | PinControls.Nmi | PinControls.VirtualNmis;
         const PrimaryControls PrimaryNeeded = PrimaryControls.TscOffset | PrimaryControls.Hlt | PrimaryControls.Mwait
             | PrimaryControls.Rdpmc | PrimaryControls.Cr8Load | PrimaryControls.Cr8Store | PrimaryControls.MovDr

@@ -12,6 +12,12 @@ namespace SharpKvm.Vmx;
 internal readonly struct VmxVendor : IVendor
 {
     private const ulong Cr0Cacheability = Cpu.Cr0.Cd | Cpu.Cr0.Nw;
+    /// <summary>
+    /// Bits of CR4 that the guest changes without an exit, if its CPUID has them: of no consequence to anyone else. When
+    /// PGE changes, hardware flushes by itself.
+    /// </summary>
+    private const ulong OwnedCr4 = Cpu.Cr4.Pvi | Cpu.Cr4.Tsd | Cpu.Cr4.De | Cpu.Cr4.Pge | Cpu.Cr4.Pce | Cpu.Cr4.Osfxsr
+        | Cpu.Cr4.Osxmmexcpt | Cpu.Cr4.Fsgsbase;
     private const uint Unusable = 1 << 16, BusyTss = 0xb;
     /// <summary>Pointer to the extended page tables: write-back, four levels (SDM vol. 3, 25.6.11).</summary>
     private const ulong EptWriteBack = 6, EptLevels = 3 << 3, EptAccessedDirty = 1 << 6;
@@ -39,7 +45,7 @@ internal readonly struct VmxVendor : IVendor
         vmx.Dr6 = DebugBits.Dr6Fixed;
         vcpu.Shared.ControlBlock = page.Value;
         vmx.EptPointer = vcpu.Vm.Memory.Root.Value | EptWriteBack | EptLevels
-            | (VmxHardware.HasAccessedDirty ? EptAccessedDirty : 0);
+            | (Ept.HasAccessedDirty ? EptAccessedDirty : 0);
         vcpu.Shared.Host.Reload();
         WriteHostState();
 
@@ -55,8 +61,8 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(VmcsField.Vpid, vmx.Vpid);
         // There is no VMCS for a guest's guests.
         Vmcs.Write(VmcsField.LinkPointer, ulong.MaxValue);
-        // Every change of CR0 and CR4 exits; reads find what the guest believes.
-        Vmcs.Write(VmcsField.Cr0Mask, ulong.MaxValue);
+        // Changes of all other bits of CR0 and CR4 exit; reads find what the guest believes. See ApplyCpuid.
+        Vmcs.Write(VmcsField.Cr0Mask, ~Cpu.Cr0.Ts);
         Vmcs.Write(VmcsField.Cr4Mask, ulong.MaxValue);
         UpdateMsrFilter(ref vcpu);
         FlushTlb(ref vcpu);
@@ -144,7 +150,8 @@ internal readonly struct VmxVendor : IVendor
     public static void SetCpl(ref Vcpu vcpu, int cpl) => Vmcs.Write(StackRights,
         Vmcs.Read(StackRights) & ~(3ul << Segment.DplShift) | (ulong)cpl << Segment.DplShift);
 
-    public static ulong GetCr0(ref Vcpu vcpu) => vcpu.Vmx.Cr0;
+    public static ulong GetCr0(ref Vcpu vcpu) =>
+        vcpu.Vmx.Cr0 & ~Cpu.Cr0.Ts | Vmcs.Read(VmcsField.Cr0) & Cpu.Cr0.Ts;
 
     public static void SetCr0(ref Vcpu vcpu, ulong value)
     {
@@ -164,7 +171,7 @@ internal readonly struct VmxVendor : IVendor
         PagingChanged(ref vcpu);
     }
 
-    public static ulong GetCr4(ref Vcpu vcpu) => vcpu.Vmx.Cr4;
+    public static ulong GetCr4(ref Vcpu vcpu) => vcpu.Vmx.Cr4 & ~OwnedCr4 | Vmcs.Read(VmcsField.Cr4) & OwnedCr4;
 
     public static void SetCr4(ref Vcpu vcpu, ulong value)
     {
@@ -293,6 +300,7 @@ internal readonly struct VmxVendor : IVendor
             | (vcpu.Cpuid.HasTscAux ? 0 : SecondaryControls.Rdtscp)
             | (vcpu.Cpuid.Has(Feature.Invpcid) ? 0 : SecondaryControls.Invpcid);
         Vmcs.Write(VmcsField.SecondaryControls, (uint)(VmxHardware.Secondary & ~absent));
+        Vmcs.Write(VmcsField.Cr4Mask, ~(OwnedCr4 & vcpu.Cpuid.Cr4Allowed));
     }
 
     public static ulong GetTscOffset(ref Vcpu vcpu) => vcpu.Vmx.TscOffset;

@@ -147,12 +147,21 @@ internal static class Parameters
     public static bool IgnoreMsrs() => SimulatedHost.Current.Cpu.IgnoreMsrs;
     public static bool NestedPaging() => SimulatedHost.Current.Cpu.NestedPaging;
     public static ulong HaltPollNanoseconds() => SimulatedHost.Current.Cpu.HaltPoll;
+    public static bool HasMultihitBug() => SimulatedHost.Current.Cpu.HasMultihitBug;
 }
 
 internal static class Log
 {
     public static void Error(ReadOnlySpan<byte> text, ulong value) =>
         SimulatedHost.Current.Log.Add($"{Encoding.UTF8.GetString(text).TrimEnd('\0')} {value:x}");
+
+    /// <summary>With printf's conversions replaced.</summary>
+    public static void Values(ReadOnlySpan<byte> format, ulong a, ulong b, ulong c, ulong d, ulong e)
+    {
+        Queue<ulong> values = new([a, b, c, d, e]);
+        SimulatedHost.Current.Log.Add(System.Text.RegularExpressions.Regex.Replace(
+            Encoding.UTF8.GetString(format).TrimEnd('\0', '\n'), "%ll[xd]", _ => $"{values.Dequeue():x}"));
+    }
 
     public static void Line(nint file, ReadOnlySpan<byte> format, uint a, ulong b, uint c, ulong d, ulong e, ulong f) =>
         SimulatedHost.Current.Log.Add($"{file}: {a} {b} {c:x} {d:x} {e:x} {f:x}");

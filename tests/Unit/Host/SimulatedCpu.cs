@@ -32,6 +32,7 @@ internal sealed class SimulatedCpu
     /// <summary>What VMXON found at its region, and whether it succeeds.</summary>
     public uint VmxRevision { get; private set; }
     public bool RefusesVmx { get; set; }
+    public bool HasMultihitBug { get; set; }
 
     public bool EnterVmx(Hpa region)
     {

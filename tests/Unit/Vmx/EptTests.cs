@@ -62,8 +62,69 @@ public class EptTests
         memory.Destroy();
     }
 
+    [TearDown]
+    public void ForgetTheCpu() => Ept.HasAccessedDirty = Ept.ExecutesSmallOnly = false;
+
     [Test]
-    public void HardwareSaysInBit8ThatItUsedAnEntry() => Assert.That(Ept.Accessed, Is.EqualTo(0x100));
+    public void HardwareSaysInBit8ThatItUsedAnEntry()
+    {
+        Ept.HasAccessedDirty = true;
+        Assert.That(Ept.Accessed, Is.EqualTo(0x100));
+    }
+
+    /// <summary>The rights go, in TLBs, too; the next use faults, and gives them back.</summary>
+    [Test]
+    public void WithoutThatBitAPageIsAgedByItsRights([Values] bool write)
+    {
+        using TestMemory memory = new();
+        memory.AddMemory(1, 0x200, 4);
+        var start = new Hva(TestMemory.UserAddress(1, 1));
+        Gpa page = new Gfn(0x201).Address;
+        Assert.That(Fault(present: false), Is.EqualTo(FaultOutcome.Mapped));
+        ulong entry = EntryOf(memory, page.Frame);
+        int flushes = memory.Machine.Flushes;
+        Assert.That(Age() && memory.Machine.Flushes > flushes, "used since");
+        Assert.That(EntryOf(memory, page.Frame), Is.EqualTo(entry & ~7ul));
+        Assert.That(Age() || Invalidation.IsYoung<Ept>(ref memory.Vm, start), Is.False);
+        Assert.That(NestedTables.TryAllowWrite(ref memory.Vm.Memory, page.Frame, 3), Is.False, "writable alone is no right");
+        Assert.That(Fault(present: true), Is.EqualTo(FaultOutcome.Mapped));
+        Assert.That(EntryOf(memory, page.Frame), Is.EqualTo(entry));
+        Assert.That(Age(), "used again");
+        memory.Destroy();
+
+        FaultOutcome Fault(bool present) =>
+            NestedFault.Handle<Ept>(ref memory.Vcpu, page, write, present, wait: true);
+        bool Age() => Invalidation.Age<Ept>(ref memory.Vm, start, start + Page.Size);
+    }
+
+    /// <summary>iTLB multihit: what is executed is mapped small, and the rest of its large page stays data.</summary>
+    [Test]
+    public void WhereLargePagesMayNotBeExecutedAFetchSplitsThem()
+    {
+        Ept.ExecutesSmallOnly = true;
+        using TestMemory memory = new();
+        Assert.That((Ept.LargestFor(fetch: true), Ept.LargestFor(fetch: false)), Is.EqualTo((1, 3)));
+        ulong large = Ept.Leaf(new Pfn(0x1200), 2) | NestedTables.Writable;
+        Assert.That(large, Is.EqualTo(0x120_0000 | LargeBits & ~4ul | 2));
+        Assert.That(memory.Spare.TopUp(NestedTables.TablesPerMapping));
+        Assert.That(NestedTables.Map<Ept>(ref memory.Vm.Memory, ref memory.Spare, new Gfn(0x200), 2, large),
+            Is.EqualTo(MapResult.Mapped));
+        Assert.That(memory.Spare.TopUp(NestedTables.TablesPerMapping));
+        Assert.That(NestedTables.Map<Ept>(ref memory.Vm.Memory, ref memory.Spare, new Gfn(0x203), 1,
+            Ept.Leaf(new Pfn(0x1203), 1)), Is.EqualTo(MapResult.Mapped));
+        Assert.That(EntryOf(memory, new Gfn(0x203)), Is.EqualTo(0x120_3000 | LeafBits | 2));
+        Assert.That(EntryOf(memory, new Gfn(0x204)), Is.EqualTo(0x120_4000 | LeafBits & ~4ul | 2));
+        memory.Destroy();
+    }
+
+    /// <summary>The entry of level 1.</summary>
+    private static ulong EntryOf(TestMemory memory, Gfn frame)
+    {
+        Hpa table = memory.Vm.Memory.Root;
+        for (int at = 4; at > 1; at--)
+            table = new Hpa(Entry(table, frame, at) & ~TableBits);
+        return Entry(table, frame, 1);
+    }
 
     private static ulong Entry(Hpa table, Gfn frame, int level) =>
         KernelPages.Entries(table)[(int)(frame.Value >> 9 * (level - 1) & 511)];

@@ -15,6 +15,7 @@ namespace SharpKvm.Tests.Vmx;
 public class ExitTests
 {
     private const ulong Next = VmxGuest.Code + 2;
+    private static ulong s_clock;
 
     [TestCase(ExitReason.Interrupt)]
     [TestCase(ExitReason.Init)]
@@ -237,6 +238,42 @@ public class ExitTests
         guest.RunThrough(Turn.Exit(ExitReason.Interrupt));
         Assert.That(guest.Entries.Select(entry => entry.Injected),
             Is.EqualTo(new[] { Injection.Exception(6), Injection.Exception(6), Injection.None }));
+    }
+
+    /// <summary>Each check that is told apart, broken (27.2.1 and 27.3.1).</summary>
+    [TestCase(VmcsField.PinControls, 0ul, 7u, "pin-based controls")]
+    [TestCase(VmcsField.PrimaryControls, 1ul, 7u, "primary controls")]
+    [TestCase(VmcsField.ExitControls, 1ul << 31, 7u, "exit controls")]
+    [TestCase(VmcsField.EntryControls, 1ul << 31, 7u, "entry controls")]
+    [TestCase(VmcsField.SecondaryControls, 1ul << 31, 7u, "secondary controls")]
+    [TestCase(VmcsField.EntryInterruption, 0x80000700ul, 7u, "contradict each other, or the injected event")]
+    [TestCase(VmcsField.Cr0, 0ul, 0x80000021u, "CR0")]
+    [TestCase(VmcsField.Cr4, 0ul, 0x80000021u, "CR4")]
+    [TestCase(VmcsField.Cr3, 1ul << 60, 0x80000021u, "CR3")]
+    [TestCase(VmcsField.GuestEfer, 0x400ul, 0x80000021u, "EFER")]
+    [TestCase((VmcsField)0x4822, 0x1008bul, 0x80000021u, "TR")]
+    [TestCase(VmcsField.Rip, 1ul << 40, 0x80000021u, "RIP")]
+    [TestCase(VmcsField.Rflags, 0ul, 0x80000021u, "RFLAGS")]
+    [TestCase(VmcsField.EntryInterruption, 0x80000020ul, 0x80000021u, "an interrupt that the guest cannot take")]
+    [TestCase(VmcsField.Interruptibility, 1ul, 0x80000021u, "interruptibility")]
+    [TestCase((VmcsField)0x4816, 0ul, 0x80000021u, "another part of the guest's state")]
+    [TestCase(VmcsField.HostCr0, 0ul, 8u, "neither by its controls nor by the guest's state")]
+    public void AnEntryThatFailsIsExplainedInTheKernelLog(object field, ulong value, uint reason, string what)
+    {
+        using VmxGuest guest = new();
+        // Reports are counted for all machines together.
+        guest.Host.Cpu.Nanoseconds = s_clock += 10_000_000_000;
+        guest.RunThrough();
+        guest.Vmcs.Set((VmcsField)field, value);
+        EntryFailure.Report(ref guest.Vcpu, reason);
+        Assert.That(guest.Host.Log[0], Does.Contain(what).And.EndsWith($" {reason:x}"));
+        Assert.That(guest.Host.Log, Has.Some.Contains($"RIP {guest.Vmcs.Rip:x} "));
+        Assert.That(guest.Host.Log, Has.Count.EqualTo(16));
+        EntryFailure.Report(ref guest.Vcpu, reason);
+        Assert.That(guest.Host.Log, Has.Count.EqualTo(16), "once a second");
+        guest.Host.Cpu.Nanoseconds += 1_000_000_000;
+        EntryFailure.Report(ref guest.Vcpu, reason);
+        Assert.That(guest.Host.Log, Has.Count.EqualTo(32));
     }
 
     [TestCase(0x60, 1u, 0x78ul)]

@@ -3,6 +3,7 @@ using System.Runtime.CompilerServices;
 using NUnit.Framework;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using SharpKvm.Mmu;
 using SharpKvm.Tests.Cpu;
 using SharpKvm.Tests.Host;
 using SharpKvm.Vm;
@@ -29,7 +30,7 @@ public class HardwareTests
         Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
         Assert.That((VmxHardware.Cr0Fixed, VmxHardware.Cr4Fixed), Is.EqualTo((0x20ul, 0x2000ul)));
         Assert.That(AddressSpaces.Count, Is.EqualTo(1u << 16));
-        Assert.That(VmxHardware.HasAccessedDirty);
+        Assert.That(Ept.HasAccessedDirty);
     }
 
     /// <summary>25.6.1, 25.6.2, 25.7.1, 25.8.1: bits that the capability's upper half must have.</summary>
@@ -92,7 +93,7 @@ public class HardwareTests
         AssertAccepted();
         Assert.That(VmxHardware.Secondary, Is.EqualTo(SecondaryControls.Ept | SecondaryControls.UnrestrictedGuest));
         Assert.That(AddressSpaces.Count, Is.Zero);
-        Assert.That(VmxHardware.HasAccessedDirty, Is.False);
+        Assert.That(Ept.HasAccessedDirty, Is.False);
     }
 
     /// <summary>Without bit 55 of VMX_BASIC: every MOV to and from CR3 exits.</summary>

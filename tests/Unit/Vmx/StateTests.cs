@@ -82,7 +82,26 @@ public class StateTests
         VmxVendor.SetCr0(ref guest.Vcpu, value);
         Assert.That((VmxVendor.GetCr0(ref guest.Vcpu), guest.Vmcs[VmcsField.Cr0Shadow]), Is.EqualTo((value, value)));
         Assert.That(guest.Vmcs[VmcsField.Cr0], Is.EqualTo(hardware));
-        Assert.That(guest.Vmcs[VmcsField.Cr0Mask], Is.EqualTo(ulong.MaxValue));
+        Assert.That(guest.Vmcs[VmcsField.Cr0Mask], Is.EqualTo(~Cr0.Ts));
+    }
+
+    /// <summary>Bits that the mask leaves to the guest are where it writes them (25.6.6).</summary>
+    [Test]
+    public void SomeControlBitsAreTheGuestsOwn([Values] bool set)
+    {
+        const ulong Owned = 0x78e; // PVI, TSD, DE, PGE, PCE, OSFXSR, OSXMMEXCPT
+        using VmxGuest guest = new();
+        VmxVendor.SetCr0(ref guest.Vcpu, set ? Cr0.Et : Cr0.Et | Cr0.Ts);
+        VmxVendor.SetCr4(ref guest.Vcpu, set ? Cr4.Pae : Cr4.Pae | Owned);
+        guest.RunThrough(Turn.Exit(ExitReason.Interrupt).Doing((vmcs, ref _) =>
+        {
+            (vmcs[VmcsField.Cr0], vmcs[VmcsField.Cr4]) = (vmcs[VmcsField.Cr0] ^ Cr0.Ts, vmcs[VmcsField.Cr4] ^ Owned);
+        }));
+        Assert.That(VmxVendor.GetCr0(ref guest.Vcpu), Is.EqualTo(set ? Cr0.Et | Cr0.Ts : Cr0.Et));
+        Assert.That(VmxVendor.GetCr4(ref guest.Vcpu), Is.EqualTo(set ? Cr4.Pae | Owned : Cr4.Pae));
+        ulong mask = guest.Entries[0][VmcsField.Cr4Mask];
+        Assert.That(mask & (Owned | Cr4.Pae | Cr4.Smep), Is.EqualTo(Cr4.Pae | Cr4.Smep));
+        Assert.That((mask & Cr4.Fsgsbase) == 0, Is.EqualTo((guest.Vcpu.Cpuid.Cr4Allowed & Cr4.Fsgsbase) != 0));
     }
 
     [TestCase(0ul)]

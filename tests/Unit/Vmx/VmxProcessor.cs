@@ -16,6 +16,7 @@ internal readonly struct VmcsImage(Dictionary<uint, ulong> fields)
         set => fields[(uint)field] = value;
     }
 
+    public void Set(VmcsField field, ulong value) => fields[(uint)field] = value;
     public ulong Rip => this[VmcsField.Rip];
     public bool LongMode => ((EntryControls)this[VmcsField.EntryControls] & EntryControls.LongMode) != 0;
     public bool Has(PrimaryControls control) => ((PrimaryControls)this[VmcsField.PrimaryControls] & control) != 0;

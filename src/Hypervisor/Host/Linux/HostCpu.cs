@@ -39,7 +39,7 @@ internal static unsafe class HostCpu
     [KernelImport("check_tsc_unstable")] private static extern int IsTscUnstable();
 
     /// <summary>Rate of the time-stamp counter in kHz.</summary>
-    public static uint TscKhz() => (uint)(Parameters.All() >> 32) & int.MaxValue >> 1;
+    public static uint TscKhz() => (uint)(Parameters.All() >> 32) & 0x1fff_ffff;
 
     /// <summary>XCR0 bits that the kernel's guest-FPU code can save; 0 without XSAVE.</summary>
     // Linux asks for permission before it saves the state of AMX.
@@ -98,8 +98,11 @@ internal static class Parameters
     public static ulong HaltPollNanoseconds() => (uint)All();
 
     /// <summary>Nested paging is to be used where the CPU has it.</summary>
-    public static bool NestedPaging() => (All() & 1UL << 62) != 0;
+    public static bool NestedPaging() => (All() & 1UL << 61) != 0;
 
-    /// <summary>All of them in one word, and the rate of the time-stamp counter in bits 32 to 61.</summary>
+    /// <summary>Whether large pages that are executable put the host at risk (X86_BUG_ITLB_MULTIHIT).</summary>
+    public static bool HasMultihitBug() => (All() & 1UL << 62) != 0;
+
+    /// <summary>All of them in one word, and the rate of the time-stamp counter in bits 32 to 60.</summary>
     [KernelImport("sk_parameters")] public static extern ulong All();
 }

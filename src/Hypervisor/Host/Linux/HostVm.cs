@@ -46,8 +46,8 @@ internal static class HostVmServices
 internal readonly unsafe partial struct HostVm
 {
     /// <summary>
-    /// What struct sk_vm begins with: the process's page tables, and what Linux takes from them. The timer of the chips is
-    /// next.
+    /// What struct sk_vm begins with: the process's page tables, and what Linux takes from them. The timer of the chips
+    /// is next.
     /// </summary>
     [KernelHeader("sk_vm_shared")]
     private struct Header

@@ -14,8 +14,14 @@ internal static class Log
     public static void Line(nint file, ReadOnlySpan<byte> format, uint a, ulong b, uint c, ulong d, ulong e, ulong f) =>
         Print(file, in format[0], a, b, c, d, e, f);
 
+    /// <summary>A line of the log; <paramref name="format"/>, a zero-terminated u8 literal, has its level.</summary>
+    public static void Values(ReadOnlySpan<byte> format, ulong a, ulong b, ulong c, ulong d, ulong e) =>
+        Print(in format[0], a, b, c, d, e);
+
     // That the functions are variadic makes no difference while they get no floating point.
     [KernelImport("_printk")] private static extern int Print(in byte format, in byte text, ulong value);
+    [KernelImport("_printk")]
+    private static extern int Print(in byte format, ulong a, ulong b, ulong c, ulong d, ulong e);
     [KernelImport("seq_printf")]
     private static extern void Print(nint file, in byte format, uint a, ulong b, uint c, ulong d, ulong e, ulong f);
 }
