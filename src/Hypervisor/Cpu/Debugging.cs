@@ -4,18 +4,6 @@ using static SharpKvm.Abi.kvm_guest_debug;
 
 namespace SharpKvm.Cpu;
 
-/// <summary>Outcome of a MOV to or from a debug register.</summary>
-internal enum DebugAccess : byte
-{
-    Done,
-    /// <summary>#UD.</summary>
-    Undefined,
-    /// <summary>#GP(0).</summary>
-    Protection,
-    /// <summary>DR7.GD: #DB is queued already.</summary>
-    Debug,
-}
-
 /// <summary>The guest's breakpoints, and a debugger's in user space (KVM_SET_GUEST_DEBUG), which go first.</summary>
 internal struct DebugState
 {

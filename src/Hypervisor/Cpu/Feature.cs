@@ -1,22 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-
 namespace SharpKvm.Cpu;
-
-/// <summary>What one CPUID instruction returns.</summary>
-internal struct CpuidLeaf
-{
-    public uint Eax, Ebx, Ecx, Edx;
-
-    public static CpuidLeaf OfHost(uint leaf, uint subleaf = 0)
-    {
-        HostCpu.Cpuid(leaf, subleaf, out CpuidLeaf result);
-        return result;
-    }
-
-    /// <summary>A register by number, EAX = 0.</summary>
-    [UnscopedRef]
-    public ref uint this[int register] => ref MemoryMarshal.CreateSpan(ref Eax, 4)[register];
-}
 
 /// <summary>Features that the core asks about: 32 times the row in <see cref="FeatureWords"/>, plus the bit.</summary>
 internal enum Feature : ushort

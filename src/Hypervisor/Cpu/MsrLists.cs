@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-
 namespace SharpKvm.Cpu;
 
 /// <summary>The system ioctls about MSRs: which there are, and those that describe features.</summary>

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-
 namespace SharpKvm.Cpu;
 
 /// <summary>KVM_X86_QUIRK_*: what differs from real CPUs unless user space disables it.</summary>

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Numerics;
-using SharpKvm.Cpu;
-
 namespace SharpKvm.Emulator;
 
 /// <summary>

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-
 namespace SharpKvm.Interrupts;
 
 /// <summary>What a message does to the CPUs that it reaches (SDM vol. 3, 11.6.1).</summary>

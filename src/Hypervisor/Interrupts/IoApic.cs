@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Numerics;
-
 namespace SharpKvm.Interrupts;
 
 /// <summary>The I/O APIC (Intel 82093AA): turns its inputs into messages to local APICs.</summary>

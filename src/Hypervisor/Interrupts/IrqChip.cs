@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
 using SharpKvm.Vm;
-using BitOperations = System.Numerics.BitOperations;
 
 namespace SharpKvm.Interrupts;
 

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Numerics;
-
 namespace SharpKvm.Interrupts;
 
 /// <summary>One Intel 8259A, always cascaded and in 8086 mode.</summary>

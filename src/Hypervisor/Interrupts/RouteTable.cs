@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using System.Numerics;
-
 namespace SharpKvm.Interrupts;
 
 /// <summary>A global system interrupt: the number of a route, proved to be below the limit of the ABI.</summary>

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-
 namespace SharpKvm.Mmu;
 
 /// <summary>What a vCPU has of the VM's shadow tables. Its own thread uses it.</summary>

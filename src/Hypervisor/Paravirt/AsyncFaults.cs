@@ -3,7 +3,6 @@ using SharpKvm.Cpu;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Vm;
-using BitOperations = System.Numerics.BitOperations;
 
 namespace SharpKvm.Paravirt;
 

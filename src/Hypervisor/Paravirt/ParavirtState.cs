@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-
 namespace SharpKvm.Paravirt;
 
 /// <summary>KVM_FEATURE_*: bits of leaf 0x40000001, EAX.</summary>

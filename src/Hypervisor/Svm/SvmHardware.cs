@@ -37,7 +37,7 @@ internal static class SvmHardware
         HasNextRip = (svm.Edx & 1 << 3) != 0;
         HasFlushByAsid = (svm.Edx & 1 << 6) != 0;
         AddressSpaces.Count = svm.Ebx;
-        if (HostCpu.TryReadMsr(MsrEfer, out ulong efer) && (efer & Cpu.Efer.Svme) != 0)
+        if (HostCpu.TryReadMsr(MsrEfer, out ulong efer) && (efer & Efer.Svme) != 0)
         {
             Log.Error("another hypervisor uses SVM on this CPU; EFER\0"u8, efer);
             return Errno.EBUSY;
@@ -69,9 +69,9 @@ internal static class SvmHardware
     {
         if (!HostCpu.TryReadMsr(MsrEfer, out ulong efer))
             return Errno.EIO;
-        if ((efer & Cpu.Efer.Svme) != 0)
+        if ((efer & Efer.Svme) != 0)
             return Errno.EBUSY;
-        HostCpu.WriteMsr(MsrEfer, efer | Cpu.Efer.Svme);
+        HostCpu.WriteMsr(MsrEfer, efer | Efer.Svme);
         HostCpu.WriteMsr(MsrVmHsavePa, savePage.Value);
         return Errno.Ok;
     }
@@ -81,7 +81,7 @@ internal static class SvmHardware
     {
         HostCpu.WriteMsr(MsrVmHsavePa, 0);
         if (HostCpu.TryReadMsr(MsrEfer, out ulong efer))
-            HostCpu.WriteMsr(MsrEfer, efer & ~Cpu.Efer.Svme);
+            HostCpu.WriteMsr(MsrEfer, efer & ~Efer.Svme);
     }
 }
 

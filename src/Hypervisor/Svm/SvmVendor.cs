@@ -9,7 +9,7 @@ namespace SharpKvm.Svm;
 internal readonly struct SvmVendor : IVendor
 {
     private const ulong NestedPaging = 1;
-    private const ulong Cr0Cacheability = Cpu.Cr0.Cd | Cpu.Cr0.Nw;
+    private const ulong Cr0Cacheability = Cr0.Cd | Cr0.Nw;
     private const uint CrRead = 1, CrWrite = 1 << 16;
 
     public static ref Vmcb Control(ref Vcpu vcpu) => ref vcpu.Svm.Vmcb.Value;
@@ -157,7 +157,7 @@ internal readonly struct SvmVendor : IVendor
         ref Vmcb vmcb = ref Control(ref vcpu);
         ref SvmVcpu svm = ref vcpu.Svm;
         // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
-        ulong cr0 = svm.Cr0 & ~Cr0Cacheability, cr4 = svm.Cr4 | Cpu.Cr4.Mce, efer = svm.Efer | Efer.Svme;
+        ulong cr0 = svm.Cr0 & ~Cr0Cacheability, cr4 = svm.Cr4 | Cr4.Mce, efer = svm.Efer | Efer.Svme;
         if (HasShadow(ref vcpu))
             ShadowVcpu.Adapt(ref cr0, ref cr4, ref efer);
         vmcb.Cr0 = cr0;

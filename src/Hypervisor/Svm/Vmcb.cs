@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-
 namespace SharpKvm.Svm;
 
 /// <summary>The virtual machine control block: control area and state save area (APM vol. 2, appendix B).</summary>

@@ -68,7 +68,7 @@ internal static class Exports
         vm.Host = host;
         vm.Coalesced = CoalescedIo.Over(ring);
         vm.Clock.Start();
-        HostCpu.Cpuid(0x80000008, 0, out Cpu.CpuidLeaf widths);
+        HostCpu.Cpuid(0x80000008, 0, out CpuidLeaf widths);
         int result = VmMemory.Init(ref vm, (int)(widths.Eax & 0xff));
         return result == Errno.Ok && !HasNestedPaging ? vm.Memory.Shadow.Create(ShadowTables.MaxPages) : result;
     }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-
 namespace SharpKvm.Vmx;
 
 /// <summary>
@@ -89,5 +88,5 @@ internal static class Vmcs
 
     /// <summary>A field of a segment register.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static VmcsField Of(VmcsField field, Cpu.SegmentName name) => field + 2 * (uint)name;
+    public static VmcsField Of(VmcsField field, SegmentName name) => field + 2 * (uint)name;
 }

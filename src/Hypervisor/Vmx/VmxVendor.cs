@@ -11,13 +11,13 @@ namespace SharpKvm.Vmx;
 /// </summary>
 internal readonly struct VmxVendor : IVendor
 {
-    private const ulong Cr0Cacheability = Cpu.Cr0.Cd | Cpu.Cr0.Nw;
+    private const ulong Cr0Cacheability = Cr0.Cd | Cr0.Nw;
     /// <summary>
     /// Bits of CR4 that the guest changes without an exit, if its CPUID has them: of no consequence to anyone else. When
     /// PGE changes, hardware flushes by itself.
     /// </summary>
-    private const ulong OwnedCr4 = Cpu.Cr4.Pvi | Cpu.Cr4.Tsd | Cpu.Cr4.De | Cpu.Cr4.Pge | Cpu.Cr4.Pce | Cpu.Cr4.Osfxsr
-        | Cpu.Cr4.Osxmmexcpt | Cpu.Cr4.Fsgsbase;
+    private const ulong OwnedCr4 = Cr4.Pvi | Cr4.Tsd | Cr4.De | Cr4.Pge | Cr4.Pce | Cr4.Osfxsr
+        | Cr4.Osxmmexcpt | Cr4.Fsgsbase;
     private const uint Unusable = 1 << 16, BusyTss = 0xb;
     /// <summary>Pointer to the extended page tables: write-back, four levels (SDM vol. 3, 25.6.11).</summary>
     private const ulong EptWriteBack = 6, EptLevels = 3 << 3, EptAccessedDirty = 1 << 6;
@@ -62,7 +62,7 @@ internal readonly struct VmxVendor : IVendor
         // There is no VMCS for a guest's guests.
         Vmcs.Write(VmcsField.LinkPointer, ulong.MaxValue);
         // Changes of all other bits of CR0 and CR4 exit; reads find what the guest believes. See ApplyCpuid.
-        Vmcs.Write(VmcsField.Cr0Mask, ~Cpu.Cr0.Ts);
+        Vmcs.Write(VmcsField.Cr0Mask, ~Cr0.Ts);
         Vmcs.Write(VmcsField.Cr4Mask, ulong.MaxValue);
         UpdateMsrFilter(ref vcpu);
         FlushTlb(ref vcpu);
@@ -76,7 +76,7 @@ internal readonly struct VmxVendor : IVendor
         ReadOnlySpan<byte> selectors = [0, 0x10, 0x18, 0, 0, 0, 0x40];
         for (int i = 0; i < selectors.Length; i++)
             Vmcs.Write(VmcsField.HostSelector + 2 * (uint)i, selectors[i]);
-        Vmcs.Write(VmcsField.HostCr0, HostCpu.ReadCr0() & ~Cpu.Cr0.Ts);
+        Vmcs.Write(VmcsField.HostCr0, HostCpu.ReadCr0() & ~Cr0.Ts);
         Vmcs.Write(VmcsField.HostPat, VmxHardware.Capability(Msr.Pat));
         Vmcs.Write(VmcsField.HostEfer, VmxHardware.Capability(Msr.Efer));
         Vmcs.Write(VmcsField.HostSysenterCs, VmxHardware.Capability(Msr.SysenterCs));
@@ -151,7 +151,7 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Read(StackRights) & ~(3ul << Segment.DplShift) | (ulong)cpl << Segment.DplShift);
 
     public static ulong GetCr0(ref Vcpu vcpu) =>
-        vcpu.Vmx.Cr0 & ~Cpu.Cr0.Ts | Vmcs.Read(VmcsField.Cr0) & Cpu.Cr0.Ts;
+        vcpu.Vmx.Cr0 & ~Cr0.Ts | Vmcs.Read(VmcsField.Cr0) & Cr0.Ts;
 
     public static void SetCr0(ref Vcpu vcpu, ulong value)
     {
@@ -178,7 +178,7 @@ internal readonly struct VmxVendor : IVendor
         vcpu.Vmx.Cr4 = value;
         Vmcs.Write(VmcsField.Cr4Shadow, value);
         // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
-        Vmcs.Write(VmcsField.Cr4, value | Cpu.Cr4.Mce | VmxHardware.Cr4Fixed);
+        Vmcs.Write(VmcsField.Cr4, value | Cr4.Mce | VmxHardware.Cr4Fixed);
         PagingChanged(ref vcpu);
     }
 
@@ -214,7 +214,7 @@ internal readonly struct VmxVendor : IVendor
         const ulong Present = 1, Reserved = 0x1e6, Aligned = 0xffff_ffe0;
         ref VmxVcpu vmx = ref vcpu.Vmx;
         vmx.PdptesStale = false;
-        if ((vmx.Cr0 & Cpu.Cr0.Pg) == 0 || (vmx.Cr4 & Cpu.Cr4.Pae) == 0 || (vmx.Efer & Efer.Lma) != 0)
+        if ((vmx.Cr0 & Cr0.Pg) == 0 || (vmx.Cr4 & Cr4.Pae) == 0 || (vmx.Efer & Efer.Lma) != 0)
             return;
         for (uint i = 0; i < 4; i++)
         {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using Kernel;
-using SharpKvm.Cpu;
 
 namespace SharpKvm.Host;
 

@@ -79,7 +79,7 @@ internal readonly unsafe partial struct HostVm
     public static void DescribeTables(ulong frameMask)
     {
         s_frameMask = frameMask;
-        s_levels = (X86.ReadCr4() & Cpu.Cr4.La57) != 0 ? 5 : 4;
+        s_levels = (X86.ReadCr4() & Cr4.La57) != 0 ? 5 : 4;
     }
 
     /// <summary>

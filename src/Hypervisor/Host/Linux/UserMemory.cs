@@ -39,7 +39,7 @@ internal static partial class UserMemory
     /// <summary>Whether [start, start + bytes) lies in the user half (access_ok).</summary>
     public static bool IsUserRange(Hva start, ulong bytes)
     {
-        ulong end = (1ul << ((X86.ReadCr4() & Cpu.Cr4.La57) != 0 ? 56 : 47)) - Page.Size;
+        ulong end = (1ul << ((X86.ReadCr4() & Cr4.La57) != 0 ? 56 : 47)) - Page.Size;
         return bytes <= end && start.Value <= end - bytes;
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Cpu;
+namespace SharpKvm.Arch;
 
 /// <summary>CR0 bits (SDM vol. 3, 2.5).</summary>
 internal static class Cr0

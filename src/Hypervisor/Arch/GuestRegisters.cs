@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Cpu;
+namespace SharpKvm.Arch;
 
 /// <summary>General purpose registers in the order of their encoding (SDM vol. 2, 3.1.1.1).</summary>
 internal enum Gpr : byte

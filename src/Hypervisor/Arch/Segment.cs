@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Cpu;
+namespace SharpKvm.Arch;
 
 /// <summary>Segment registers in the order of their encoding, then the two system segments.</summary>
 internal enum SegmentName : byte

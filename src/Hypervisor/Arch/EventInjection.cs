@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Cpu;
+namespace SharpKvm.Arch;
 
 /// <summary>
 /// An event that an entry injects or that an exit interrupted: vector, type, in the upper half an error code. So are

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Cpu;
+namespace SharpKvm.Arch;
 
 /// <summary>Number of an exception or interrupt, an index into the IDT (SDM vol. 3, 6.3.1).</summary>
 internal readonly struct Vector(byte value)
