@@ -23,6 +23,9 @@ internal struct GuestRegisters
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         get => ref _general[(int)register & 15];
     }
+
+    /// <summary>EDX:EAX, by which MSRs and XCR0 are written.</summary>
+    public ulong RdxRax => this[Gpr.Rdx] << 32 | (uint)this[Gpr.Rax];
 }
 
 /// <summary>RFLAGS bits (SDM vol. 1, 3.4.3).</summary>

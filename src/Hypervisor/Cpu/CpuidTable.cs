@@ -44,12 +44,8 @@ internal struct CpuidTable
     /// <summary>MONITOR and MWAIT, which no host's support matters for.</summary>
     public readonly bool HasMonitor
     {
-        get => Find(1, 0) is >= 0 and int basic && (_entries.Span[basic].ecx & Monitor) != 0;
-        set
-        {
-            if (Find(1, 0) is >= 0 and int basic)
-                Assign(ref _entries.Span[basic].ecx, Monitor, value);
-        }
+        get => (At(1, 0, out _).ecx & Monitor) != 0;
+        set => Assign(ref At(1, 0, out _).ecx, Monitor, value);
     }
 
     public readonly ReadOnlySpan<kvm_cpuid_entry2> Entries => _entries.Span;
@@ -118,6 +114,14 @@ internal struct CpuidTable
                 return i;
         }
         return -1;
+    }
+
+    /// <summary>An entry to change, or one that is nobody's.</summary>
+    private readonly ref kvm_cpuid_entry2 At(uint leaf, uint subleaf, [UnscopedRef] out kvm_cpuid_entry2 nobodys)
+    {
+        nobodys = default;
+        int found = Find(leaf, subleaf);
+        return ref found >= 0 ? ref _entries.Span[found] : ref nobodys;
     }
 
     private static int Slot(uint leaf)
@@ -211,18 +215,13 @@ internal struct CpuidTable
     /// <summary>Brings those bits up to date that show the state of the CPU rather than its features.</summary>
     public readonly void UpdateRuntime(ulong cr4, ulong apicBase, ulong xcr0)
     {
-        Span<kvm_cpuid_entry2> entries = _entries.Span;
-        if (Find(1, 0) is >= 0 and int basic)
-        {
-            Assign(ref entries[basic].ecx, Osxsave, (cr4 & Cr4.Osxsave) != 0);
-            Assign(ref entries[basic].edx, Apic, (apicBase & ApicBase.Enable) != 0);
-        }
-        if (Find(7, 0) is >= 0 and int extended)
-            Assign(ref entries[extended].ecx, Ospke, (cr4 & Cr4.Pke) != 0);
-        if (Find(0xd, 0) is >= 0 and int sizes)
-            entries[sizes].ebx = XsaveLayout.Size(xcr0, compacted: false);
-        if (Find(0xd, 1) is >= 0 and int compact && (entries[compact].eax & XsaveLayout.CompactionBits) != 0)
-            entries[compact].ebx = XsaveLayout.Size(xcr0, compacted: true);
+        ref kvm_cpuid_entry2 basic = ref At(1, 0, out _), compact = ref At(0xd, 1, out _);
+        Assign(ref basic.ecx, Osxsave, (cr4 & Cr4.Osxsave) != 0);
+        Assign(ref basic.edx, Apic, (apicBase & ApicBase.Enable) != 0);
+        Assign(ref At(7, 0, out _).ecx, Ospke, (cr4 & Cr4.Pke) != 0);
+        At(0xd, 0, out _).ebx = XsaveLayout.Size(xcr0, compacted: false);
+        if ((compact.eax & XsaveLayout.CompactionBits) != 0)
+            compact.ebx = XsaveLayout.Size(xcr0, compacted: true);
     }
 
     private static void Assign(ref uint word, uint bit, bool value) => word = value ? word | bit : word & ~bit;

@@ -53,7 +53,7 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
         }
         else if (PendingInterrupts.Any(ref vcpu) && Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu))
         {
-            events.ReinjectInterrupt(PendingInterrupts.Take(ref vcpu), soft: false);
+            events.ReinjectInterrupt(PendingInterrupts.Take(ref vcpu));
             next = EventInjection.Of(EventInjection.EventType.Interrupt, events.Interrupt.Vector.Value);
             PvEoi<TVendor>.Offer(ref vcpu);
         }
@@ -76,21 +76,17 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
 
     private static void Reinject(ref EventState events, EventInjection interrupted)
     {
-        switch (interrupted.Type)
-        {
-            case EventInjection.EventType.Nmi:
-                events.ReinjectNmi();
-                break;
-            case EventInjection.EventType.Exception:
-                events.ReinjectException(new Vector(interrupted.Vector), interrupted.HasErrorCode,
-                    interrupted.ErrorCode);
-                break;
-            case EventInjection.EventType.Interrupt:
-                events.ReinjectInterrupt(new Vector(interrupted.Vector), soft: false);
-                break;
-            default:
-                // INT n, INT3, INTO: RIP is still at the instruction, which runs again.
-                break;
-        }
+        Vector vector = new(interrupted.Vector);
+        if (interrupted.Type == EventInjection.EventType.Nmi)
+            events.Nmi.Injected = true;
+        else if (interrupted.Type == EventInjection.EventType.Interrupt)
+            events.ReinjectInterrupt(vector);
+        // INT n, INT3, INTO: RIP is still at the instruction, which runs again.
+        else if (interrupted.Type == EventInjection.EventType.Exception)
+            events.Exception = vector.IsSoftException ? default : new()
+            {
+                Injected = true, Vector = vector,
+                HasErrorCode = interrupted.HasErrorCode, ErrorCode = interrupted.ErrorCode,
+            };
     }
 }

@@ -62,14 +62,7 @@ internal struct EventState
     /// <summary>The entry delivered what was injected.</summary>
     public void ClearInjected() => Exception.Injected = Interrupt.Injected = Nmi.Injected = false;
 
-    public void ReinjectException(Vector vector, bool hasErrorCode, uint errorCode) =>
-        Exception = vector.IsSoftException ? default
-            : new() { Injected = true, Vector = vector, HasErrorCode = hasErrorCode, ErrorCode = errorCode };
-
-    public void ReinjectInterrupt(Vector vector, bool soft) =>
-        Interrupt = new() { Injected = true, Soft = soft, Vector = vector };
-
-    public void ReinjectNmi() => Nmi.Injected = true;
+    public void ReinjectInterrupt(Vector vector) => Interrupt = new() { Injected = true, Vector = vector };
 
     public void QueueNmi(bool masked) =>
         Nmi.Pending = (byte)Math.Min(Nmi.Pending + 1, masked || Nmi.Injected ? 1 : MaxNmis);

@@ -80,7 +80,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         {
             case Msr.Efer: value = TVendor.GetEfer(ref vcpu); return true;
             case Msr.Tsc: value = HostCpu.Tsc() + TVendor.GetTscOffset(ref vcpu); return true;
-            case Msr.TscDeadline when vcpu.HasApic: value = ApicTimer<TVendor>.GetDeadline(ref vcpu); return true;
+            case Msr.TscDeadline when vcpu.HasApic: value = vcpu.Apic.Timer.Deadline; return true;
             case >= Msr.X2apic and <= Msr.X2apicLast:
                 return vcpu.HasApic && Apic<TVendor>.TryReadMsr(ref vcpu, index, out value);
             case Msr.SpecCtrl when host || vcpu.Cpuid.Has(Feature.Ibrs): value = vcpu.Shared.SpecCtrl; return true;
@@ -263,9 +263,8 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         TVendor.SetTscOffset(ref vcpu, offset);
         PvClock<TVendor>.TscChanged(ref vcpu);
         // The deadline is a value of the counter that has just jumped.
-        ulong deadline = ApicTimer<TVendor>.GetDeadline(ref vcpu);
-        if (deadline != 0)
-            ApicTimer<TVendor>.SetDeadline(ref vcpu, deadline);
+        if (vcpu.Apic.Timer.Deadline != 0)
+            ApicTimer<TVendor>.SetDeadline(ref vcpu, vcpu.Apic.Timer.Deadline);
     }
 
     /// <summary>IBRS, STIBP, SSBD, PSFD: the world switch loads them, so the host must know every bit.</summary>

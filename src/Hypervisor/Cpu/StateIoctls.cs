@@ -95,7 +95,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             word++;
         int vector = word * 64 + BitOperations.TrailingZeroCount(sregs.interrupt_bitmap[word]);
         if (sregs.interrupt_bitmap[word] != 0)
-            vcpu.Events.ReinjectInterrupt(new Vector((byte)vector), soft: false);
+            vcpu.Events.ReinjectInterrupt(new Vector((byte)vector));
         return 0;
     }
 
@@ -313,13 +313,10 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             return Errno.ENXIO;
         if (vcpu.HasApic ? vcpu.Events.HasExternal : vcpu.Events.Interrupt.Injected)
             return Errno.EEXIST;
-        if (vcpu.HasApic)
-        {
-            vcpu.Events.External = new Vector((byte)vector);
-            vcpu.Events.HasExternal = true;
-            return 0;
-        }
-        vcpu.Events.ReinjectInterrupt(new Vector((byte)vector), soft: false);
+        vcpu.Events.HasExternal = vcpu.HasApic;
+        vcpu.Events.External = new Vector((byte)vector);
+        if (!vcpu.HasApic)
+            vcpu.Events.ReinjectInterrupt(vcpu.Events.External);
         return 0;
     }
 

@@ -39,12 +39,6 @@ internal struct IrqChip
     /// </summary>
     private const ulong Breath = 50_000;
 
-    [InlineArray(RouteTable.Lines)]
-    private struct LineHolders
-    {
-        private LineSource _first;
-    }
-
     /// <summary>Set before the first vCPU exists, never changed afterwards.</summary>
     public IrqchipMode Mode;
     /// <summary>KVM_X2APIC_API_USE_32BIT_IDS: MSIs and KVM_GET/SET_LAPIC carry APIC ids of 32 bits.</summary>
@@ -69,7 +63,7 @@ internal struct IrqChip
     public Pit Pit;
     private RouteTable _routes;
     /// <summary>Who holds each line high.</summary>
-    private LineHolders _holders;
+    private PerLine<LineSource> _holders;
     /// <summary>Pins whose end of interrupt a resampling irqfd waits for, and whether there is one at all.</summary>
     private uint _resampled;
     private bool _hasResamplers;
@@ -170,10 +164,9 @@ internal struct IrqChip
     {
         if (!vm.Irqchip.Pic.Output)
             return;
-        for (uint id = 0; id < (uint)vm.Vcpus.End; id++)
+        for (uint id = 0; vm.Vcpus.TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
         {
-            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
-            if (!vcpu.IsNull && ApicBus.AcceptsPic(ref vcpu.Value))
+            if (ApicBus.AcceptsPic(ref vcpu.Value))
                 vcpu.Value.Shared.RequestNow(VcpuRequests.Event);
         }
     }

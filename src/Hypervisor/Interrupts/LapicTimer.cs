@@ -96,8 +96,6 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
         Start(ref vcpu, 0);
     }
 
-    public static ulong GetDeadline(ref Vcpu vcpu) => vcpu.Apic.Timer.Deadline;
-
     /// <summary>Writes IA32_TSC_DEADLINE, in the guest's ticks; 0 disarms. Ignored in the other modes.</summary>
     public static void SetDeadline(ref Vcpu vcpu, ulong deadline)
     {

@@ -24,13 +24,7 @@ internal struct Pit
     private const long RefreshTicks = 18;
     private const ushort FirstPort = 0x40, ControlPort = 0x43, SpeakerPort = 0x61;
 
-    [InlineArray(3)]
-    private struct Channels
-    {
-        private PitChannel _first;
-    }
-
-    private Channels _channels;
+    private InlineArray3<PitChannel> _channels;
     private uint _flags;
     /// <summary>Tick of the next IRQ 0, or <see cref="PitChannel.Never"/>.</summary>
     private long _due;

@@ -28,6 +28,13 @@ internal struct Route
     public ulong Address;
 }
 
+/// <summary>Something of each line, as <see cref="RouteTable"/> numbers them.</summary>
+[InlineArray(RouteTable.Lines)]
+internal struct PerLine<T>
+{
+    private T _first;
+}
+
 /// <summary>
 /// The routes of a VM by GSI (KVM_SET_GSI_ROUTING). Replaced as a whole under the irqchip lock. The inputs of the
 /// shared chips are lines of one numbering: 0 to 15 the two PICs', behind them the IOAPIC's pins.
@@ -38,15 +45,9 @@ internal struct RouteTable
     public const ulong AllPicLines = (1ul << PicLines) - 1;
     private const int LinesPerPic = PicLines / 2;
 
-    [InlineArray(Lines)]
-    private struct LineGsis
-    {
-        private Gsi _first;
-    }
-
     private KernelArray<Route> _routes;
     /// <summary>The way back: the GSI that leads to a line.</summary>
-    private LineGsis _gsis;
+    private PerLine<Gsi> _gsis;
 
     /// <summary>The first routes; not more than there are.</summary>
     public readonly ReadOnlySpan<Route> First(int count) => _routes.Span[..Math.Min(count, _routes.Length)];

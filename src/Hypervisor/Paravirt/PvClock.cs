@@ -72,11 +72,9 @@ internal static class PvClock<TVendor> where TVendor : struct, IVendor
     /// <summary>Whether all vCPUs have this offset between the host's time-stamp counter and theirs.</summary>
     private static bool IsCommon(ref Vm.Vm vm, ulong offset)
     {
-        int end = Volatile.Read(ref vm.Vcpus.End);
-        for (uint id = 0; id < end; id++)
+        for (uint id = 0; vm.Vcpus.TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
         {
-            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
-            if (!vcpu.IsNull && TVendor.GetTscOffset(ref vcpu.Value) != offset)
+            if (TVendor.GetTscOffset(ref vcpu.Value) != offset)
                 return false;
         }
         return true;

@@ -64,11 +64,9 @@ internal struct VmClock
     /// <summary>Every vCPU that uses the clock writes its page before the guest runs on.</summary>
     public static void RequestAll(ref Vm.Vm vm)
     {
-        int end = Volatile.Read(ref vm.Vcpus.End);
-        for (uint id = 0; id < end; id++)
+        for (uint id = 0; vm.Vcpus.TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
         {
-            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
-            if (!vcpu.IsNull && vcpu.Value.Paravirt.HasClock)
+            if (vcpu.Value.Paravirt.HasClock)
                 vcpu.Value.Shared.RequestNow(VcpuRequests.Clock);
         }
     }

@@ -26,23 +26,16 @@ internal struct CoalescedIo
     }
 
     /// <summary>The page as the ABI has it; user space may change any of it at any time.</summary>
-    private struct Ring
-    {
-        public kvm_coalesced_mmio_ring Head;
-        public Elements Writes;
-    }
-
-    [InlineArray((int)kvm_coalesced_mmio_ring.Length)]
-    private struct Elements
-    {
-        private kvm_coalesced_mmio _first;
-    }
-
-    private KernelRef<Ring> _ring;
+    private KernelRef<kvm_coalesced_mmio_ring> _ring;
+    private KernelArray<kvm_coalesced_mmio> _writes;
     private Zones _zones;
     private int _count;
 
-    public static CoalescedIo Over(nint page) => new() { _ring = new KernelRef<Ring>(page) };
+    public static CoalescedIo Over(nint page) => new()
+    {
+        _ring = new(page), _writes = KernelArray<kvm_coalesced_mmio>.At(
+            page + Unsafe.SizeOf<kvm_coalesced_mmio_ring>(), (int)kvm_coalesced_mmio_ring.Length),
+    };
 
     /// <summary>A zone that comes this moment may as well come a moment later.</summary>
     public readonly bool IsEmpty => _count == 0;
@@ -86,17 +79,17 @@ internal struct CoalescedIo
 
     private readonly bool TryPut(bool port, ulong address, uint length, ulong data)
     {
-        ref Ring ring = ref _ring.Value;
+        ref kvm_coalesced_mmio_ring ring = ref _ring.Value;
         // Read once; the remainders keep what user space may have written there within the page.
-        uint last = Volatile.Read(ref ring.Head.last) % kvm_coalesced_mmio_ring.Length;
+        uint last = Volatile.Read(ref ring.last) % kvm_coalesced_mmio_ring.Length;
         uint next = (last + 1) % kvm_coalesced_mmio_ring.Length;
-        if (next == Volatile.Read(ref ring.Head.first) % kvm_coalesced_mmio_ring.Length)
+        if (next == Volatile.Read(ref ring.first) % kvm_coalesced_mmio_ring.Length)
             return false;
-        ring.Writes[(int)last] = new kvm_coalesced_mmio
+        _writes.Span[(int)last] = new()
         {
             phys_addr = address, len = length, pio = port ? 1u : 0, data = data,
         };
-        Volatile.Write(ref ring.Head.last, next);
+        Volatile.Write(ref ring.last, next);
         return true;
     }
 }

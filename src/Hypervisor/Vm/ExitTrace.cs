@@ -11,10 +11,9 @@ internal struct ExitTrace
     /// <summary>Writes those of all vCPUs, oldest first, to a file of debugfs (struct seq_file).</summary>
     public static void Show(ref Vm vm, nint file)
     {
-        for (uint id = 0; id < vm.Vcpus.End; id++)
+        for (uint id = 0; vm.Vcpus.TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
         {
-            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
-            for (uint i = 0; i < Length && !vcpu.IsNull; i++)
+            for (uint i = 0; i < Length; i++)
             {
                 ref ExitRecord record = ref vcpu.Value.Exits[(int)((vcpu.Value.ExitCount + i) % Length)];
                 if (record.Tsc != 0)

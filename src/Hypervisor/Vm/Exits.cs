@@ -89,35 +89,23 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
             && ShadowFault.TryRelease(ref vcpu, in paging, address, found.Address.Frame) ? VcpuAction.Resume : action;
     }
 
-    public static VcpuAction ExecuteCpuid(ref Vcpu vcpu)
+    /// <summary>An instruction that is carried out here; WBINVD, INVD, MONITOR and MWAIT are without effect.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static VcpuAction Execute(ref Vcpu vcpu, uint opcode)
     {
-        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Cpuid, out ulong end))
+        if (!TVendor.TryFindEnd(ref vcpu, opcode, out ulong end))
             return VcpuAction.Resume;
-        CpuidTable.Execute(ref vcpu);
-        return Instructions<TVendor>.Advance(ref vcpu, end);
-    }
-
-    public static VcpuAction ReadMsr(ref Vcpu vcpu) => TVendor.TryFindEnd(ref vcpu, Opcode.Rdmsr, out ulong end)
-        ? MsrAccess<TVendor>.Read(ref vcpu, end)
-        : VcpuAction.Resume;
-
-    public static VcpuAction WriteMsr(ref Vcpu vcpu) => TVendor.TryFindEnd(ref vcpu, Opcode.Wrmsr, out ulong end)
-        ? MsrAccess<TVendor>.Write(ref vcpu, end)
-        : VcpuAction.Resume;
-
-    public static VcpuAction Halt(ref Vcpu vcpu)
-    {
-        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Hlt, out ulong end))
-            return VcpuAction.Resume;
-        VcpuAction action = Instructions<TVendor>.Advance(ref vcpu, end);
-        return action == VcpuAction.Resume ? Halting<TVendor>.Halt(ref vcpu) : action;
-    }
-
-    public static VcpuAction Hypercall(ref Vcpu vcpu)
-    {
-        if (!TVendor.TryFindEnd(ref vcpu, TVendor.Hypercall, out ulong end))
-            return VcpuAction.Resume;
-        Hypercalls<TVendor>.Execute(ref vcpu);
+        switch (opcode)
+        {
+            case Opcode.Cpuid: CpuidTable.Execute(ref vcpu); break;
+            case Opcode.Rdmsr: return MsrAccess<TVendor>.Read(ref vcpu, end);
+            case Opcode.Wrmsr: return MsrAccess<TVendor>.Write(ref vcpu, end);
+            case Opcode.Hlt: return Halting<TVendor>.Halt(ref vcpu, end);
+            case Opcode.Vmcall or Opcode.Vmmcall: Hypercalls<TVendor>.Execute(ref vcpu); break;
+            case Opcode.Xsetbv when !ControlRegisters<TVendor>.TrySetXcr0(
+                ref vcpu, (uint)vcpu.Registers[Gpr.Rcx], vcpu.Registers.RdxRax):
+                return Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+        }
         return Instructions<TVendor>.Advance(ref vcpu, end);
     }
 
@@ -128,7 +116,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     public static VcpuAction InvalidOpcode(ref Vcpu vcpu)
     {
         uint foreign = Opcode.Vmcall ^ Opcode.Vmmcall ^ TVendor.Hypercall;
-        var start = new Gva(SingleStep.LinearRip<TVendor>(ref vcpu));
+        var start = new Gva(Instructions<TVendor>.LinearRip(ref vcpu));
         if (!vcpu.Vm.Cpu.Has(Quirks.FixHypercall) || !IsAt(ref vcpu, start, foreign))
             return Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
         PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu);
@@ -165,18 +153,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static VcpuAction MonitorOrWait(ref Vcpu vcpu, uint opcode) =>
         vcpu.Vm.Cpu.Has(Quirks.MwaitNeverFaults) || vcpu.Cpuid.HasMonitor
-            ? Skip(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
-
-    public static VcpuAction SetExtendedControl(ref Vcpu vcpu)
-    {
-        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Xsetbv, out ulong end))
-            return VcpuAction.Resume;
-        ref GuestRegisters registers = ref vcpu.Registers;
-        ulong value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
-        return ControlRegisters<TVendor>.TrySetXcr0(ref vcpu, (uint)registers[Gpr.Rcx], value)
-            ? Instructions<TVendor>.Advance(ref vcpu, end)
-            : Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
-    }
+            ? Execute(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
 
     /// <summary>
     /// A write to CR8 that lowers the priority goes to user space, if that holds back interrupts by it.
@@ -195,7 +172,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     {
         if (vcpu.Debug.SingleSteps || vcpu.Debug.HardwareBreakpoints)
         {
-            return UserExit.Debug(ref vcpu, Vector.Debug.Value, SingleStep.LinearRip<TVendor>(ref vcpu),
+            return UserExit.Debug(ref vcpu, Vector.Debug.Value, Instructions<TVendor>.LinearRip(ref vcpu),
                 causes ^ DebugBits.Dr6Fixed, TVendor.GetDr7(ref vcpu));
         }
         Exceptions<TVendor>.QueueDebug(ref vcpu, causes);
@@ -203,7 +180,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     }
 
     public static VcpuAction Breakpoint(ref Vcpu vcpu) => UserExit.Debug(ref vcpu, Vector.Breakpoint.Value,
-        SingleStep.LinearRip<TVendor>(ref vcpu), 0, TVendor.GetDr7(ref vcpu));
+        Instructions<TVendor>.LinearRip(ref vcpu), 0, TVendor.GetDr7(ref vcpu));
 
     public static VcpuAction EntryFailed(ref Vcpu vcpu, ulong reason)
     {
@@ -212,10 +189,6 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
         run.fail_entry = new kvm_run.FailEntry { hardware_entry_failure_reason = reason };
         return VcpuAction.UserSpace;
     }
-
-    public static VcpuAction Skip(ref Vcpu vcpu, uint opcode) => TVendor.TryFindEnd(ref vcpu, opcode, out ulong end)
-        ? Instructions<TVendor>.Advance(ref vcpu, end)
-        : VcpuAction.Resume;
 
     public static VcpuAction Raise(ref Vcpu vcpu, Vector vector, bool withErrorCode)
     {

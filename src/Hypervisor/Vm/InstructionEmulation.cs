@@ -34,7 +34,7 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
                 if (!pending.Writes.IsAtEnd)
                     return Post(ref vcpu);
                 if (pending.Steps)
-                    return SingleStep.Completed<TVendor>(ref vcpu);
+                    return Instructions<TVendor>.Stepped(ref vcpu);
                 return result.Halted ? Halting<TVendor>.Halt(ref vcpu) : VcpuAction.Resume;
             case Access.UserSpace:
                 pending.Kind = PendingKind.Instruction;
@@ -78,28 +78,6 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
             return UserExit.Mmio(ref vcpu, write: true, write.Address, write.Length, write.Data);
         }
         pending.Forget();
-        return pending.Steps ? SingleStep.Completed<TVendor>(ref vcpu) : VcpuAction.Resume;
-    }
-}
-
-/// <summary>The trap after an instruction that software completed while TF was set.</summary>
-internal static class SingleStep
-{
-    public static VcpuAction Completed<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
-    {
-        if (vcpu.Debug.SingleSteps)
-        {
-            return UserExit.Debug(ref vcpu, Vector.Debug.Value, LinearRip<TVendor>(ref vcpu),
-                DebugBits.Dr6Fixed | DebugBits.Dr6Bs, TVendor.GetDr7(ref vcpu));
-        }
-        Exceptions<TVendor>.QueueDebug(ref vcpu, DebugBits.Dr6Bs);
-        return VcpuAction.Resume;
-    }
-
-    public static ulong LinearRip<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
-    {
-        Segment cs = TVendor.GetSegment(ref vcpu, SegmentName.Cs);
-        bool flat = cs.Long && (TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0;
-        return flat ? vcpu.Registers.Rip : (uint)(cs.Base + vcpu.Registers.Rip);
+        return pending.Steps ? Instructions<TVendor>.Stepped(ref vcpu) : VcpuAction.Resume;
     }
 }

@@ -7,19 +7,13 @@ namespace SharpKvm.Vm;
 /// <summary>Steps over intercepted instructions that the core has carried out.</summary>
 internal static class Instructions<TVendor> where TVendor : struct, IVendor
 {
-    [InlineArray(InstructionBytes.Limit)]
-    private struct Window
-    {
-        private byte _first;
-    }
-
     /// <summary>
     /// Finds the end of the instruction at RIP by its bytes, for CPUs that do not report it. False: it can't be read or
     /// is not what hardware said, because another CPU changed it meanwhile; an exception may be queued.
     /// </summary>
     public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
     {
-        Unsafe.SkipInit(out Window window);
+        Unsafe.SkipInit(out InlineArray15<byte> window);
         Span<byte> bytes = window;
         end = vcpu.Registers.Rip;
         var machine = new GuestMachine<TVendor>(ref vcpu);
@@ -56,7 +50,26 @@ internal static class Instructions<TVendor> where TVendor : struct, IVendor
         TVendor.SetInterruptShadow(ref vcpu, InterruptShadow.None);
         bool traps = vcpu.Debug.SingleSteps || (registers.Rflags & Rflags.Tf) != 0;
         registers.Rflags &= ~Rflags.Rf;
-        return traps ? SingleStep.Completed<TVendor>(ref vcpu) : VcpuAction.Resume;
+        return traps ? Stepped(ref vcpu) : VcpuAction.Resume;
+    }
+
+    /// <summary>The trap after an instruction that software completed while TF was set.</summary>
+    public static VcpuAction Stepped(ref Vcpu vcpu)
+    {
+        if (vcpu.Debug.SingleSteps)
+        {
+            return UserExit.Debug(ref vcpu, Vector.Debug.Value, LinearRip(ref vcpu),
+                DebugBits.Dr6Fixed | DebugBits.Dr6Bs, TVendor.GetDr7(ref vcpu));
+        }
+        Exceptions<TVendor>.QueueDebug(ref vcpu, DebugBits.Dr6Bs);
+        return VcpuAction.Resume;
+    }
+
+    public static ulong LinearRip(ref Vcpu vcpu)
+    {
+        Segment cs = TVendor.GetSegment(ref vcpu, SegmentName.Cs);
+        bool flat = cs.Long && (TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0;
+        return flat ? vcpu.Registers.Rip : (uint)(cs.Base + vcpu.Registers.Rip);
     }
 
     /// <summary>The exception that an instruction met.</summary>

@@ -112,7 +112,7 @@ internal static class VmIoctls
 /// <summary>ioctls on a vCPU other than KVM_RUN; the shim holds its mutex.</summary>
 internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
 {
-    private const uint SignalSetSize = 8;
+    private const uint SignalSetSize = 8, XsaveRegionSize = 4096;
 
     public static long Dispatch(ref Vcpu vcpu, uint command, ulong argument)
     {
@@ -129,7 +129,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_GET_FPU => StateIoctls<TVendor>.GetFpu(ref vcpu, out data.Out<kvm_fpu>()),
             KVM_SET_FPU when data.Read() => StateIoctls<TVendor>.SetFpu(ref vcpu, in data.As<kvm_fpu>()),
             // A state that is larger than struct kvm_xsave is for KVM_GET_XSAVE2 only.
-            KVM_GET_XSAVE when vcpu.Shared.Host.XsaveSize() > HostVcpu.XsaveRegionSize => Errno.EINVAL,
+            KVM_GET_XSAVE when vcpu.Shared.Host.XsaveSize() > XsaveRegionSize => Errno.EINVAL,
             KVM_GET_XSAVE or KVM_GET_XSAVE2 => vcpu.Shared.Host.FpuToUser(data.Pointer),
             KVM_SET_XSAVE => vcpu.Shared.Host.FpuFromUser(data.Pointer),
             KVM_GET_XCRS => StateIoctls<TVendor>.GetXcrs(ref vcpu, out data.Out<kvm_xcrs>()),
@@ -167,26 +167,18 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_ENABLE_CAP when data.Read() => Capabilities.Enable(ref vcpu, in data.As<kvm_enable_cap>()),
             KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR when data.Read() =>
                 StateIoctls<TVendor>.TscOffset(ref vcpu, command, in data.As<kvm_device_attr>()),
-            KVM_SET_SIGNAL_MASK => SetSignalMask(ref vcpu, data.Pointer),
+            KVM_SET_SIGNAL_MASK when argument == 0 => vcpu.Shared.Host.SetSignalMask(0, active: false),
+            KVM_SET_SIGNAL_MASK when data.Read() => SetSignalMask(ref vcpu, data.As<uint>(), data.Elements),
             _ => Errno.EINVAL,
         });
     }
 
     /// <summary>struct kvm_signal_mask: a length, then the set; a null pointer ends the masking.</summary>
-    private static int SetSignalMask(ref Vcpu vcpu, Hva pointer)
+    private static int SetSignalMask(ref Vcpu vcpu, uint length, Hva set)
     {
-        if (pointer.Value == 0)
-        {
-            vcpu.Shared.Host.SetSignalMask(0, active: false);
-            return Errno.Ok;
-        }
-        if (!UserMemory.TryRead(pointer, out uint length))
-            return Errno.EFAULT;
         if (length != SignalSetSize)
             return Errno.EINVAL;
-        if (!UserMemory.TryRead(pointer + sizeof(uint), out ulong mask))
-            return Errno.EFAULT;
-        vcpu.Shared.Host.SetSignalMask(mask, active: true);
-        return Errno.Ok;
+        return UserMemory.TryRead(set, out ulong mask)
+            ? vcpu.Shared.Host.SetSignalMask(mask, active: true) : Errno.EFAULT;
     }
 }

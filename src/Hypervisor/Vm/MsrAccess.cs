@@ -21,7 +21,7 @@ internal static class MsrAccess<TVendor> where TVendor : struct, IVendor
     public static VcpuAction Write(ref Vcpu vcpu, ulong nextRip)
     {
         uint index = (uint)vcpu.Registers[Gpr.Rcx];
-        ulong value = vcpu.Registers[Gpr.Rdx] << 32 | (uint)vcpu.Registers[Gpr.Rax];
+        ulong value = vcpu.Registers.RdxRax;
         bool allowed = vcpu.Vm.MsrFilter.Allows(index, write: true);
         return allowed && Msrs<TVendor>.TryWrite(ref vcpu, index, value)
             ? Instructions<TVendor>.Advance(ref vcpu, nextRip)

@@ -25,15 +25,23 @@ internal struct VcpuTable
     public KernelRef<Vcpu> Find(uint id) =>
         id < Capabilities.MaxVcpuId ? new(Volatile.Read(ref _vcpus[(int)id])) : default;
 
+    /// <summary>The vCPU with this id or the next higher one.</summary>
+    public bool TryFindFrom(ref uint id, out KernelRef<Vcpu> vcpu)
+    {
+        for (vcpu = default; id < Volatile.Read(ref End); id++)
+        {
+            vcpu = Find(id);
+            if (!vcpu.IsNull)
+                return true;
+        }
+        return false;
+    }
+
     /// <summary>Asks every vCPU for something, soon.</summary>
     public void RequestAll(VcpuRequests requests)
     {
-        for (uint id = 0; id < Volatile.Read(ref End); id++)
-        {
-            KernelRef<Vcpu> vcpu = Find(id);
-            if (!vcpu.IsNull)
-                vcpu.Value.Shared.RequestNow(requests);
-        }
+        for (uint id = 0; TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
+            vcpu.Value.Shared.RequestNow(requests);
     }
 
     /// <summary>Shows a vCPU that is ready to others.</summary>

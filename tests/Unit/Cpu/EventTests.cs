@@ -4,6 +4,7 @@ using NUnit.Framework;
 using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Host;
+using Delivery = SharpKvm.Cpu.EventDelivery<SharpKvm.Tests.Cpu.FakeVendor>;
 using static SharpKvm.Abi.Ioctl;
 using Queue = SharpKvm.Cpu.Exceptions<SharpKvm.Tests.Cpu.FakeVendor>;
 
@@ -90,17 +91,19 @@ public class EventTests
     public void AnInterruptedDeliveryIsRepeated()
     {
         Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.False);
-        Events.ReinjectException(Vector.PageFault, true, 7);
+        Delivery.AfterExit(ref Events, EventInjection.Of(Vector.PageFault.Value, 7));
         Assert.That(Events.AnyInjected, Is.True);
         Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
         Assert.That((taken.Vector.Value, taken.ErrorCode), Is.EqualTo(((byte)14, 7u)));
         Events.ClearInjected();
         Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.False);
-        Events.ReinjectException(Vector.Breakpoint, false, 0);
+        Delivery.AfterExit(
+            ref Events, EventInjection.Of(EventInjection.EventType.Exception, Vector.Breakpoint.Value));
         Assert.That(Events.AnyInjected, Is.False, "the instruction runs again");
-        Events.ReinjectInterrupt(new Vector(0x80), soft: true);
-        Events.ReinjectNmi();
-        Assert.That((Events.Interrupt.Soft, Events.Nmi.Injected, Events.AnyInjected), Is.EqualTo((true, true, true)));
+        Delivery.AfterExit(ref Events, EventInjection.Of(EventInjection.EventType.SoftInterrupt, 0x80));
+        Assert.That(Events.AnyInjected, Is.False, "so does INT n");
+        Delivery.AfterExit(ref Events, EventInjection.Of(EventInjection.EventType.Nmi, Vector.Nmi.Value));
+        Assert.That((Events.Nmi.Injected, Events.AnyInjected), Is.EqualTo((true, true)));
     }
 
     [Test]
@@ -115,7 +118,7 @@ public class EventTests
         Queue.Queue(ref _test.Vcpu, Vector.InvalidOpcode);
         Assert.That(Queue.CanAcceptInterrupt(ref _test.Vcpu), Is.False, "exception");
         Events = default;
-        Events.ReinjectInterrupt(new Vector(32), false);
+        Events.ReinjectInterrupt(new Vector(32));
         Assert.That(Queue.CanAcceptInterrupt(ref _test.Vcpu), Is.False, "another one");
     }
 

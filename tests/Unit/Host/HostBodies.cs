@@ -51,8 +51,9 @@ internal static partial class UserMemory
         bytes <= SimulatedProcess.UserEnd && start.Value <= SimulatedProcess.UserEnd - bytes;
 }
 
-internal readonly partial struct HostVm
+internal readonly struct HostVm(nint handle)
 {
+    private readonly nint _handle = handle;
     private SimulatedVm Vm => SimulatedHost.Current.Vm(_handle);
 
     public void LockMmu() => Vm.Lock();
@@ -103,8 +104,11 @@ internal readonly partial struct HostVm
     public static int Create() => SimulatedHost.Current.Thread.NextDescriptor++;
 }
 
-internal readonly partial struct HostEvent
+internal readonly struct HostEvent(nint handle)
 {
+    private readonly nint _handle = handle;
+
+    public bool IsSame(HostEvent other) => _handle == other._handle;
     public static int TryOpen(int descriptor, out HostEvent @event)
     {
         @event = new HostEvent(descriptor);
@@ -167,8 +171,10 @@ internal static class Log
         SimulatedHost.Current.Log.Add($"{file}: {a} {b} {c:x} {d:x} {e:x} {f:x}");
 }
 
-internal readonly partial struct HostVcpu
+internal readonly struct HostVcpu(nint handle)
 {
+    private readonly nint _handle = handle;
+
     public bool Enter() => SimulatedHost.Current.Thread.Guest(_handle);
     public bool Work() => SimulatedHost.Current.Thread.Work(_handle);
     public void Kick()
@@ -202,11 +208,14 @@ internal readonly partial struct HostVcpu
         SimulatedHost.Current.Cpu.LoadedVmcs = _handle;
         SimulatedHost.Current.Thread.MsrTakes++;
     }
-    public void SetSignalMask(ulong mask, bool active) =>
+    public int SetSignalMask(ulong mask, bool active)
+    {
         SimulatedHost.Current.Thread.SignalMask = (mask, active);
+        return Errno.Ok;
+    }
 
     public Span<byte> LegacyFpu() =>
-        SimulatedHost.Current.Cpu.FpuOf(_handle)[..(FxsaveSize + XsaveHeaderSize)];
+        SimulatedHost.Current.Cpu.FpuOf(_handle)[..576];
 
     public uint XsaveSize() => (uint)SimulatedHost.Current.Cpu.FpuOf(_handle).Length;
 

@@ -93,7 +93,7 @@ internal sealed class LapicStateTests
         Put(ref state, ApicRegister.InitialCount, 0);
         Assert.That(vm.Set(0, state), Is.Zero);
         Assert.That(vm.TimeLeft(0), Is.Null);
-        Assert.That(Timers.GetDeadline(ref vm[0]), Is.Zero);
+        Assert.That(vm[0].Apic.Timer.Deadline, Is.Zero);
     }
 
     [Test]

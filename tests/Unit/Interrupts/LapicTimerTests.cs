@@ -166,7 +166,7 @@ internal sealed class LapicTimerTests
         FakeVendor.SetTscOffset(ref vm[0], 0x1234_5678);
         ulong guest = vm.Host.Cpu.Tsc + 0x1234_5678;
         Timers.SetDeadline(ref vm[0], guest + 3_000_001);
-        Assert.That(Timers.GetDeadline(ref vm[0]), Is.EqualTo(guest + 3_000_001));
+        Assert.That(vm[0].Apic.Timer.Deadline, Is.EqualTo(guest + 3_000_001));
         Assert.That(vm.TimeLeft(0), Is.EqualTo(1_500_001), "2 GHz, rounded up");
         Assert.That(vm.Read(0, ApicRegister.CurrentCount), Is.Zero);
         vm.Write(0, ApicRegister.InitialCount, 5);
@@ -174,7 +174,7 @@ internal sealed class LapicTimerTests
         Assert.That(vm.Advance(1_500_000), Is.Zero);
         Assert.That(vm.Advance(1), Is.EqualTo(1));
         Assert.That(vm.Take(0), Is.EqualTo(Vector));
-        Assert.That(Timers.GetDeadline(ref vm[0]), Is.Zero);
+        Assert.That(vm[0].Apic.Timer.Deadline, Is.Zero);
         Assert.That(vm.Advance(1_000_000_000), Is.Zero);
     }
 
@@ -246,7 +246,7 @@ internal sealed class LapicTimerTests
         Timers.Expired(ref vm[0]);
         Assert.That(vm.Take(0), Is.EqualTo(-1));
         Assert.That(vm.TimeLeft(0), Is.GreaterThan(0));
-        Assert.That(Timers.GetDeadline(ref vm[0]), Is.EqualTo(ulong.MaxValue));
+        Assert.That(vm[0].Apic.Timer.Deadline, Is.EqualTo(ulong.MaxValue));
     }
 
     [Test]
@@ -255,7 +255,7 @@ internal sealed class LapicTimerTests
         using ApicVm vm = Timer(Periodic);
         vm.Write(0, ApicRegister.InitialCount, 1_000_000);
         Timers.SetDeadline(ref vm[0], vm.Host.Cpu.Tsc + 1000);
-        Assert.That(Timers.GetDeadline(ref vm[0]), Is.Zero, "ignored in another mode");
+        Assert.That(vm[0].Apic.Timer.Deadline, Is.Zero, "ignored in another mode");
         vm.Write(0, ApicRegister.LvtTimer, Deadline | Vector);
         Assert.That(vm.TimeLeft(0), Is.Null);
         Assert.That(vm.Read(0, ApicRegister.InitialCount), Is.Zero);
@@ -264,7 +264,7 @@ internal sealed class LapicTimerTests
         Assert.That(vm.TimeLeft(0), Is.Not.Null, "masking is no change of mode");
         vm.Write(0, ApicRegister.LvtTimer, OneShot | Vector);
         Assert.That(vm.TimeLeft(0), Is.Null);
-        Assert.That(Timers.GetDeadline(ref vm[0]), Is.Zero);
+        Assert.That(vm[0].Apic.Timer.Deadline, Is.Zero);
     }
 
     private static ApicVm Timer(uint mode, uint divide = By1)

@@ -3,8 +3,13 @@ using Kernel;
 
 namespace SharpKvm.Host;
 
-internal readonly partial struct HostEvent
+/// <summary>A reference to an eventfd, which its owner closes.</summary>
+internal readonly struct HostEvent(nint handle)
 {
+    private readonly nint _handle = handle;
+
+    public bool IsSame(HostEvent other) => _handle == other._handle;
+
     /// <summary>0, EBADF when the descriptor is closed, EINVAL when it is no eventfd.</summary>
     public static int TryOpen(int descriptor, out HostEvent @event)
     {

@@ -38,8 +38,13 @@ internal static class HostVcpuServices
     [KernelImport("sk_vmx_reload")] public static extern void Reload(this HostVcpu vcpu);
 }
 
-internal readonly unsafe partial struct HostVcpu
+/// <summary>The shim's part of a vCPU; the kernel keeps the guest's FPU state (struct fpu_guest) in it.</summary>
+internal readonly unsafe struct HostVcpu(nint handle)
 {
+    private const int FxsaveSize = 512, XsaveHeaderSize = 64;
+
+    private readonly nint _handle = handle;
+
     /// <summary>
     /// One turn of the guest. False when a request, a signal or a due reschedule kept it from entering: handle the
     /// requests, call <see cref="Work"/>, try again.
@@ -71,11 +76,12 @@ internal readonly unsafe partial struct HostVcpu
     [KernelImport("sk_vcpu_allocate_ring")] private static extern nint AllocateRing(HostVcpu vcpu, nuint bytes);
 
     /// <summary>Signals that are blocked during KVM_RUN, if <paramref name="active"/>.</summary>
-    public void SetSignalMask(ulong mask, bool active)
+    public int SetSignalMask(ulong mask, bool active)
     {
         const ulong SigKill = 1ul << 8, SigStop = 1ul << 18;
         Shared.SignalMask = mask & ~(SigKill | SigStop);
         Shared.MasksSignals = active ? 1u : 0;
+        return Errno.Ok;
     }
 
     /// <summary>What struct sk_vcpu begins with.</summary>

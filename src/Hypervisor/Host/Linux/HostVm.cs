@@ -43,8 +43,11 @@ internal static class HostVmServices
     [KernelImport("sk_create_vcpu")] public static extern int CreateVcpu(this HostVm vm, uint id);
 }
 
-internal readonly unsafe partial struct HostVm
+/// <summary>What Linux keeps for a VM: locks, the MMU notifier, and the list of its vCPUs.</summary>
+internal readonly unsafe struct HostVm(nint handle)
 {
+    private readonly nint _handle = handle;
+
     /// <summary>
     /// What struct sk_vm begins with: the process's page tables, and what Linux takes from them. The timer of the chips
     /// is next.

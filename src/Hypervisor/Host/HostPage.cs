@@ -24,9 +24,3 @@ internal struct HostPage
     /// <summary>The host mapping allows writes, so that the nested mapping may.</summary>
     public bool Writable;
 }
-
-/// <summary>What Linux keeps for a VM: locks, the MMU notifier, and the list of its vCPUs.</summary>
-internal readonly partial struct HostVm(nint handle)
-{
-    private readonly nint _handle = handle;
-}

@@ -11,13 +11,3 @@ internal enum HaltEnd : byte
     /// <summary>A signal or other work of the thread.</summary>
     Interrupted,
 }
-
-/// <summary>The shim's part of a vCPU; the kernel keeps the guest's FPU state (struct fpu_guest) in it.</summary>
-internal readonly partial struct HostVcpu(nint handle)
-{
-    public const int FxsaveSize = 512, XsaveHeaderSize = 64;
-    /// <summary>Of struct kvm_xsave.</summary>
-    public const uint XsaveRegionSize = 4096;
-
-    private readonly nint _handle = handle;
-}
