@@ -19,6 +19,9 @@ internal readonly struct Vector(byte value)
     /// <summary>One of those of which a second makes a double fault.</summary>
     public bool IsContributory => Value is 0 or 10 or 11 or 12 or 13 or 21;
 
+    /// <summary>Pushes an error code (SDM vol. 3, table 6-1).</summary>
+    public bool HasErrorCode => Value is 8 or (>= 10 and <= 14) or 17 or 21;
+
     /// <summary>INT3 and INTO: re-executed rather than injected again.</summary>
     public bool IsSoftException => Value is 3 or 4;
 }

@@ -84,7 +84,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
             return DebugAccess.Protection;
         if ((GetDr7(ref vcpu) & DebugBits.Dr7Gd) == 0)
             return DebugAccess.Done;
-        Exceptions<TVendor>.QueueDebug(ref vcpu, DebugBits.Dr6Bd);
+        Exceptions<TVendor>.Queue(ref vcpu, Vector.Debug, payload: DebugBits.Dr6Bd);
         return DebugAccess.Debug;
     }
 

@@ -74,22 +74,12 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
     private const uint ReportedFlags =
         KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 
-    public static void Queue(ref Vcpu vcpu, Vector vector) =>
-        Raise(ref vcpu, new() { Vector = vector });
-
-    public static void QueueError(ref Vcpu vcpu, Vector vector, uint errorCode) =>
-        Raise(ref vcpu, new() { Vector = vector, HasErrorCode = true, ErrorCode = errorCode });
-
-    /// <param name="dr6Bits">The bits of DR6 that tell the cause.</param>
-    public static void QueueDebug(ref Vcpu vcpu, ulong dr6Bits) =>
-        Raise(ref vcpu, new() { Vector = Vector.Debug, HasPayload = true, Payload = dr6Bits });
-
-    /// <summary>A fault that was found in software; <paramref name="address"/> is #PF's, for CR2.</summary>
-    public static void Queue(ref Vcpu vcpu, Vector vector, bool hasErrorCode, uint errorCode, Gva address) =>
+    /// <param name="payload">Of #PF the address, for CR2; of #DB the bits of DR6 that tell the cause.</param>
+    public static void Queue(ref Vcpu vcpu, Vector vector, uint errorCode = 0, ulong payload = 0) =>
         Raise(ref vcpu, new()
         {
-            Vector = vector, HasErrorCode = hasErrorCode, ErrorCode = errorCode,
-            HasPayload = vector.Value == Vector.PageFault.Value, Payload = address.Value,
+            Vector = vector, HasErrorCode = vector.HasErrorCode, ErrorCode = errorCode,
+            HasPayload = vector.Value == Vector.PageFault.Value || payload != 0, Payload = payload,
         });
 
     /// <summary>

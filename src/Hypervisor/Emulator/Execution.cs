@@ -140,7 +140,6 @@ internal ref partial struct Execution<TMachine>
     private bool Raise(byte vector, uint errorCode = 0)
     {
         Result.Fault.Vector = vector;
-        Result.Fault.HasErrorCode = vector is >= Fault.InvalidTss and <= Fault.PageFault or Fault.AlignmentCheck;
         Result.Fault.ErrorCode = errorCode;
         return Stop(Access.Fault);
     }

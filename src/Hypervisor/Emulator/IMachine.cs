@@ -44,7 +44,6 @@ internal enum Rights : byte
 internal struct Fault
 {
     public byte Vector;
-    public bool HasErrorCode;
     public uint ErrorCode;
     /// <summary>The linear address of a #PF, for CR2.</summary>
     public ulong Address;

@@ -119,7 +119,7 @@ internal static class AsyncFaults<TVendor> where TVendor : struct, IVendor
         uint token = state.NextToken(vcpu.Id);
         state[number] = new() { Frame = address.Frame, Token = token };
         state.Missing |= 1u << number;
-        Exceptions<TVendor>.Queue(ref vcpu, Vector.PageFault, hasErrorCode: true, 0, new Gva(token));
+        Exceptions<TVendor>.Queue(ref vcpu, Vector.PageFault, 0, token);
         return true;
     }
 

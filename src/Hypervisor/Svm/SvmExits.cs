@@ -82,14 +82,14 @@ internal static class SvmExits
             case ExitCode.Debug: return Debug(ref vcpu, ref vmcb);
             case ExitCode.Breakpoint: return Exits.Breakpoint(ref vcpu);
             case ExitCode.InvalidOpcode: return Exits.InvalidOpcode(ref vcpu);
-            case ExitCode.AlignmentCheck: return Exits.Raise(ref vcpu, Vector.AlignmentCheck, withErrorCode: true);
+            case ExitCode.AlignmentCheck: return Exits.Raise(ref vcpu, Vector.AlignmentCheck);
             case ExitCode.Xsetbv: return Exits.Execute(ref vcpu, Opcode.Xsetbv);
             case ExitCode.Wbinvd: return Exits.Execute(ref vcpu, Opcode.Wbinvd);
             case ExitCode.Invd: return Exits.Execute(ref vcpu, Opcode.Invd);
             case ExitCode.Monitor: return Exits.MonitorOrWait(ref vcpu, Opcode.Monitor);
             case ExitCode.Mwait:
             case ExitCode.MwaitArmed: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);
-            case ExitCode.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+            case ExitCode.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection);
             case ExitCode.Shutdown: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             case ExitCode.Vmrun:
             case ExitCode.Vmload:
@@ -101,7 +101,7 @@ internal static class SvmExits
             case ExitCode.Rsm:
             case ExitCode.Rdtscp:
             case ExitCode.Invpcid:
-            case ExitCode.Rdpru: return Exits.Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+            case ExitCode.Rdpru: return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
             // Hardware task switches (32-bit TSS and task gates) are not carried out.
             case ExitCode.TaskSwitch: return UserExit.EmulationFailure(ref vcpu, default);
             case ExitCode.Invalid: return Exits.EntryFailed(ref vcpu, vmcb.ExitCode);

@@ -76,7 +76,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
             case ShadowOutcome.NotMapped:
                 return NestedPageFault<Npt>(ref vcpu, found.Address, write, present: true, final: true, interrupted);
             case ShadowOutcome.GuestFault:
-                Exceptions<TVendor>.Queue(ref vcpu, Vector.PageFault, true, (uint)found.Fault, address);
+                Exceptions<TVendor>.Queue(ref vcpu, Vector.PageFault, (uint)found.Fault, address.Value);
                 return VcpuAction.Resume;
         }
         // A write to a page table. What cannot be emulated is done by the guest itself when there is no shadow.
@@ -104,7 +104,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
             case Opcode.Vmcall or Opcode.Vmmcall: Hypercalls<TVendor>.Execute(ref vcpu); break;
             case Opcode.Xsetbv when !ControlRegisters<TVendor>.TrySetXcr0(
                 ref vcpu, (uint)vcpu.Registers[Gpr.Rcx], vcpu.Registers.RdxRax):
-                return Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+                return Raise(ref vcpu, Vector.GeneralProtection);
         }
         return Instructions<TVendor>.Advance(ref vcpu, end);
     }
@@ -118,7 +118,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
         uint foreign = Opcode.Vmcall ^ Opcode.Vmmcall ^ TVendor.Hypercall;
         var start = new Gva(Instructions<TVendor>.LinearRip(ref vcpu));
         if (!vcpu.Vm.Cpu.Has(Quirks.FixHypercall) || !IsAt(ref vcpu, start, foreign))
-            return Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+            return Raise(ref vcpu, Vector.InvalidOpcode);
         PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu);
         Translation last = GuestWalker.Translate(ref vcpu.Vm, in paging, start + 2, PageAccess.Write);
         if (last.Succeeded && GuestMemory.Write(ref vcpu.Vm, last.Address, [unchecked((byte)TVendor.Hypercall)])
@@ -153,7 +153,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static VcpuAction MonitorOrWait(ref Vcpu vcpu, uint opcode) =>
         vcpu.Vm.Cpu.Has(Quirks.MwaitNeverFaults) || vcpu.Cpuid.HasMonitor
-            ? Execute(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+            ? Execute(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode);
 
     /// <summary>
     /// A write to CR8 that lowers the priority goes to user space, if that holds back interrupts by it.
@@ -175,7 +175,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
             return UserExit.Debug(ref vcpu, Vector.Debug.Value, Instructions<TVendor>.LinearRip(ref vcpu),
                 causes ^ DebugBits.Dr6Fixed, TVendor.GetDr7(ref vcpu));
         }
-        Exceptions<TVendor>.QueueDebug(ref vcpu, causes);
+        Exceptions<TVendor>.Queue(ref vcpu, Vector.Debug, payload: causes);
         return VcpuAction.Resume;
     }
 
@@ -190,12 +190,9 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
         return VcpuAction.UserSpace;
     }
 
-    public static VcpuAction Raise(ref Vcpu vcpu, Vector vector, bool withErrorCode)
+    public static VcpuAction Raise(ref Vcpu vcpu, Vector vector)
     {
-        if (withErrorCode)
-            Exceptions<TVendor>.QueueError(ref vcpu, vector, 0);
-        else
-            Exceptions<TVendor>.Queue(ref vcpu, vector);
+        Exceptions<TVendor>.Queue(ref vcpu, vector);
         return VcpuAction.Resume;
     }
 }

@@ -210,10 +210,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         physical = translation.Address;
         if (translation.Succeeded)
             return true;
-        fault = new Fault
-        {
-            Vector = Fault.PageFault, HasErrorCode = true, ErrorCode = (uint)translation.Fault, Address = address.Value,
-        };
+        fault = new() { Vector = Fault.PageFault, ErrorCode = (uint)translation.Fault, Address = address.Value };
         return false;
     }
 

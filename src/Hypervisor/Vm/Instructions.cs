@@ -61,7 +61,7 @@ internal static class Instructions<TVendor> where TVendor : struct, IVendor
             return UserExit.Debug(ref vcpu, Vector.Debug.Value, LinearRip(ref vcpu),
                 DebugBits.Dr6Fixed | DebugBits.Dr6Bs, TVendor.GetDr7(ref vcpu));
         }
-        Exceptions<TVendor>.QueueDebug(ref vcpu, DebugBits.Dr6Bs);
+        Exceptions<TVendor>.Queue(ref vcpu, Vector.Debug, payload: DebugBits.Dr6Bs);
         return VcpuAction.Resume;
     }
 
@@ -73,6 +73,6 @@ internal static class Instructions<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>The exception that an instruction met.</summary>
-    public static void Raise(ref Vcpu vcpu, in Fault fault) => Exceptions<TVendor>.Queue(
-        ref vcpu, new Vector(fault.Vector), fault.HasErrorCode, fault.ErrorCode, new Gva(fault.Address));
+    public static void Raise(ref Vcpu vcpu, in Fault fault) =>
+        Exceptions<TVendor>.Queue(ref vcpu, new Vector(fault.Vector), fault.ErrorCode, fault.Address);
 }

@@ -33,7 +33,7 @@ internal static class MsrAccess<TVendor> where TVendor : struct, IVendor
     {
         kvm_run.Msr answer = vcpu.Run.msr;
         if (answer.error != 0)
-            return Refuse(ref vcpu);
+            return Exits<TVendor>.Raise(ref vcpu, Vector.GeneralProtection);
         return vcpu.Pending.IsInput
             ? CompleteRead(ref vcpu, answer.data, vcpu.Pending.NextRip)
             : Instructions<TVendor>.Advance(ref vcpu, vcpu.Pending.NextRip);
@@ -53,18 +53,12 @@ internal static class MsrAccess<TVendor> where TVendor : struct, IVendor
             : Msrs<TVendor>.TryGet(ref vcpu, index, host: true, out _) ? kvm_run.Msr.KVM_MSR_EXIT_REASON_INVAL
             : kvm_run.Msr.KVM_MSR_EXIT_REASON_UNKNOWN;
         if ((vcpu.Vm.Cpu.UserMsrReasons & reason) == 0)
-            return Refuse(ref vcpu);
+            return Exits<TVendor>.Raise(ref vcpu, Vector.GeneralProtection);
         vcpu.Pending.Kind = PendingKind.Msr;
         vcpu.Pending.Rip = vcpu.Registers.Rip;
         vcpu.Pending.NextRip = nextRip;
         vcpu.Pending.IsInput = exit == Exit.KVM_EXIT_X86_RDMSR;
         vcpu.Run.msr = new kvm_run.Msr { reason = reason, index = index, data = value };
         return UserExit.Plain(ref vcpu, exit);
-    }
-
-    private static VcpuAction Refuse(ref Vcpu vcpu)
-    {
-        Exceptions<TVendor>.QueueError(ref vcpu, Vector.GeneralProtection, 0);
-        return VcpuAction.Resume;
     }
 }

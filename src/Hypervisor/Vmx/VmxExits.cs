@@ -139,12 +139,12 @@ internal static class VmxExits
             case ExitReason.Invd: return Exits.Execute(ref vcpu, Opcode.Invd);
             case ExitReason.Monitor: return Exits.MonitorOrWait(ref vcpu, Opcode.Monitor);
             case ExitReason.Mwait: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);
-            case ExitReason.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection, withErrorCode: true);
+            case ExitReason.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection);
             case ExitReason.ControlRegister:
             case ExitReason.DebugRegister: return Exits.ControlOrDebugAccess(ref vcpu);
             case >= ExitReason.Vmclear and <= ExitReason.Vmxon:
             case ExitReason.Invept:
-            case ExitReason.Invvpid: return Exits.Raise(ref vcpu, Vector.InvalidOpcode, withErrorCode: false);
+            case ExitReason.Invvpid: return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
             case ExitReason.TripleFault: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             // Hardware task switches (32-bit TSS and task gates) are not carried out.
             case ExitReason.TaskSwitch: return UserExit.EmulationFailure(ref vcpu, default);
@@ -198,7 +198,7 @@ internal static class VmxExits
                 return Exits.Debug(ref vcpu, qualification & Causes);
             case 3: return Exits.Breakpoint(ref vcpu);
             case 6: return Exits.InvalidOpcode(ref vcpu);
-            case 17: return Exits.Raise(ref vcpu, Vector.AlignmentCheck, withErrorCode: true);
+            case 17: return Exits.Raise(ref vcpu, Vector.AlignmentCheck);
             default: return VcpuAction.Resume;
         }
     }

@@ -135,7 +135,6 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
                 fault = new Fault
                 {
                     Vector = Fault.PageFault,
-                    HasErrorCode = true,
                     ErrorCode = (write ? 2u : 0) | (state.Cpl == 3 ? 4u : 0),
                     Address = Math.Max(address, page << 12),
                 };

@@ -34,7 +34,7 @@ public class ProtectionTests
         Emulation result = state.RunServed();
         Assert.That(result.Outcome, Is.EqualTo(Access.Fault));
         bool hasCode = vector is Gp or Ss or Pf or Ac or Np or Fault.InvalidTss;
-        Assert.That((result.Fault.Vector, result.Fault.HasErrorCode, result.Fault.ErrorCode),
+        Assert.That((result.Fault.Vector, new Vector(result.Fault.Vector).HasErrorCode, result.Fault.ErrorCode),
             Is.EqualTo(((byte)vector, hasCode, code)));
         Same(state.Registers, before);
     }

@@ -57,7 +57,7 @@ public class InjectionTests
     public void ARefusedEntryKeepsTheException()
     {
         using SvmGuest guest = new();
-        Exceptions<SvmVendor>.QueueError(ref guest.Vcpu, Vector.GeneralProtection, 0x18);
+        Exceptions<SvmVendor>.Queue(ref guest.Vcpu, Vector.GeneralProtection, 0x18);
         guest.RunThrough(Turn.NotEntered(), Turn.Exit(ExitCode.Intr));
         Assert.That(Injected(guest),
             Is.EqualTo(new[] { Injection.Exception(13, 0x18), Injection.Exception(13, 0x18), Injection.None }));
@@ -84,7 +84,7 @@ public class InjectionTests
     public void AnExceptionWithErrorCodeCarriesIt()
     {
         using SvmGuest guest = new();
-        Exceptions<SvmVendor>.QueueError(ref guest.Vcpu, Vector.GeneralProtection, 0x1234);
+        Exceptions<SvmVendor>.Queue(ref guest.Vcpu, Vector.GeneralProtection, 0x1234);
         guest.RunThrough();
         Assert.That(Injected(guest)[0], Is.EqualTo(Injection.Exception(13, 0x1234)));
     }
@@ -93,7 +93,7 @@ public class InjectionTests
     public void APageFaultWritesCr2()
     {
         using SvmGuest guest = new();
-        Exceptions<SvmVendor>.Queue(ref guest.Vcpu, Vector.PageFault, true, 2, new Gva(0xdead000));
+        Exceptions<SvmVendor>.Queue(ref guest.Vcpu, Vector.PageFault, 2, 0xdead000);
         guest.RunThrough();
         Assert.That(guest.Entries[0].Cr2, Is.EqualTo(0xdead000));
         Assert.That(Injected(guest)[0], Is.EqualTo(Injection.Exception(14, 2)));

@@ -58,7 +58,7 @@ public class InjectionTests
     public void ATurnWithoutAnEntryKeepsTheException()
     {
         using VmxGuest guest = new();
-        Exceptions<VmxVendor>.QueueError(ref guest.Vcpu, Vector.GeneralProtection, 0x18);
+        Exceptions<VmxVendor>.Queue(ref guest.Vcpu, Vector.GeneralProtection, 0x18);
         guest.RunThrough(Turn.NotEntered(), Turn.Exit(ExitReason.Interrupt));
         AssertInjected(guest, Injection.Exception(13, 0x18), Injection.Exception(13, 0x18), Injection.None);
     }
@@ -88,10 +88,10 @@ public class InjectionTests
     public void AnotherErrorCodeIsAnotherInjection()
     {
         using VmxGuest guest = new();
-        Exceptions<VmxVendor>.QueueError(ref guest.Vcpu, Vector.GeneralProtection, 0x1234);
+        Exceptions<VmxVendor>.Queue(ref guest.Vcpu, Vector.GeneralProtection, 0x1234);
         guest.RunThrough();
         guest.Vcpu.Events.Exception = default;
-        Exceptions<VmxVendor>.QueueError(ref guest.Vcpu, Vector.GeneralProtection, 0x18);
+        Exceptions<VmxVendor>.Queue(ref guest.Vcpu, Vector.GeneralProtection, 0x18);
         guest.RunThrough();
         AssertInjected(guest, Injection.Exception(13, 0x1234), Injection.Exception(13, 0x18));
     }
@@ -100,7 +100,7 @@ public class InjectionTests
     public void APageFaultWritesCr2()
     {
         using VmxGuest guest = new();
-        Exceptions<VmxVendor>.Queue(ref guest.Vcpu, Vector.PageFault, true, 2, new Gva(0xdead000));
+        Exceptions<VmxVendor>.Queue(ref guest.Vcpu, Vector.PageFault, 2, 0xdead000);
         guest.RunThrough();
         Assert.That(guest.Vcpu.Shared.Cr2, Is.EqualTo(0xdead000));
         AssertInjected(guest, Injection.Exception(14, 2));
