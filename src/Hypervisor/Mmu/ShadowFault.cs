@@ -126,8 +126,10 @@ internal enum ShadowOutcome : byte
     GuestFault,
     /// <summary>The nested tables do not have the page, or not for this access.</summary>
     NotMapped,
-    /// <summary>A write to a table of a higher level, to be emulated.</summary>
-    TableWrite,
+    /// <summary>
+    /// The write is to be emulated: to a table of a higher level, or with CR0.WP clear and checks that it would escape.
+    /// </summary>
+    Emulate,
     NoMemory,
 }
 
@@ -169,7 +171,7 @@ internal static class ShadowFault
             // Another root comes first: the next entry sees to it.
             bool done = vcpu.Shadow.MustLoad(in shadow);
             if (!done && shadow.Sequence == sequence)
-                done = TryMap(ref vcpu, in paging, address, access, found.Address.Frame, ref path, out outcome);
+                done = TryMap(ref vcpu, in paging, address, code, found.Address.Frame, ref path, out outcome);
             shadow.Flush(ref vcpu.Vm);
             vcpu.Vm.Host.UnlockMmu();
             if (done)
@@ -179,20 +181,24 @@ internal static class ShadowFault
     }
 
     /// <summary>Maps a page for a walk whose tables have not changed. False: there are new shadows, walk again.</summary>
-    private static bool TryMap(ref Vm.Vcpu vcpu, in PagingState paging, Gva address, PageAccess access, Gfn frame,
+    private static bool TryMap(ref Vm.Vcpu vcpu, in PagingState paging, Gva address, PageFaultCode code, Gfn frame,
         ref WalkPath path, out ShadowOutcome outcome)
     {
         ref VmMemory memory = ref vcpu.Vm.Memory;
         ref ShadowTables shadow = ref memory.Shadow;
-        bool writes = (access & PageAccess.Write) != 0, isLong = (paging.Efer & Efer.Lma) != 0;
+        bool writes = (code & PageFaultCode.Write) != 0, isLong = (paging.Efer & Efer.Lma) != 0;
         outcome = ShadowOutcome.NotMapped;
         if (!NestedTables.TryFind(ref memory, frame, out Pfn page, out bool writable) || writes && !writable)
             return true;
 
         ulong restrictions = path.Restrictions;
-        if (writes && (restrictions & GuestEntry.Writable) != 0)
+        bool keys = isLong && (paging.Cr4 & Cr4.Pke) != 0 && (paging.Cr0 & Cr0.Wp) == 0 && (code & PageFaultCode.User) == 0;
+        if (writes && ((restrictions & GuestEntry.Writable) != 0 || keys && (restrictions & GuestEntry.User) == 0))
         {
             // CR0.WP is clear, which hardware's is not: the page is the supervisor's until a user comes, who faults.
+            outcome = ShadowOutcome.Emulate;
+            if ((paging.Cr4 & (Cr4.Smap | Cr4.Pke)) != 0)
+                return true;
             bool keepsCode = (restrictions & GuestEntry.User) == 0 && (paging.Cr4 & Cr4.Smep) != 0;
             restrictions = restrictions & ~GuestEntry.Writable | GuestEntry.User | (keepsCode ? GuestEntry.NoExecute : 0);
         }
@@ -227,7 +233,7 @@ internal static class ShadowFault
             return false;
 
         writable &= (restrictions & GuestEntry.Writable) == 0;
-        outcome = ShadowOutcome.TableWrite;
+        outcome = ShadowOutcome.Emulate;
         if (writable && shadow.IsProtected(frame.Value))
         {
             if (writes && !shadow.TryUnsync(frame.Value))

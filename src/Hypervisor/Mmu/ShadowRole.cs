@@ -72,7 +72,7 @@ internal readonly struct ShadowRole
         if ((paging.Efer & Efer.Nxe) != 0)
             mode |= NoExecuteOn;
         if ((paging.Cr0 & Cr0.Wp) == 0)
-            mode |= 1u << 9 | ((paging.Cr4 & Cr4.Smep) != 0 ? 1u << 10 : 0) | ((paging.Cr4 & Cr4.Smap) != 0 ? 1u << 11 : 0);
+            mode |= 1u << 9 | ((paging.Cr4 & Cr4.Smep) != 0 ? 1u << 10 : 0);
         if ((paging.Cr4 & Cr4.Pse) != 0)
             mode |= 1u << 12;
         return new(mode, level, above);

@@ -35,7 +35,18 @@ internal sealed class ShadowProcessor
     public int Emulated { get; private set; }
     public int Faults { get; private set; }
 
-    public IReadOnlyDictionary<ulong, Found> Tlb => _tlb;
+    /// <summary>What the processor may use without a walk.</summary>
+    public IReadOnlyDictionary<ulong, Found> Tlb
+    {
+        get
+        {
+            // A flush that the other side asks for is one of everything.
+            if (_flushes != _memory.Machine.Flushes)
+                _tlb.Clear();
+            _flushes = _memory.Machine.Flushes;
+            return _tlb;
+        }
+    }
 
     /// <summary>MOV to CR3, or a control register that flushes the TLB.</summary>
     public void Flush()
@@ -80,7 +91,7 @@ internal sealed class ShadowProcessor
                     if (nested is not (FaultOutcome.Mapped or FaultOutcome.Retry))
                         return (null, null, nested);
                     break;
-                case ShadowOutcome.TableWrite:
+                case ShadowOutcome.Emulate:
                     Emulated++;
                     byte written = value ?? 0;
                     if (value != null && GuestMemory.TryWrite(ref _memory.Vm, guest.Address, in written))
@@ -100,11 +111,7 @@ internal sealed class ShadowProcessor
     {
         bool isUser = State.Cpl == 3 && !access.HasFlag(PageAccess.Implicit);
         code = (PageFaultCode)(access & (PageAccess.Write | PageAccess.Fetch)) | (isUser ? PageFaultCode.User : 0);
-        // The other side flushes all of it.
-        if (_flushes != _memory.Machine.Flushes)
-            _tlb.Clear();
-        _flushes = _memory.Machine.Flushes;
-        if (!_tlb.TryGetValue(linear >> Page.Shift, out Found found))
+        if (!Tlb.TryGetValue(linear >> Page.Shift, out Found found))
         {
             if (Walk(linear) is not { } walked)
                 return null;
