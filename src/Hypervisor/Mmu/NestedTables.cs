@@ -144,10 +144,11 @@ internal static class NestedTables
     /// <param name="gfn">The frame.</param>
     /// <param name="page">The page behind it.</param>
     /// <param name="writable">Whether it may be written to.</param>
-    public static bool TryFind(ref VmMemory memory, Gfn gfn, out Pfn page, out bool writable)
+    /// <param name="level">The level of the mapping.</param>
+    public static bool TryFind(ref VmMemory memory, Gfn gfn, out Pfn page, out bool writable, out int level)
     {
         Hpa table = memory.Root;
-        for (int level = Levels; ; level--)
+        for (level = Levels; ; level--)
         {
             ulong entry = KernelPages.Entries(table)[IndexOf(gfn.Value, level)];
             table = Target(entry);

@@ -188,7 +188,8 @@ internal static class ShadowFault
         ref ShadowTables shadow = ref memory.Shadow;
         bool writes = (code & PageFaultCode.Write) != 0, isLong = (paging.Efer & Efer.Lma) != 0;
         outcome = ShadowOutcome.NotMapped;
-        if (!NestedTables.TryFind(ref memory, frame, out Pfn page, out bool writable) || writes && !writable)
+        if (!NestedTables.TryFind(ref memory, frame, out Pfn page, out bool writable, out int largest)
+            || writes && !writable)
             return true;
 
         ulong restrictions = path.Restrictions;
@@ -206,11 +207,14 @@ internal static class ShadowFault
         if (!writes && (path.Entry & GuestEntry.Dirty) == 0)
             restrictions |= GuestEntry.Writable;
 
-        bool isNew = false;
+        bool isNew = false, isLarge = false;
         int place = vcpu.Shadow.TopOf(in paging, address);
         for (int level = isLong ? shadow.At(place).Role.Level - 1 : 2; level > 0; level--)
         {
             bool isDirect = level < path.Bottom;
+            isLarge = level == 1 && isDirect && largest > 1 && !shadow.HasTables(frame.Value);
+            if (isLarge)
+                break;
             ShadowRole role = isDirect
                 ? ShadowRole.Direct(level, restrictions, ShadowEntry.Key(path.Entry, isLong))
                 : ShadowRole.Of(in paging, address, level, path[level].Above);
@@ -241,9 +245,11 @@ internal static class ShadowFault
             writable = writes;
         }
         outcome = ShadowOutcome.Mapped;
-        ulong entry = page.Address.Value | ShadowEntry.Leaf(restrictions, path.Entry, isLong);
-        shadow.Put(ShadowTables.Name(place, IndexOf(address, 1)), writable ? entry : entry & ~GuestEntry.Writable,
-            frame.Value);
+        ulong inside = isLarge ? ShadowTables.LargeMask : 0;
+        ulong entry = new Pfn(page.Value & ~inside).Address.Value | ShadowEntry.Leaf(restrictions, path.Entry, isLong)
+            | (isLarge ? GuestEntry.LargePage : 0);
+        shadow.Put(ShadowTables.Name(place, IndexOf(address, isLarge ? 2 : 1)),
+            writable ? entry : entry & ~GuestEntry.Writable, frame.Value & ~inside);
         return true;
     }
 

@@ -39,6 +39,9 @@ internal struct ShadowTables
     public const int SparePages = PagesPerTable * WalkPath.Levels;
 
     private const int PagesPerTable = 3, FrameBuckets = 1 << 16, MaxUnsync = 128, MaxWrites = 8;
+    /// <summary>Frames of a large page, less one.</summary>
+    public const ulong LargeMask = Entries - 1;
+
     private const int Entries = KernelPages.EntriesPerTable, ChunkSize = 64;
 
     private struct Link
@@ -111,7 +114,10 @@ internal struct ShadowTables
     public readonly ref ulong Entry(uint name) => ref KernelPages.Entries(PageOf(name).Table)[IndexOf(name)];
 
     /// <summary>The table that an entry leads to; 0: none.</summary>
-    public readonly int Child(uint name) => Entry(name) != 0 ? (int)Target(name) : 0;
+    public readonly int Child(uint name) => Entry(name) != 0 && !IsLeaf(name, Entry(name)) ? (int)Target(name) : 0;
+
+    private readonly bool IsLeaf(uint name, ulong entry) =>
+        PageOf(name).Role.Level == 1 || (entry & GuestEntry.LargePage) != 0;
 
     private readonly ref ShadowPage PageOf(uint name) => ref At((int)(name / Entries));
     private static int IndexOf(uint name) => (int)(name % Entries);
@@ -120,8 +126,8 @@ internal struct ShadowTables
         ref KernelPages.Reference<LinkPage>(PageOf(name).Links).Value[IndexOf(name)];
 
     /// <summary>The first of the list that an entry is in, or will be in.</summary>
-    private readonly ref uint ListOf(uint name) =>
-        ref PageOf(name).Role.Level == 1 ? ref BucketOf(Target(name)) : ref At((int)Target(name)).Parents;
+    private readonly ref uint ListOf(uint name, ulong entry) =>
+        ref IsLeaf(name, entry) ? ref BucketOf(Target(name)) : ref At((int)Target(name)).Parents;
 
     private readonly ref uint BucketOf(ulong frame) => ref _byFrame.Span[(int)(frame % FrameBuckets)];
 
@@ -217,12 +223,12 @@ internal struct ShadowTables
     public readonly void Put(uint name, ulong entry, ulong target)
     {
         ref ulong place = ref Entry(name);
-        if (place != 0 && Target(name) != target)
+        if (place != 0 && (Target(name) != target || ((place ^ entry) & GuestEntry.LargePage) != 0))
             Remove(name);
         if (place == 0)
         {
             Target(name) = target;
-            ref uint list = ref ListOf(name);
+            ref uint list = ref ListOf(name, entry);
             LinkOf(name) = new Link { Next = list };
             if (list != 0)
                 LinkOf(list).Previous = name;
@@ -237,7 +243,7 @@ internal struct ShadowTables
         if (link.Previous != 0)
             LinkOf(link.Previous).Next = link.Next;
         else
-            ListOf(name) = link.Next;
+            ListOf(name, Entry(name)) = link.Next;
         if (link.Next != 0)
             LinkOf(link.Next).Previous = link.Previous;
         Volatile.Write(ref Entry(name), 0);
@@ -315,23 +321,42 @@ internal struct ShadowTables
     /// <returns>Whether any entry had one of the bits.</returns>
     public readonly bool Sweep(ulong first, ulong end, Sweeping work, ulong bits)
     {
-        bool found = false;
+        ulong large = first & ~LargeMask;
+        bool found = large != first && Visit(large, GuestEntry.LargePage, work, bits);
         for (ulong frame = first; frame < end; frame++)
+            found |= Visit(frame, 0, work, bits);
+        return found;
+    }
+
+    /// <summary>The same for entries, of some kind, that map a frame and maybe more behind it.</summary>
+    private readonly bool Visit(ulong frame, ulong kind, Sweeping work, ulong bits)
+    {
+        bool found = false;
+        for (uint name = BucketOf(frame), next; name != 0; name = next)
         {
-            for (uint name = BucketOf(frame), next; name != 0; name = next)
-            {
-                next = LinkOf(name).Next;
-                ref ulong entry = ref Entry(name);
-                if (Target(name) != frame || (Volatile.Read(ref entry) & bits) == 0)
-                    continue;
-                found = true;
-                if (work == Sweeping.Remove)
-                    Remove(name);
-                else if (work == Sweeping.Take)
-                    Interlocked.And(ref entry, ~bits);
-            }
+            next = LinkOf(name).Next;
+            ref ulong entry = ref Entry(name);
+            ulong old = Volatile.Read(ref entry);
+            if (Target(name) != frame || (old & kind) != kind || (old & bits) == 0)
+                continue;
+            found = true;
+            if (work == Sweeping.Remove)
+                Remove(name);
+            else if (work == Sweeping.Take)
+                Interlocked.And(ref entry, ~bits);
         }
         return found;
+    }
+
+    /// <summary>Whether one of the frames that a large page would map is a guest's table.</summary>
+    public readonly bool HasTables(ulong frame)
+    {
+        for (ulong i = frame & ~LargeMask; i <= (frame | LargeMask); i++)
+        {
+            if (NextOf(i, TableBucketOf(i)) != 0)
+                return true;
+        }
+        return false;
     }
 
     /// <summary>

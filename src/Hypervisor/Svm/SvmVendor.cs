@@ -151,7 +151,10 @@ internal readonly struct SvmVendor : IVendor
         PagingChanged(ref vcpu);
     }
 
-    /// <summary>Hardware gets its control registers. Reads need no exit while the guest's agree.</summary>
+    /// <summary>
+    /// Hardware gets its control registers. Reads need no exit while the guest's agree, but with a shadow CR3's do, for
+    /// which QEMU's emulation of SVM wants the intercept of CR0's.
+    /// </summary>
     private static void PagingChanged(ref Vcpu vcpu)
     {
         ref Vmcb vmcb = ref Control(ref vcpu);
@@ -163,7 +166,7 @@ internal readonly struct SvmVendor : IVendor
         vmcb.Cr0 = cr0;
         vmcb.Cr4 = cr4;
         vmcb.Efer = efer;
-        SetIntercept(ref vmcb.InterceptCr, CrRead << 0, cr0 != svm.Cr0);
+        SetIntercept(ref vmcb.InterceptCr, CrRead << 0, cr0 != svm.Cr0 || HasShadow(ref vcpu));
         SetIntercept(ref vmcb.InterceptCr, CrRead << 4, cr4 != svm.Cr4);
         vcpu.Shadow.IsStale = true;
         FlushTlb(ref vcpu);

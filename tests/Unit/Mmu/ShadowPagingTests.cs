@@ -19,6 +19,7 @@ internal sealed class ShadowPagingTests
 {
     private const int WritableFrames = 12, Frames = 16, Accesses = 120;
     private const ulong Pg = Cr0.Pg, Pae = Cr4.Pae, La57 = Cr4.La57, Lma = Efer.Lma;
+    private const ulong LargeFrame = 512, LargePages = 1024;
     private const ulong Bitmap = 0x6000_0000_0000;
 
     /// <summary>More than 10,000 accesses for each mode.</summary>
@@ -73,7 +74,7 @@ internal sealed class ShadowPagingTests
         private readonly ShadowProcessor _processor;
         private readonly Random _random;
         private readonly (ulong Cr0, ulong Cr4, ulong Efer) _mode;
-        private readonly bool _allowNoExecute, _logs;
+        private readonly bool _allowNoExecute, _logs, _large;
         private byte[] _image;
         private byte[] _logged;
         /// <summary>A table was written to, and not all that it may have meant is flushed.</summary>
@@ -90,8 +91,13 @@ internal sealed class ShadowPagingTests
             _memory.AddMemory(0, 0, WritableFrames, _logs ? 1u : 0);
             _memory.AddMemory(1, WritableFrames, Frames - WritableFrames, kvm_userspace_memory_region.KVM_MEM_READONLY);
             _memory.Process.Map(Bitmap, 1);
+            _large = random.Next(2) == 0;
+            if (_large)
+                AddLargePages();
             byte physicalBits = (byte)random.Next(36, 49);
             _image = GuestWalkerTests.RandomTables(random, wide: (cr4 & Pae) != 0, physicalBits, _allowNoExecute);
+            if (_large)
+                LeadToLargePages();
             if ((cr4 & Pae) != 0 && (efer & Lma) == 0)
                 MakePointers();
             GuestWalkerTests.Store(_memory, _image);
@@ -106,6 +112,27 @@ internal sealed class ShadowPagingTests
 
         /// <summary>The last page, which is read-only, has some good tables for CR3 in PAE mode.</summary>
         private static ulong PointerTable(int number) => (Frames - 1) * Page.Size + (ulong)number * 32;
+
+        /// <summary>4 MiB in the process's large pages.</summary>
+        private void AddLargePages()
+        {
+            _memory.AddMemory(2, LargeFrame, LargePages);
+            for (ulong page = 0; page < LargePages; page += 512)
+                _memory.Process.MakeLarge(TestMemory.UserAddress(2, page));
+        }
+
+        /// <summary>By entries for large pages, and by such that take a part of them for a table.</summary>
+        private void LeadToLargePages()
+        {
+            int size = (_mode.Cr4 & Pae) != 0 ? 8 : 4;
+            for (int i = 0; i < 4000; i++)
+            {
+                ulong large = ((ulong)_random.Next(3) << 21) | 0x87 | (ulong)_random.Next(4) << 5;
+                ulong table = (LargeFrame + (ulong)_random.Next((int)LargePages)) << Page.Shift | 7;
+                ulong entry = _random.Next(8) != 0 ? large : table;
+                BitConverter.TryWriteBytes(_image.AsSpan(_random.Next(Frames * Page.Size / size) * size, 4), (uint)entry);
+            }
+        }
 
         private void MakePointers()
         {
@@ -173,8 +200,11 @@ internal sealed class ShadowPagingTests
         private void LinuxActs()
         {
             ulong page = (ulong)_random.Next(WritableFrames), count = Math.Min(3, WritableFrames - page);
-            switch (_random.Next(4))
+            switch (_random.Next(_large ? 6 : 4))
             {
+                case > 3:
+                    _memory.Process.Migrate(TestMemory.UserAddress(2, (ulong)_random.Next((int)LargePages)), 1);
+                    break;
                 case 0:
                     _memory.Process.Share(TestMemory.UserAddress(0, page), count);
                     break;
@@ -225,14 +255,14 @@ internal sealed class ShadowPagingTests
             if (_random.Next(2) == 0)
                 linear &= 0x8080_8060_3fff;
             if (_random.Next(4) == 0)
-                linear &= 0xffff;
+                linear &= _large ? 0x7f_ffffUL : 0xffff;
             PageAccess access = _random.Next(3) switch
             {
                 0 => PageAccess.Read, 1 => PageAccess.Write, _ => PageAccess.Fetch,
             };
             if (state.Cpl == 3 && access != PageAccess.Fetch && _random.Next(8) == 0)
                 access |= PageAccess.Implicit;
-            byte? value = access.HasFlag(PageAccess.Write) ? RandomByte(linear) : null;
+            byte? value = !access.HasFlag(PageAccess.Write) ? null : _large ? (byte)0 : RandomByte(linear);
 
             if (_isStale && _random.Next(3) == 0)
                 _processor.Invalidate(linear);
@@ -266,12 +296,13 @@ internal sealed class ShadowPagingTests
                 Seen.Errors.Add(error);
                 return;
             }
-            if (found >= (ulong)Frames * Page.Size)
+            bool isSmall = found < (ulong)Frames * Page.Size;
+            if (!isSmall && !(_large && found >> Page.Shift is >= LargeFrame and < LargeFrame + LargePages))
             {
                 Assert.That(outcome, Is.EqualTo(FaultOutcome.Mmio), what);
                 return;
             }
-            if (value != null && found >= WritableFrames * Page.Size)
+            if (value != null && isSmall && found >= WritableFrames * Page.Size)
             {
                 Assert.That(outcome, Is.EqualTo(FaultOutcome.ReadOnlyWrite), what);
                 return;
@@ -281,9 +312,10 @@ internal sealed class ShadowPagingTests
             Assert.That(frame?.Value, Is.EqualTo(_memory.Process.Present(hva.Value, out _)?.Number.Value), what);
             if (value is { } stored)
             {
-                _image[found] = stored;
-                // Any page may be a table.
-                _isStale = true;
+                if (isSmall)
+                    _image[found] = stored;
+                // Any page may be a table; those in large pages have zeros only.
+                _isStale |= isSmall;
             }
             Assert.That(GuestWalkerTests.Load(_memory).AsSpan().SequenceEqual(_image), $"{what}: guest memory");
         }
@@ -300,8 +332,9 @@ internal sealed class ShadowPagingTests
         private void CheckInvariants()
         {
             Dictionary<ulong, bool> pages = [];
-            for (ulong page = 0; page < Frames; page++)
+            for (ulong page = 0; page < (_large ? LargeFrame + LargePages : Frames); page++)
             {
+                page = page == Frames ? LargeFrame : page;
                 MemorySlot slot = _memory.Vm.Memory.Slots.Find(new Gfn(page).Address);
                 if (_memory.Process.Present(slot.ToHva(new Gfn(page).Address).Value, out bool writable) is { } frame)
                     pages[frame.Number.Value] = (writable && !slot.IsReadOnly) | pages.GetValueOrDefault(frame.Number.Value);

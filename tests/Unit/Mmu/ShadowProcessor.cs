@@ -135,15 +135,18 @@ internal sealed class ShadowProcessor
                 return null;
             bool isPointer = !isLong && shift == 30;
             ulong reserved = isPointer ? 0xfff0_0000_0000_01e6UL : isLong ? 0 : 0x7ff0_0000_0000_0000UL;
-            Assert.That(entry & (reserved | 0x80), Is.Zero, "reserved bits of a shadow entry");
+            bool isLarge = (entry & 0x80) != 0;
+            ulong inside = isLarge ? 0x1f_f000UL : 0;
+            Assert.That(entry & (reserved | inside), Is.Zero, "reserved bits of a shadow entry");
+            Assert.That(!isLarge || shift == 21, "a large page of that size");
             table = entry & 0x000f_ffff_ffff_f000;
             if (isPointer)
                 continue;
             writable &= (entry & 2) != 0;
             user &= (entry & 4) != 0;
             noExecute |= entry >> 63 != 0;
-            if (shift == Page.Shift)
-                return new Found(new Pfn(table >> Page.Shift), writable, user, noExecute, (int)(entry >> 59) & 15);
+            if (shift == Page.Shift || isLarge)
+                return new Found(new Pfn((table | linear & inside) >> Page.Shift), writable, user, noExecute, (int)(entry >> 59) & 15);
         }
     }
 
