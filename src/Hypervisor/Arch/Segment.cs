@@ -31,6 +31,9 @@ internal struct Segment
     public readonly bool Big => (Attributes & BigBit) != 0;
     public readonly bool Granularity => (Attributes & GranularityBit) != 0;
     public readonly bool IsCode => IsCodeOrData && (Attributes & 8) != 0;
+    public readonly bool IsConforming => IsCode && (Attributes & 4) != 0;
+    /// <summary>Bytes of a field in a TSS, or of what goes through a gate: those of 32 bits have bit 3 set.</summary>
+    public readonly int FieldSize => (Attributes & 8) != 0 ? 4 : 2;
 }
 
 /// <summary>GDTR or IDTR.</summary>

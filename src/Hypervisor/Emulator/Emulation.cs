@@ -29,16 +29,9 @@ internal struct Emulation
     public bool SingleStep;
     /// <summary>HLT completed: the vCPU sleeps.</summary>
     public bool Halted;
+    /// <summary>IRET completed: NMIs are not blocked any more.</summary>
+    public bool Returned;
+    /// <summary>Another task was entered; a fault is the new one's.</summary>
+    public bool TaskSwitched;
     public Fault Fault;
-
-    /// <summary>
-    /// Emulates the instruction at CS:RIP. Pure: all that it reads and changes is behind <paramref name="machine"/>,
-    /// and registers, flags and RIP change only when the instruction (or a batch of a REP instruction) is complete.
-    /// </summary>
-    public static Emulation Run<TMachine>(ref TMachine machine) where TMachine : struct, IMachine, allows ref struct
-    {
-        Execution<TMachine> execution = new(machine);
-        execution.Run();
-        return execution.Result;
-    }
 }

@@ -96,9 +96,9 @@ internal ref partial struct Execution<TMachine>
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool WriteLinear(ulong linear, int size, ulong value) =>
+    private bool WriteLinear(ulong linear, int size, ulong value, Rights rights = Rights.None) =>
         Check(_machine.Write(new Gva(linear), MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..size],
-            Rights.None, ref Result.Fault));
+            rights, ref Result.Fault));
 
     private bool ReadMemory(SegmentName segment, ulong offset, int size, out ulong value)
     {

@@ -48,7 +48,7 @@ internal ref partial struct Execution<TMachine>
                 // POP SS changes the width of the next stack access, not of its own.
                 int width = StackWidth;
                 if (!PopAt(ref pointer, size, out value)
-                    || !LoadSegment((SegmentName)(_i.Opcode >> 3 & 7), (ushort)value))
+                    || !MoveToSegment((SegmentName)(_i.Opcode >> 3 & 7), value))
                     return false;
                 SetFull(Gpr.Rsp, width, pointer);
                 return true;
@@ -140,7 +140,9 @@ internal ref partial struct Execution<TMachine>
         return (_machine.Cr4 & Cr4.Vme) != 0 ? Unsupported() : Raise(Fault.GeneralProtection);
     }
 
-    /// <summary>POPF's rules (SDM vol. 2, POPF): IOPL only at CPL 0, IF only at CPL up to IOPL.</summary>
+    /// <summary>
+    /// POPF and IRET (SDM vol. 2): IOPL only at CPL 0, IF only at CPL up to IOPL; RF, VIF and VIP by IRET.
+    /// </summary>
     private void SetFlags(ulong value, int size)
     {
         ulong change = Rflags.Cf | Rflags.Pf | Rflags.Af | Rflags.Zf | Rflags.Sf | Rflags.Tf | Rflags.Df | Rflags.Of
@@ -148,6 +150,8 @@ internal ref partial struct Execution<TMachine>
         ulong flags = Registers.Rflags;
         int cpl = _machine.Cpl;
         change |= cpl == 0 ? Rflags.Iopl : 0;
+        if (_i.Operation == Op.Iret)
+            change |= cpl == 0 ? Rflags.Rf | Rflags.Vif | Rflags.Vip : Rflags.Rf;
         change |= cpl <= (int)(flags >> 12 & 3) ? Rflags.If : 0;
         change &= size == 2 ? 0xffffUL : ulong.MaxValue;
         Registers.Rflags = (flags & ~change) | (value & change) | Rflags.Fixed;
@@ -190,60 +194,9 @@ internal ref partial struct Execution<TMachine>
                     return false;
                 SetStackPointer(pointer + _i.Immediate);
                 return true;
-            default: return FarBranch(operation);
+            case Op.CallFar or Op.JmpFar or Op.RetFar or Op.Iret: return Transfer(operation, default);
+            default: return RaiseByInstruction(operation);
         }
-    }
-
-    /// <summary>
-    /// Far branches, INT and IRET in real mode; far branches in virtual-8086 mode. Those of protected mode change
-    /// privilege, stacks and tasks: not emulated.
-    /// </summary>
-    private bool FarBranch(Op operation)
-    {
-        if (_protected && !(_virtual8086 && operation is Op.CallFar or Op.JmpFar or Op.RetFar))
-            return Unsupported();
-        bool interrupts = operation is Op.Int or Op.Int3;
-        int size = interrupts ? 2 : _i.OperandSize;
-        ulong pointer = StackPointer;
-        ulong offset = _i.Immediate;
-        ulong selector = _i.Immediate2;
-        ulong flags = 0;
-        switch (operation)
-        {
-            case Op.Int or Op.Int3:
-                ulong entry = (operation == Op.Int3 ? 3 : offset & 0xff) * 4;
-                if (entry + 3 > _machine.Idtr.Limit)
-                    return Raise(Fault.GeneralProtection);
-                if (!ReadLinear(_machine.Idtr.Base + entry, 4, Rights.System, out offset)
-                    || !PushAt(ref pointer, size, Registers.Rflags))
-                    return false;
-                selector = offset >> 16;
-                offset = (ushort)offset;
-                break;
-            case Op.RetFar or Op.Iret:
-                if (!PopAt(ref pointer, size, out offset) || !PopAt(ref pointer, size, out selector)
-                    || operation == Op.Iret && !PopAt(ref pointer, size, out flags))
-                    return false;
-                pointer += operation == Op.RetFar ? _i.Immediate : 0;
-                break;
-            default:
-                if (_i.IsMemory && !LoadFarPointer(out offset, out selector))
-                    return false;
-                break;
-        }
-        if ((interrupts || operation == Op.CallFar)
-            && (!PushAt(ref pointer, size, _machine.GetSegment(SegmentName.Cs).Selector)
-                || !PushAt(ref pointer, size, _next)))
-            return false;
-        if (!Jump(offset))
-            return false;
-        SetRealSegment(SegmentName.Cs, (ushort)selector);
-        SetStackPointer(pointer);
-        if (operation == Op.Iret)
-            SetFlags(flags, size);
-        if (interrupts)
-            Registers.Rflags &= ~(Rflags.If | Rflags.Tf | Rflags.Ac);
-        return true;
     }
 
     /// <summary>Offset and selector in memory; the operand size is the offset's.</summary>

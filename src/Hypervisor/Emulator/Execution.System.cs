@@ -39,10 +39,16 @@ internal ref partial struct Execution<TMachine>
                     _i.IsMemory ? 2 : _i.OperandSize, _machine.GetSegment((SegmentName)_i.Reg).Selector);
             case Op.MovToSeg:
                 return _i.Reg == (int)SegmentName.Cs || _i.Reg > (int)SegmentName.Gs ? Raise(Fault.InvalidOpcode)
-                    : Load(Op.RmOperand, 2, out value) && LoadSegment((SegmentName)_i.Reg, (ushort)value);
+                    : Load(Op.RmOperand, 2, out value) && MoveToSegment((SegmentName)_i.Reg, value);
             case Op.LoadFar: return LoadFarSegment();
             case Op.Sgdt or Op.Sidt or Op.Lgdt or Op.Lidt or Op.Invlpg when !_i.IsMemory:
                 return Unsupported();
+            case Op.Lldt or Op.Ltr:
+                if (!HasDescriptors)
+                    return Raise(Fault.InvalidOpcode);
+                // In long mode their descriptors are longer: not emulated.
+                return IsLongMode ? Unsupported() : Supervisor() && Load(Op.RmOperand, 2, out value)
+                    && LoadSegment(operation == Op.Ltr ? SegmentName.Tr : SegmentName.Ldtr, value, 0);
             case Op.Sgdt or Op.Sidt: return StoreTable(operation == Op.Sgdt ? _machine.Gdtr : _machine.Idtr);
             case Op.Lgdt or Op.Lidt: return LoadTable(operation == Op.Lgdt);
             case Op.Smsw:
@@ -76,6 +82,13 @@ internal ref partial struct Execution<TMachine>
             case Op.Cpuid: _machine.Cpuid(); return true;
             default: return Unsupported();
         }
+    }
+
+    /// <summary>MOV and POP: one to SS keeps interrupts away.</summary>
+    private bool MoveToSegment(SegmentName name, ulong selector)
+    {
+        Result.Shadow = name == SegmentName.Ss ? Shadow.MovSs : Shadow.None;
+        return LoadSegment(name, selector, _machine.Cpl);
     }
 
     private bool Permit(bool permitted) => permitted || Raise(Fault.GeneralProtection);
@@ -139,96 +152,5 @@ internal ref partial struct Execution<TMachine>
         else
             _machine.Idtr = table;
         return true;
-    }
-
-    /// <summary>LES, LDS, LSS, LFS, LGS.</summary>
-    private bool LoadFarSegment()
-    {
-        SegmentName name = _i.Map == 0 ? _i.Opcode == 0xc4 ? SegmentName.Es : SegmentName.Ds
-            : (SegmentName)(_i.Opcode & 7);
-        if (!LoadFarPointer(out ulong offset, out ulong selector) || !LoadSegment(name, (ushort)selector))
-            return false;
-        SetRegister(_i.Reg, _i.OperandSize, offset);
-        return true;
-    }
-
-    private void SetRealSegment(SegmentName name, ushort selector)
-    {
-        Segment segment = _machine.GetSegment(name);
-        segment.Selector = selector;
-        segment.Base = (uint)selector << 4;
-        _machine.SetSegment(name, segment);
-    }
-
-    /// <summary>
-    /// Loads ES, SS, DS, FS or GS (SDM vol. 2, MOV). The last step of its instruction as far as faults go.
-    /// </summary>
-    private bool LoadSegment(SegmentName name, ushort selector)
-    {
-        bool stack = name == SegmentName.Ss;
-        Result.Shadow = stack && _i.Operation != Op.LoadFar ? Shadow.MovSs : Shadow.None;
-        if (!_protected || _virtual8086)
-        {
-            SetRealSegment(name, selector);
-            return true;
-        }
-        int rpl = selector & 3;
-        int cpl = _machine.Cpl;
-        Segment segment = default;
-        if ((selector & ~3) == 0)
-        {
-            // A null SS is for 64-bit code below CPL 3 only.
-            if (stack && (!Long64 || cpl == 3 || rpl != cpl))
-                return Raise(Fault.GeneralProtection);
-            if (stack)
-            {
-                segment.Attributes = (ushort)(Segment.CodeOrData | 3 | cpl << Segment.DplShift | Segment.PresentBit
-                    | Segment.BigBit | Segment.GranularityBit);
-                segment.Limit = uint.MaxValue;
-            }
-        }
-        else if (!ReadDescriptor(selector, stack, out segment))
-            return false;
-        segment.Selector = selector;
-        _machine.SetSegment(name, segment);
-        return true;
-    }
-
-    /// <summary>Reads and checks the descriptor of a data or stack segment, and marks it accessed.</summary>
-    private bool ReadDescriptor(ushort selector, bool stack, out Segment segment)
-    {
-        segment = default;
-        uint error = selector & 0xfffcu;
-        uint index = selector & 0xfff8u;
-        Segment table = _machine.GetSegment(SegmentName.Ldtr);
-        if ((selector & 4) == 0)
-            table = new() { Base = _machine.Gdtr.Base, Limit = _machine.Gdtr.Limit, Attributes = Segment.PresentBit };
-        if (!table.Present || index + 7 > table.Limit)
-            return Raise(Fault.GeneralProtection, error);
-        if (!ReadLinear(table.Base + index, 8, Rights.System, out ulong descriptor))
-            return false;
-        segment.Attributes = (ushort)((descriptor >> 40 & 0xff) | (descriptor >> 44 & 0xf00));
-        segment.Base = (descriptor >> 16 & 0xffffff) | (descriptor >> 32 & 0xff000000);
-        uint pages = (uint)((descriptor & 0xffff) | (descriptor >> 32 & 0xf0000));
-        segment.Limit = segment.Granularity ? pages << 12 | 0xfff : pages;
-
-        int rpl = selector & 3;
-        int cpl = _machine.Cpl;
-        bool writable = (segment.Type & 2) != 0;
-        // Code must be readable (bit 1); conforming code (bit 2) has no privilege check.
-        bool conforming = segment.IsCode && (segment.Type & 4) != 0;
-        bool permitted = segment.IsCodeOrData && (stack
-            ? !segment.IsCode && writable && rpl == cpl && segment.Dpl == cpl
-            : (!segment.IsCode || writable) && (conforming || segment.Dpl >= Math.Max(rpl, cpl)));
-        if (!permitted)
-            return Raise(Fault.GeneralProtection, error);
-        if (!segment.Present)
-            return Raise(stack ? Fault.StackSegment : Fault.SegmentNotPresent, error);
-        if ((segment.Attributes & 1) != 0)
-            return true;
-        segment.Attributes |= 1;
-        byte access = (byte)segment.Attributes;
-        return Check(_machine.Write(new Gva(table.Base + index + 5), new ReadOnlySpan<byte>(ref access), Rights.System,
-            ref Result.Fault));
     }
 }

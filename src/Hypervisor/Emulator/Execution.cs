@@ -21,6 +21,10 @@ internal ref partial struct Execution<TMachine>
     private ulong _loaded;
     /// <summary>Added to the memory operand's address: a bit string's element, the increment of RSP by POP.</summary>
     private ulong _beyond;
+    /// <summary>What a bad selector raises: #GP; #TS while a task or the stack of an inner level is loaded.</summary>
+    private byte _refusal;
+    /// <summary>Bit 0 of error codes: the event came from outside of the program.</summary>
+    private uint _external;
     public Emulation Result;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -34,12 +38,15 @@ internal ref partial struct Execution<TMachine>
     private readonly bool Long64 => _code == CodeSize.Bits64;
     private ref GuestRegisters Registers => ref _machine.Registers;
 
+    /// <summary>
+    /// Emulates the instruction at CS:RIP. All that it reads and changes is behind the machine, and registers, flags
+    /// and RIP change only when the instruction (or a batch of a REP instruction) is complete.
+    /// </summary>
     public void Run()
     {
         ref GuestRegisters registers = ref Registers;
         ulong flags = registers.Rflags;
-        _protected = (_machine.Cr0 & Cr0.Pe) != 0;
-        _virtual8086 = _protected && (flags & Rflags.Vm) != 0;
+        SetMode();
         if (!_machine.Resumes && !Fetch())
             return;
         _code = _fetched.Code;
@@ -48,19 +55,31 @@ internal ref partial struct Execution<TMachine>
         if (!Legal() || !Execute())
             return;
         registers.Rip = _next;
-        registers.Rflags &= ~Rflags.Rf;
-        // A debug trap after a load of SS waits for the end of the next instruction.
-        Result.SingleStep = (flags & Rflags.Tf) != 0 && Result.Shadow != Shadow.MovSs;
+        if (_i.Operation != Op.Iret)
+            registers.Rflags &= ~Rflags.Rf;
+        // A debug trap after a load of SS waits for the end of the next instruction; an interrupt has cleared TF.
+        Result.SingleStep = (flags & Rflags.Tf) != 0 && Result.Shadow != Shadow.MovSs
+            && _i.Operation is not (>= Op.Int and <= Op.Int1);
         _machine.Retire();
     }
+
+    private void SetMode()
+    {
+        _protected = (_machine.Cr0 & Cr0.Pe) != 0;
+        _virtual8086 = _protected && (Registers.Rflags & Rflags.Vm) != 0;
+        _refusal = Fault.GeneralProtection;
+    }
+
+    private CodeSize SizeOf(in Segment code) => code.Long && IsLongMode ? CodeSize.Bits64
+        : code.Big ? CodeSize.Bits32 : CodeSize.Bits16;
 
     /// <summary>Reads and decodes. Goes into the next page only when the instruction does.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool Fetch()
     {
         Segment cs = _machine.GetSegment(SegmentName.Cs);
-        bool long64 = cs.Long && (_machine.Efer & Efer.Lma) != 0;
-        CodeSize code = long64 ? CodeSize.Bits64 : cs.Big ? CodeSize.Bits32 : CodeSize.Bits16;
+        CodeSize code = SizeOf(in cs);
+        bool long64 = code == CodeSize.Bits64;
         ref FetchedInstruction fetched = ref _fetched;
         fetched.ByteCount = 0;
         fetched.IsLocated = false;
@@ -131,7 +150,7 @@ internal ref partial struct Execution<TMachine>
             case >= Op.Movs and <= Op.Outs: return Repeat(operation);
             case Op.In or Op.Out: return Port(operation);
             case >= Op.Push and <= Op.Leave: return Stack(operation);
-            case >= Op.Call and <= Op.Int3: return Branch(operation);
+            case >= Op.Call and <= Op.Int1: return Branch(operation);
             case >= Op.Clc and <= Op.Hlt: return Flags(operation);
             default: return System(operation);
         }

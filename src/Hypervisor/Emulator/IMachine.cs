@@ -63,7 +63,7 @@ internal struct Fault
 internal interface IMachine
 {
     ref GuestRegisters Registers { get; }
-    int Cpl { get; }
+    int Cpl { get; set; }
     ulong Cr0 { get; }
     ulong Cr4 { get; }
     ulong Efer { get; }

@@ -27,19 +27,9 @@ internal struct FetchedInstruction
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public Decoding Decode(CodeSize code) =>
-        code == Code && ByteCount >= Decoded.Length && IsSame(Decoded.Length) ? Decoding.Done : DecodeAnew(code);
-
-    private readonly bool IsSame(int length)
-    {
-        ReadOnlySpan<byte> now = Bytes, then = _decodedBytes;
-        ulong low = BinaryPrimitives.ReadUInt64LittleEndian(now) ^ BinaryPrimitives.ReadUInt64LittleEndian(then);
-        // What lies behind the instruction is shifted out.
-        if (length <= sizeof(ulong))
-            return low << (64 - length * 8) == 0;
-        ulong high = BinaryPrimitives.ReadUInt64LittleEndian(now[sizeof(ulong)..])
-            ^ BinaryPrimitives.ReadUInt64LittleEndian(then[sizeof(ulong)..]);
-        return low == 0 && high << (128 - length * 8) == 0;
-    }
+        code == Code && ByteCount >= Decoded.Length
+            && Bytes[..Decoded.Length].SequenceEqual(_decodedBytes[..Decoded.Length])
+            ? Decoding.Done : DecodeAnew(code);
 
     private Decoding DecodeAnew(CodeSize code)
     {

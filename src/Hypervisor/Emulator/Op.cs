@@ -19,9 +19,10 @@ internal enum Op : uint
     Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence,
     Movs, Cmps, Stos, Lods, Scas, Ins, Outs, In, Out,
     Push, Pop, PushSeg, PopSeg, Pusha, Popa, Pushf, Popf, Enter, Leave,
-    Call, Jmp, Ret, Jcc, Loopne, Loope, Loop, Jcxz, CallFar, JmpFar, RetFar, Iret, Int, Int3,
+    Call, Jmp, Ret, Jcc, Loopne, Loope, Loop, Jcxz, CallFar, JmpFar, RetFar, Iret,
+    Int, Int3, Into, Int1,
     Clc, Stc, Cmc, Cld, Std, Cli, Sti, Hlt,
-    MovFromSeg, MovToSeg, LoadFar, Sgdt, Sidt, Lgdt, Lidt, Smsw, Lmsw, Clts, Invlpg, Wbinvd,
+    MovFromSeg, MovToSeg, LoadFar, Lldt, Ltr, Sgdt, Sidt, Lgdt, Lidt, Smsw, Lmsw, Clts, Invlpg, Wbinvd,
     MovFromControl, MovToControl, MovFromDebug, MovToDebug, Rdmsr, Wrmsr, Rdtsc, Cpuid,
     OperationMask = 0xff,
 

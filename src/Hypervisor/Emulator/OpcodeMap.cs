@@ -10,7 +10,8 @@ internal static class OpcodeMap
 
     private const Op Immediate = Group | (Op)0, Pop8F = Group | (Op)1, Shift = Group | (Op)2, Unary = Group | (Op)3,
         UnaryZ = Group | (Op)4, IncDec = Group | (Op)5, Indirect = Group | (Op)6, Tables = Group | (Op)7,
-        BitTest = Group | (Op)8, Wide = Group | (Op)9, MovImmediate = Group | (Op)10, Fences = Group | (Op)11;
+        BitTest = Group | (Op)8, Wide = Group | (Op)9, MovImmediate = Group | (Op)10, Fences = Group | (Op)11,
+        Systems = Group | (Op)12;
 
     /// <summary>Rows that ModRM.reg selects; they are combined with the row of the opcode.</summary>
     public static ReadOnlySpan<Op> Groups =>
@@ -28,6 +29,7 @@ internal static class OpcodeMap
         /* Wide */ None, Cmpxchg8b | Locks | Mem, None, None, None, None, None, None,
         /* MovImmediate */ Mov, None, None, None, None, None, None, None,
         /* Fences */ None, None, None, None, None, Fence, Fence, Fence,
+        /* Systems */ None, None, Lldt | w, Ltr | w, None, None, None, None,
     ];
 
     public static ReadOnlySpan<Op> OneByte =>
@@ -82,14 +84,14 @@ internal static class OpcodeMap
         /* C4 */ LoadFar | GE | v | No64, LoadFar | GE | v | No64,
         /* C6 */ MovImmediate | EI | b | Ib, MovImmediate | EI | v | Iz,
         /* C8 */ Enter | s | Iwb, Leave | s, RetFar | v | Iw, RetFar | v,
-        /* CC */ Int3 | v, Int | v | Ib, None, Iret | v,
+        /* CC */ Int3 | v, Int | v | Ib, Into | v | No64, Iret | v,
         /* D0 */ Shift | E1 | b, Shift | E1 | v, Shift | EC | b, Shift | EC | v,
         /* D4 */ None, None, None, Xlat, None, None, None, None, None, None, None, None,
         /* E0 */ Loopne | I | f | Ib, Loope | I | f | Ib, Loop | I | f | Ib, Jcxz | I | f | Ib,
         /* E4 */ In | b | Ib, In | z | Ib, Out | b | Ib, Out | z | Ib,
         /* E8 */ Call | I | f | Iz, Jmp | I | f | Iz, JmpFar | v | Ap | No64, Jmp | I | f | Ib,
         /* EC */ In | b, In | z, Out | b, Out | z,
-        /* F0 */ None, None, None, None,
+        /* F0 */ None, Int1 | v, None, None,
         /* F4 */ Hlt | Cpl0, Cmc, Unary | E | b, UnaryZ | E | v,
         /* F8 */ Clc, Stc, Cli, Sti,
         /* FC */ Cld, Std, IncDec | E | b, Indirect | E,
@@ -98,7 +100,7 @@ internal static class OpcodeMap
     /// <summary>Opcodes after 0F.</summary>
     public static ReadOnlySpan<Op> TwoByte =>
     [
-        /* 00 */ None, Tables | E, None, None,
+        /* 00 */ Systems | E, Tables | E, None, None,
         /* 04 */ Ud, None, Clts | Cpl0, None,
         /* 08 */ Wbinvd | Cpl0, Wbinvd | Cpl0, Ud, Ud,
         /* 0C */ Ud, Nop | E | b, None, None,

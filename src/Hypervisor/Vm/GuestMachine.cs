@@ -30,7 +30,12 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     };
 
     public ref GuestRegisters Registers => ref _vcpu.Registers;
-    public int Cpl => TVendor.GetCpl(ref _vcpu);
+    public int Cpl
+    {
+        get => TVendor.GetCpl(ref _vcpu);
+        set => TVendor.SetCpl(ref _vcpu, value);
+    }
+
     public ulong Cr0 => TVendor.GetCr0(ref _vcpu);
     public ulong Cr4 => TVendor.GetCr4(ref _vcpu);
     public ulong Efer => TVendor.GetEfer(ref _vcpu);

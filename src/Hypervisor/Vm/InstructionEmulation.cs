@@ -19,10 +19,23 @@ internal static class InstructionEmulation<TVendor> where TVendor : struct, IVen
 
     public static VcpuAction Run(ref Vcpu vcpu)
     {
+        vcpu.Pending.Log.Position = 0;
+        Execution<GuestMachine<TVendor>> execution = new(new(ref vcpu));
+        execution.Run();
+        return Finish(ref vcpu, in execution.Result);
+    }
+
+    public static VcpuAction Finish(ref Vcpu vcpu, in Emulation result)
+    {
+        const ulong LocalBreakpoints = 0x155;
         ref PendingIo pending = ref vcpu.Pending;
-        pending.Log.Position = 0;
-        var machine = new GuestMachine<TVendor>(ref vcpu);
-        Emulation result = Emulation.Run(ref machine);
+        if (result.Returned && (result.Outcome == Access.Done || result.TaskSwitched))
+            TVendor.SetNmiMasked(ref vcpu, false);
+        if (result.TaskSwitched)
+        {
+            Debugging<TVendor>.SetDr7(ref vcpu, Debugging<TVendor>.GetDr7(ref vcpu) & ~LocalBreakpoints);
+            Debugging<TVendor>.Apply(ref vcpu);
+        }
         switch (result.Outcome)
         {
             case Access.Done:

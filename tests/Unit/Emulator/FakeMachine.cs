@@ -80,9 +80,10 @@ internal sealed class FakeState
 
     public Emulation Run()
     {
-        FakeMachine machine = new(this);
         Replay = 0;
-        return Emulation.Run(ref machine);
+        Execution<FakeMachine> execution = new(new FakeMachine(this));
+        execution.Run();
+        return execution.Result;
     }
 
     /// <summary>Runs until user space is not needed any more.</summary>
@@ -101,7 +102,7 @@ internal sealed class FakeState
 internal readonly struct FakeMachine(FakeState state) : IMachine
 {
     public ref GuestRegisters Registers => ref state.Registers;
-    public int Cpl => state.Cpl;
+    public int Cpl { get => state.Cpl; set => state.Cpl = value; }
     public ulong Cr0 => state.Cr0;
     public ulong Cr4 => state.Cr4;
     public ulong Efer => state.Efer;

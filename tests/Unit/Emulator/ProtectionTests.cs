@@ -426,9 +426,6 @@ public class ProtectionTests
         Assert.That((state.Registers.Rip, state[SegmentName.Cs].Base), Is.EqualTo((0x1234ul, 0x40000ul)));
     }
 
-    [TestCase("EA0000000000", 4)]
-    [TestCase("CF", 8)]
-    [TestCase("CD80", 8)]
     [TestCase("D9C0", 8)]
     [TestCase("0F1003", 8)]
     [TestCase("C5F81003", 8)]
