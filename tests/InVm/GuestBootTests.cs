@@ -24,6 +24,14 @@ public sealed class GuestBootTests
         Check(guest, result, reference);
     }
 
+    [Test]
+    public void LinuxBootsOnShadowTables()
+    {
+        GuestBoot guest = GuestMatrix.Short.First(guest => guest.Cpus == 2);
+        GuestResult result = GuestRun.Boot("guest-on-shadow-tables", Hypervisor.SharpKvmWithShadowTables, [guest])[guest];
+        Check(guest, result, reference: result);
+    }
+
     [TestCaseSource(nameof(All)), Category(Tier.Full)]
     public void LinuxBootsLikeOnStockKvm(GuestBoot guest) =>
         Check(guest, GuestMatrix.On(Hypervisor.SharpKvm, guest), GuestMatrix.On(Hypervisor.Stock, guest));

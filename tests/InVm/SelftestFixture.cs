@@ -100,3 +100,25 @@ public sealed class SelftestsOnVmx : SelftestFixture<SelftestsOnVmx>, ISelftestS
     public static SelftestLane Lane { get; } =
         SelftestLane.SharpKvmOn(SharpKvm.Lab.Lane.VmxEpt) with { Name = "selftests-vmx-ept-all" };
 }
+
+/// <summary>What shadow tables have a part in, on AMD's processors without nested paging.</summary>
+[TestFixture]
+public sealed class ShortSelftestsOnShadowTables : SelftestFixture<ShortSelftestsOnShadowTables>, ISelftestSuite
+{
+    public static SelftestLane Lane { get; } = SelftestLane.SharpKvmOn(SharpKvm.Lab.Lane.SvmShadow) with
+    {
+        Groups = ["exit", "mode", "memory", "large", "dirty", "mmio", "emulator", "state", "security"],
+    };
+}
+
+/// <summary>All of them.</summary>
+[TestFixture, Category(Tier.Full)]
+public sealed class SelftestsOnShadowTables : SelftestFixture<SelftestsOnShadowTables>, ISelftestSuite
+{
+    public static SelftestLane Lane { get; } = SelftestLane.SharpKvmOn(SharpKvm.Lab.Lane.SvmShadow) with
+    {
+        Name = "selftests-svm-shadow-all",
+        // User space changes the tables of a running guest there, which no one can know of who shadows them.
+        Except = ["clock/pv_tlb_flush"],
+    };
+}

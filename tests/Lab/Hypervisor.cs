@@ -10,6 +10,10 @@ public sealed record Hypervisor(string Name, string? Module, Lane Lane)
     /// <summary>The project's module.</summary>
     public static Hypervisor SharpKvm { get; } = SharpKvmOn(Lane.Default);
 
+    /// <summary>The same without the CPU's nested paging.</summary>
+    public static Hypervisor SharpKvmWithShadowTables { get; } =
+        SharpKvm with { Name = "sharpkvm-shadow", Parameters = "npt=0" };
+
     /// <summary>Linux's own: the reference.</summary>
     public static Hypervisor Stock { get; } = StockOn(Lane.Default);
 
@@ -23,12 +27,16 @@ public sealed record Hypervisor(string Name, string? Module, Lane Lane)
     /// <summary>For people.</summary>
     public string Title => Module is null ? $"stock {Lane.StockModule}" : Path.GetFileName(Module);
 
+    /// <summary>The module's parameters.</summary>
+    public string Parameters { get; init; } = "";
+
     /// <summary>Shell command that loads it for a QEMU: as <c>/dev/kvm</c> for one that knows no other.</summary>
     public string LoadFor(Emulator qemu) =>
-        Module is not null && qemu.CanNameDevice ? $"insmod '{Module}'" : LoadAsKvm;
+        Module is not null && qemu.CanNameDevice ? $"insmod '{Module}' {Parameters}" : LoadAsKvm;
 
     /// <summary>Shell command that loads it as <c>/dev/kvm</c>.</summary>
-    public string LoadAsKvm => Module is null ? $"modprobe {Lane.StockModule}" : $"insmod '{Module}' devname=kvm";
+    public string LoadAsKvm =>
+        Module is null ? $"modprobe {Lane.StockModule}" : $"insmod '{Module}' devname=kvm {Parameters}";
 
     /// <summary>The shell command that takes it out again.</summary>
     public string Unload => $"rmmod '{(Module is null ? Lane.StockModule : Path.GetFileNameWithoutExtension(Module))}'";

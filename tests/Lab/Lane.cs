@@ -14,7 +14,7 @@ public sealed record Lane(string Name, string StockModule)
     public static Lane SvmNpt { get; } = new("svm-npt", "kvm-amd");
 
     /// <summary>AMD's first, without nested paging, in QEMU.</summary>
-    public static Lane SvmShadow { get; } = new("svm-shadow", "kvm-amd") { CpuFeatures = "-npt" };
+    public static Lane SvmShadow { get; } = new("svm-shadow", "kvm-amd") { CpuFeatures = ["-npt"] };
 
     /// <summary>Intel's, with extended page tables and unrestricted guests, in Bochs.</summary>
     public static Lane VmxEpt { get; } = new("vmx-ept", "kvm-intel") { BochsModel = "corei7_skylake_x" };
@@ -30,7 +30,7 @@ public sealed record Lane(string Name, string StockModule)
         Environment.GetEnvironmentVariable(Variable) is { Length: > 0 } name ? Named(name) : SvmNpt;
 
     /// <summary>In what it differs from the processor that QEMU plays by itself.</summary>
-    public string? CpuFeatures { get; init; }
+    public IReadOnlyList<string> CpuFeatures { get; init; } = [];
 
     /// <summary>The processor, as Bochs calls it; null on a lane that QEMU plays.</summary>
     public string? BochsModel { get; init; }

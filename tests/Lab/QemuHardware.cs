@@ -49,7 +49,7 @@ internal sealed class QemuHardware(L1Options options) : L1Hardware
             emulator.Program,
             .. emulator.DataFolders.SelectMany(data => (string[])["-L", data]),
             .. timing,
-            "-machine", "q35", "-cpu", string.Join(',', [Cpu, .. options.Lane.CpuFeatures is { } own ? (string[])[own] : [], .. options.CpuFeatures]),
+            "-machine", "q35", "-cpu", string.Join(',', [Cpu, .. options.Lane.CpuFeatures, .. options.CpuFeatures]),
             "-smp", $"{(Cpus == 1 ? 1 : Cpus + 1)}", "-m", $"{options.MemoryMib}",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-serial", "stdio",

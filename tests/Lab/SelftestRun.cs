@@ -25,9 +25,12 @@ public sealed record SelftestLane(string Name, string? Module, string Device, La
     /// <summary>The only groups to run; all when null.</summary>
     public IReadOnlyCollection<string>? Groups { get; init; }
 
+    /// <summary>Cases that cannot pass there, whatever the hypervisor.</summary>
+    public IReadOnlyCollection<string> Except { get; init; } = [];
+
     /// <summary>The names of all cases that are run, as the program lists them; empty without it.</summary>
     public IReadOnlyList<string> Cases =>
-        [.. SelftestRun.List().Where(name => Groups is null || Groups.Contains(SelftestRun.GroupOf(name)))];
+        [.. SelftestRun.List().Where(name => Groups is null || Groups.Contains(SelftestRun.GroupOf(name))).Except(Except)];
 }
 
 /// <summary>

@@ -98,7 +98,7 @@ internal static class MemorySlots
         vm.Host.LockMmu();
         vm.Memory.Publish(next);
         if (exists && !stays)
-            vm.Memory.Shadow.ZapAll(ref vm);
+            vm.Memory.Shadow.ZapRange(ref vm, old.Start.Frame, old.End.Frame);
         vm.Host.UnlockMmu();
         vm.Memory.Note(id, in slot);
         if (starts && exists && stays && !full)

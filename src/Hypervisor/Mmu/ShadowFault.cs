@@ -174,6 +174,9 @@ internal static class ShadowFault
                 done = TryMap(ref vcpu, in paging, address, code, found.Address.Frame, ref path, out outcome);
             shadow.Flush(ref vcpu.Vm);
             vcpu.Vm.Host.UnlockMmu();
+            if (done && outcome == ShadowOutcome.NotMapped)
+                done = NestedFault.Handle<Npt>(ref vcpu, found.Address, (code & PageFaultCode.Write) != 0, present: true,
+                    wait: false) != FaultOutcome.Mapped;
             if (done)
                 return outcome;
         }

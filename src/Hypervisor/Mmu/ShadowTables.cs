@@ -285,15 +285,16 @@ internal struct ShadowTables
         if (!vm.Memory.Shadow.IsActive)
             return;
         vm.Host.LockMmu();
-        vm.Memory.Shadow.ZapAll(ref vm);
+        vm.Memory.Shadow.ZapRange(ref vm, default, new Gfn(ulong.MaxValue));
         vm.Host.UnlockMmu();
     }
 
-    public void ZapAll(ref Vm.Vm vm)
+    /// <summary>The same for tables in a part of memory.</summary>
+    public void ZapRange(ref Vm.Vm vm, Gfn first, Gfn end)
     {
         for (int place = 1; place <= _made; place++)
         {
-            if (At(place).Role.Level != 0)
+            if (At(place).Role.Level != 0 && At(place).Frame >= first.Value && At(place).Frame < end.Value)
                 Zap(place);
         }
         Flush(ref vm);

@@ -30,12 +30,18 @@ public class HardwareTests
         AssertRefused(host, Errno.ENODEV);
     }
 
-    [Test]
-    public void ACpuWithoutNestedPagingIsRefused()
+    [TestCase(true, true, ExpectedResult = true)]
+    [TestCase(true, false, ExpectedResult = false)]
+    [TestCase(false, true, ExpectedResult = false)]
+    public bool NestedPagingIsUsedWhereItIsAndNobodySaysNo(bool has, bool wanted)
     {
         using SimulatedHost host = SvmGuest.SvmHost();
-        Clear(host, SvmLeaf, edx: 1);
-        AssertRefused(host, Errno.ENODEV);
+        host.Cpu.NestedPaging = wanted;
+        if (!has)
+            Clear(host, SvmLeaf, edx: 1);
+        Assert.That(SvmHardware.Probe(), Is.EqualTo(Errno.Ok));
+        SvmHardware.Release();
+        return SvmHardware.HasNestedPaging;
     }
 
     [Test]
