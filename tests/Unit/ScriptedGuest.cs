@@ -41,13 +41,16 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
     /// <param name="probed">What the vendor's probe of that said.</param>
     /// <param name="id">The vCPU's; 0 is the boot processor.</param>
     /// <param name="mode">Other than none: its local APIC is enabled by software.</param>
-    protected ScriptedGuest(SimulatedHost host, int probed, uint id, IrqchipMode mode)
+    /// <param name="shadow">Without nested paging.</param>
+    protected ScriptedGuest(SimulatedHost host, int probed, uint id, IrqchipMode mode, bool shadow = false)
     {
         Host = host;
         Assert.That(probed, Is.EqualTo(Errno.Ok));
         Host.Process.Map(TestVcpu.Argument, TestVcpu.ArgumentPages);
         SimulatedVm machine = new(Host);
         Assert.That(VmMemory.Init(ref machine.Vm, 48), Is.EqualTo(Errno.Ok));
+        if (shadow)
+            Assert.That(machine.Vm.Memory.Shadow.Create(64), Is.EqualTo(Errno.Ok));
         _memory = new TestMemory(Host, machine);
         _memory.AddMemory(0, 0, MemoryPages);
         if (mode != IrqchipMode.None)
@@ -183,6 +186,7 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
     {
         TVendor.DestroyVcpu(ref Vcpu);
         Vcpu.SpareTables.Free();
+        Vcpu.Shadow.Free();
         Vcpu.Cpuid.Free();
         Host.FreeBlock(Vcpu.Shared.Run.Address);
         Host.FreeBlock(Vcpu.Shared.Port.Address);

@@ -62,7 +62,7 @@ internal static class SvmExits
             return PortAccess(ref vcpu, ref vmcb);
         if (vmcb.ExitCode == ExitCode.Msr)
             return vmcb.ExitInfo1 != 0 ? Exits.Execute(ref vcpu, Opcode.Wrmsr) : Exits.Execute(ref vcpu, Opcode.Rdmsr);
-        if (vmcb.ExitCode == ExitCode.PageFault)
+        if (vmcb.ExitCode == ExitCode.PageFault && vcpu.Vm.Memory.Shadow.IsActive)
             return Exits.PageFault(ref vcpu, new Gva(vmcb.ExitInfo2), (PageFaultCode)vmcb.ExitInfo1, vmcb.ExitInterrupt);
         switch (vmcb.ExitCode)
         {

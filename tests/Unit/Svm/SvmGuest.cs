@@ -15,8 +15,9 @@ internal sealed class SvmGuest : ScriptedGuest<SvmVendor, Turn, Vmcb>
     /// <param name="nextRip">Whether hardware tells where intercepted instructions end.</param>
     /// <param name="id">The vCPU's; 0 is the boot processor.</param>
     /// <param name="mode">Other than none: its local APIC is enabled by software.</param>
-    public SvmGuest(bool nextRip = true, uint id = 0, IrqchipMode mode = IrqchipMode.None)
-        : base(SvmHost(nextRip), SvmHardware.Probe(), id, mode)
+    /// <param name="shadow">Without nested paging.</param>
+    public SvmGuest(bool nextRip = true, uint id = 0, IrqchipMode mode = IrqchipMode.None, bool shadow = false)
+        : base(SvmHost(nextRip), SvmHardware.Probe(), id, mode, shadow)
     {
         _processor = new SvmProcessor(Host.Thread);
         Host.Thread.Guest = _ => _processor.Enter(ref Vmcb, ref Vcpu.Registers);

@@ -15,6 +15,7 @@ public class VmcbTests
     [TestCase(nameof(Vmcb.InterceptExceptions), 0x008)]
     [TestCase(nameof(Vmcb.Intercept3), 0x00c)]
     [TestCase(nameof(Vmcb.Intercept4), 0x010)]
+    [TestCase(nameof(Vmcb.Intercept5), 0x014)]
     [TestCase(nameof(Vmcb.IopmBase), 0x040)]
     [TestCase(nameof(Vmcb.MsrpmBase), 0x048)]
     [TestCase(nameof(Vmcb.TscOffset), 0x050)]

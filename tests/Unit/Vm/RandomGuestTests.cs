@@ -60,10 +60,10 @@ internal sealed class RandomGuestTests
             rest.Item1, rest.Item2, rest.Item3, rest.Item4, rest.Item5));
 
     [Test]
-    public void NothingThatAGuestDoesTrapsTheCore() => Gen.Select(Gen.Bool, Gen.Bool, s_events.Array[1, 12])
-        .Sample((wide, nextRip, events) =>
+    public void NothingThatAGuestDoesTrapsTheCore() => Gen.Select(Gen.Bool, Gen.Bool, Gen.Bool, s_events.Array[1, 12])
+        .Sample((wide, nextRip, shadow, events) =>
         {
-            using SvmGuest guest = new(nextRip);
+            using SvmGuest guest = new(nextRip, shadow: shadow);
             if (wide)
                 guest.EnterLongMode();
             foreach (Event happening in events)
@@ -72,10 +72,10 @@ internal sealed class RandomGuestTests
 
     /// <summary>The same with a VMM that sets state at random in between: whatever it is refused or not.</summary>
     [Test]
-    public void NothingThatUserSpaceSetsTrapsTheCore() => Gen.Select(Gen.Bool, s_events.Array[1, 12])
-        .Sample((wide, events) =>
+    public void NothingThatUserSpaceSetsTrapsTheCore() => Gen.Select(Gen.Bool, Gen.Bool, s_events.Array[1, 12])
+        .Sample((wide, shadow, events) =>
         {
-            using SvmGuest guest = new();
+            using SvmGuest guest = new(shadow: shadow);
             guest.Processor.ChecksState = false;
             if (wide)
                 guest.EnterLongMode();
