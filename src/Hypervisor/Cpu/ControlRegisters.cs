@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Interrupts;
-using SharpKvm.Vm;
 
 namespace SharpKvm.Cpu;
 

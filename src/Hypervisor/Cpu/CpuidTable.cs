@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Vm;
-
 namespace SharpKvm.Cpu;
 
 /// <summary>The CPUID of a vCPU, as user space set it, and what the rest of the core derives from it.</summary>

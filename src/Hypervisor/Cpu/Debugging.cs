@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Vm;
 using static SharpKvm.Abi.kvm_guest_debug;
 
 namespace SharpKvm.Cpu;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Interrupts;
 using SharpKvm.Paravirt;
-using SharpKvm.Vm;
 
 namespace SharpKvm.Cpu;
 

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Vm;
-
 namespace SharpKvm.Cpu;
 
 /// <summary>Machine checks that user space sets up and injects (SDM vol. 3, chapter 16).</summary>

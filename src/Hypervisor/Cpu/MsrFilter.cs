@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Vm;
-
 namespace SharpKvm.Cpu;
 
 /// <summary>The MSRs that guests may access (KVM_X86_SET_MSR_FILTER).</summary>

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Vm;
-
 namespace SharpKvm.Interrupts;
 
 /// <summary>The local APIC's timer (SDM vol. 3, 11.5.4). Its bus runs at 1 GHz: a count, undivided, is 1 ns.</summary>

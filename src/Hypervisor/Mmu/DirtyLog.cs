@@ -74,7 +74,7 @@ internal static class DirtyLog
     }
 
     /// <summary>Records a write by the guest, whose vCPU's thread this is.</summary>
-    public static void Mark(ref Vm.Vcpu vcpu, in MemorySlot slot, Gpa address)
+    public static void Mark(ref Vcpu vcpu, in MemorySlot slot, Gpa address)
     {
         if (slot.TryMarkDirty(address) && vcpu.Vm.Memory.RingEntries != 0 && !Push(ref vcpu, in slot, address))
             PushAnywhere(ref vcpu.Vm, in slot, address);
@@ -95,13 +95,13 @@ internal static class DirtyLog
     {
         for (uint id = 0; id < vm.Vcpus.End; id++)
         {
-            KernelRef<Vm.Vcpu> vcpu = vm.Vcpus.Find(id);
+            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
             if (!vcpu.IsNull && Push(ref vcpu.Value, in slot, address))
                 return;
         }
     }
 
-    private static bool Push(ref Vm.Vcpu vcpu, in MemorySlot slot, Gpa address)
+    private static bool Push(ref Vcpu vcpu, in MemorySlot slot, Gpa address)
     {
         if (!vcpu.DirtyRing.TryPush(slot.Id, (address.Value - slot.Start.Value) >> Page.Shift))
             return false;

@@ -37,7 +37,7 @@ internal struct DirtyRing
     }
 
     /// <summary>The ring of a new vCPU, if the VM has rings: 0 or -ENOMEM.</summary>
-    public static int Create(ref Vm.Vcpu vcpu)
+    public static int Create(ref Vcpu vcpu)
     {
         int entries = vcpu.Vm.Memory.RingEntries;
         if (entries == 0)
@@ -73,7 +73,7 @@ internal struct DirtyRing
         int count = 0;
         for (uint id = 0; id < vm.Vcpus.End; id++)
         {
-            KernelRef<Vm.Vcpu> vcpu = vm.Vcpus.Find(id);
+            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
             if (!vcpu.IsNull)
                 count += vcpu.Value.DirtyRing.TakeBack(ref vm);
         }

@@ -37,7 +37,7 @@ internal static class NestedFault
     /// <param name="present">Hardware found a mapping that did not allow the access.</param>
     /// <param name="wait">Whether to wait for a page that Linux has to fetch.</param>
     /// <param name="largest">The highest level of a mapping.</param>
-    public static FaultOutcome Handle<TFormat>(ref Vm.Vcpu vcpu, Gpa address, bool write, bool present, bool wait,
+    public static FaultOutcome Handle<TFormat>(ref Vcpu vcpu, Gpa address, bool write, bool present, bool wait,
         int largest = 3) where TFormat : struct, INestedFormat
     {
         ref Vm.Vm vm = ref vcpu.Vm;
@@ -83,7 +83,7 @@ internal static class NestedFault
     /// The fast way of a write to a page that was only write-protected, by the dirty log: the host's page is not looked
     /// up again.
     /// </summary>
-    private static bool TryAllowWrite(ref Vm.Vcpu vcpu, KernelRef<SlotTable> table, in MemorySlot slot, Gpa address)
+    private static bool TryAllowWrite(ref Vcpu vcpu, KernelRef<SlotTable> table, in MemorySlot slot, Gpa address)
     {
         ref Vm.Vm vm = ref vcpu.Vm;
         vm.Host.LockMmuShared();
@@ -99,7 +99,7 @@ internal static class NestedFault
     /// Puts the mapping in the place of smaller ones, or of another page's. What goes is flushed before the lock is
     /// given back, because the notifier takes it that what it does not find is in no TLB.
     /// </summary>
-    private static MapResult Replace<TFormat>(ref Vm.Vcpu vcpu, in MemorySlot slot, in Attempt<TFormat> attempt)
+    private static MapResult Replace<TFormat>(ref Vcpu vcpu, in MemorySlot slot, in Attempt<TFormat> attempt)
         where TFormat : struct, INestedFormat
     {
         ref Vm.Vm vm = ref vcpu.Vm;
@@ -147,7 +147,7 @@ internal static class NestedFault
         /// Maps if nothing has changed since the page was looked up; otherwise the answer is as if a table were
         /// missing.
         /// </summary>
-        public MapResult Map(ref Vm.Vcpu vcpu, in MemorySlot slot)
+        public MapResult Map(ref Vcpu vcpu, in MemorySlot slot)
         {
             ref Vm.Vm vm = ref vcpu.Vm;
             if (vm.Host.IsInvalidated(_sequence, _start, Pages << Page.Shift) || !vm.Memory.IsCurrent(_table)

@@ -46,7 +46,7 @@ internal struct ShadowVcpu
         IsStale || _version != Volatile.Read(in shadow.RootVersion);
 
     /// <summary>Finds the root for the guest's CR3, after a flush of what is out of date. False: no memory.</summary>
-    public static bool TryLoad(ref Vm.Vcpu vcpu, in PagingState paging)
+    public static bool TryLoad(ref Vcpu vcpu, in PagingState paging)
     {
         ref ShadowVcpu own = ref vcpu.Shadow;
         ref ShadowTables shadow = ref vcpu.Vm.Memory.Shadow;
@@ -74,7 +74,7 @@ internal struct ShadowVcpu
         return true;
     }
 
-    public static int FindOrAdd(ref Vm.Vcpu vcpu, ulong frame, ShadowRole role, out bool isNew)
+    public static int FindOrAdd(ref Vcpu vcpu, ulong frame, ShadowRole role, out bool isNew)
     {
         ref ShadowTables shadow = ref vcpu.Vm.Memory.Shadow;
         int place = shadow.Find(frame, role);
@@ -97,7 +97,7 @@ internal struct ShadowVcpu
     }
 
     /// <summary>INVLPG: what the vCPU's tables have for an address goes.</summary>
-    public static void Invalidate(ref Vm.Vcpu vcpu, in PagingState paging, Gva address)
+    public static void Invalidate(ref Vcpu vcpu, in PagingState paging, Gva address)
     {
         ref ShadowTables shadow = ref vcpu.Vm.Memory.Shadow;
         vcpu.Vm.Host.LockMmu();
@@ -148,7 +148,7 @@ internal static class ShadowFault
     /// <param name="address">The linear address.</param>
     /// <param name="code">The error code of the #PF that hardware raised.</param>
     /// <param name="found">What the guest's tables say.</param>
-    public static ShadowOutcome Handle(ref Vm.Vcpu vcpu, in PagingState paging, Gva address, PageFaultCode code,
+    public static ShadowOutcome Handle(ref Vcpu vcpu, in PagingState paging, Gva address, PageFaultCode code,
         out Translation found)
     {
         ref ShadowTables shadow = ref vcpu.Vm.Memory.Shadow;
@@ -184,7 +184,7 @@ internal static class ShadowFault
     }
 
     /// <summary>Maps a page for a walk whose tables have not changed. False: there are new shadows, walk again.</summary>
-    private static bool TryMap(ref Vm.Vcpu vcpu, in PagingState paging, Gva address, PageFaultCode code, Gfn frame,
+    private static bool TryMap(ref Vcpu vcpu, in PagingState paging, Gva address, PageFaultCode code, Gfn frame,
         ref WalkPath path, out ShadowOutcome outcome)
     {
         ref VmMemory memory = ref vcpu.Vm.Memory;
@@ -258,7 +258,7 @@ internal static class ShadowFault
 
     /// <summary>Gives up the shadows of a table that something writes to that cannot be emulated.</summary>
     /// <returns>False when the table lies on the way to the address: it would come back at once.</returns>
-    public static bool TryRelease(ref Vm.Vcpu vcpu, in PagingState paging, Gva address, Gfn frame)
+    public static bool TryRelease(ref Vcpu vcpu, in PagingState paging, Gva address, Gfn frame)
     {
         WalkPath path = WalkPath.WithoutPaging;
         GuestWalker.Translate(ref vcpu.Vm, in paging, address, PageAccess.Read, ref path);

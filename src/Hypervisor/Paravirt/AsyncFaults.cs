@@ -2,7 +2,6 @@
 using SharpKvm.Cpu;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
-using SharpKvm.Vm;
 
 namespace SharpKvm.Paravirt;
 

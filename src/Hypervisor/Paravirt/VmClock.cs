@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Vm;
-
 namespace SharpKvm.Paravirt;
 
 /// <summary>A moment: the host's time-stamp counter, and the guest's clock in nanoseconds.</summary>

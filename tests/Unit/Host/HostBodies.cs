@@ -98,7 +98,7 @@ internal readonly struct HostVm(nint handle)
     {
         int descriptor = SimulatedHost.Current.Thread.NextDescriptor++;
         if (descriptor >= 0)
-            Vm.Vm.Vcpus.Add(id, new KernelRef<SharpKvm.Vm.Vcpu>(1));
+            Vm.Vm.Vcpus.Add(id, new KernelRef<Vcpu>(1));
         return descriptor;
     }
     public static int Create() => SimulatedHost.Current.Thread.NextDescriptor++;

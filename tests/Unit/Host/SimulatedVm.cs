@@ -32,9 +32,9 @@ internal sealed unsafe class SimulatedVm : IDisposable
     public KernelRef<SharpKvm.Vm.Vm> Ref => new((nint)_vm);
 
     /// <summary>Makes a vCPU that has nothing but its VM; others don't find it.</summary>
-    public KernelRef<SharpKvm.Vm.Vcpu> MakeVcpu(uint id)
+    public KernelRef<Vcpu> MakeVcpu(uint id)
     {
-        KernelRef<SharpKvm.Vm.Vcpu> vcpu = new((nint)NativeMemory.AllocZeroed((nuint)sizeof(SharpKvm.Vm.Vcpu)));
+        KernelRef<Vcpu> vcpu = new((nint)NativeMemory.AllocZeroed((nuint)sizeof(Vcpu)));
         _vcpus.Add(vcpu.Address);
         vcpu.Value.VmRef = Ref;
         vcpu.Value.Id = id;

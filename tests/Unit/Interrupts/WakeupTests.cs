@@ -68,7 +68,7 @@ internal sealed class WakeupTests
         int taken = 0, lost = 0;
         Thread receiver = new(() =>
         {
-            ref SharpKvm.Vm.Vcpu vcpu = ref new KernelRef<SharpKvm.Vm.Vcpu>(target).Value;
+            ref Vcpu vcpu = ref new KernelRef<Vcpu>(target).Value;
             while (taken < Interrupts && Volatile.Read(ref lost) == 0)
             {
                 var requests = (VcpuRequests)Interlocked.Exchange(ref vcpu.Shared.RequestBits, 0);

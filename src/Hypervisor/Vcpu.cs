@@ -4,9 +4,10 @@ using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
 using SharpKvm.Svm;
+using SharpKvm.Vm;
 using SharpKvm.Vmx;
 
-namespace SharpKvm.Vm;
+namespace SharpKvm;
 
 /// <summary>A virtual CPU. Lives in memory that the shim allocated together with its own part.</summary>
 internal struct Vcpu
@@ -15,7 +16,7 @@ internal struct Vcpu
     /// What the world switch and the shim share with the core; first, because they address it by offset.
     /// </summary>
     public VcpuShared Shared;
-    public KernelRef<Vm> VmRef;
+    public KernelRef<Vm.Vm> VmRef;
     public uint Id;
 
     /// <summary>CPUID as SET_CPUID2 gave it, and what follows from it (reserved bits, address width).</summary>
@@ -52,7 +53,7 @@ internal struct Vcpu
     public ref GuestRegisters Registers => ref Shared.Registers;
     [UnscopedRef]
     public ref kvm_run Run => ref Shared.Run.Value;
-    public readonly ref Vm Vm => ref VmRef.Value;
+    public readonly ref Vm.Vm Vm => ref VmRef.Value;
     /// <summary>Whether the kernel has a local APIC for it.</summary>
     public readonly bool HasApic => Vm.Irqchip.Mode != IrqchipMode.None;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Vm;
+namespace SharpKvm;
 
 /// <summary>
 /// What differs between AMD SVM and Intel VMX. Implemented by empty structs, so that each use is compiled for its
@@ -47,7 +47,7 @@ internal interface IVendor
     static abstract bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value);
     static abstract bool TrySetMsr(ref Vcpu vcpu, uint index, ulong value);
 
-    /// <summary>Intercepts all MSRs while <see cref="Vm.MsrFilter"/> is active.</summary>
+    /// <summary>Intercepts all MSRs while <see cref="Vm.Vm.MsrFilter"/> is active.</summary>
     static abstract void UpdateMsrFilter(ref Vcpu vcpu);
 
     /// <summary>
