@@ -110,6 +110,6 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
         bool isLong = (sregs.efer & Efer.Lme) != 0 && (sregs.cr0 & Cr0.Pg) != 0;
         bool fits = isLong ? (sregs.cr4 & Cr4.Pae) != 0 && vcpu.Cpuid.IsValidGpa(sregs.cr3) : sregs.cs.l == 0;
         return fits && ((sregs.efer & Efer.Lma) != 0) == isLong
-            && Msrs<TVendor>.IsValidApicBase(ref vcpu, sregs.apic_base);
+            && Apic<TVendor>.IsValidBase(ref vcpu, sregs.apic_base);
     }
 }

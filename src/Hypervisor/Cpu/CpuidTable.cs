@@ -132,21 +132,21 @@ internal struct CpuidTable
     /// Takes the entries of KVM_SET_CPUID2, or of KVM_SET_CPUID when <paramref name="legacy"/>. E2BIG beyond 256;
     /// EINVAL for an impossible width of linear addresses, or a change after the guest has run.
     /// </summary>
-    public int Set(Hva elements, uint count, bool legacy, ulong cr4, ulong apicBase, ulong xcr0)
+    public static int Set<TVendor>(ref Vcpu vcpu, Hva elements, uint count, bool legacy) where TVendor : struct, IVendor
     {
+        ref CpuidTable old = ref vcpu.Cpuid;
         if (count > MaxEntries)
             return Errno.E2BIG;
-        CpuidTable table = new() { Locked = Locked };
+        CpuidTable table = new() { Locked = old.Locked };
         int error = legacy ? table.CopyLegacy(elements, count)
             : KernelArray<kvm_cpuid_entry2>.Copy(elements, count, out table._entries);
         if (error == 0)
             error = table.Derive();
         if (error == 0)
         {
-            table.UpdateRuntime(cr4, apicBase, xcr0);
-            Span<byte> old = MemoryMarshal.AsBytes(_entries.Span);
-            if (!Locked || old.SequenceEqual(MemoryMarshal.AsBytes(table._entries.Span)))
-                (table, this) = (this, table);
+            table.UpdateRuntime(TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
+            if (!old.Locked || MemoryMarshal.AsBytes(old.Entries).SequenceEqual(MemoryMarshal.AsBytes(table.Entries)))
+                (table, old) = (old, table);
             else
                 error = Errno.EINVAL;
         }

@@ -147,7 +147,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
                 return new(ref vcpu.Shared.TscAux, uint.MaxValue, ignored: ~0ul);
             case Msr.SpecCtrl when host || vcpu.Cpuid.Has(Feature.Ibrs):
                 return new(ref vcpu.Shared.SpecCtrl, ~0ul, takes: (value & ~SpecCtrlOfHost()) == 0);
-            case Msr.ApicBase: return new(ref msrs.ApicBase, ~0ul, takes: IsValidApicBase(ref vcpu, value));
+            case Msr.ApicBase: return new(ref msrs.ApicBase, ~0ul, takes: Apic<TVendor>.IsValidBase(ref vcpu, value));
             case Msr.PlatformInfo when host || !vcpu.Vm.Cpu.HidesPlatformInfo:
                 return new(ref msrs.PlatformInfo, host ? ~CpuidFaulting : 0);
             case (Msr.KvmWallClockOld or Msr.KvmSystemTimeOld or (>= Msr.KvmWallClock and <= Msr.KvmAsyncFaultAck))
@@ -229,11 +229,6 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             HostCpu.FlushPredictors();
         return value <= 1;
     }
-
-    /// <summary>No reserved bits, an address that the guest can have, x2APIC mode only with such an APIC.</summary>
-    public static bool IsValidApicBase(ref Vcpu vcpu, ulong value) => vcpu.HasApic
-        ? Apic<TVendor>.IsValidBase(ref vcpu, value)
-        : (value & (vcpu.Cpuid.ReservedGpa | ApicBase.Reserved)) == 0;
 
     /// <summary>
     /// User space that writes nearly the same to several vCPUs within a second, or zero, means one common counter.

@@ -87,9 +87,8 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     /// <summary>EINVAL for a state that no CPU can be in. The lowest interrupt in the bitmap is queued.</summary>
     public static int SetSregs(ref Vcpu vcpu, ref kvm_sregs sregs)
     {
-        if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
-            return Errno.EINVAL;
-        StoreCommon(ref vcpu, ref sregs.common);
+        if (StoreCommon(ref vcpu, ref sregs.common) is int error and not 0)
+            return error;
         int word = 0;
         while (word < 3 && sregs.interrupt_bitmap[word] == 0)
             word++;
@@ -117,11 +116,9 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     public static int SetSregs2(ref Vcpu vcpu, ref kvm_sregs2 sregs)
     {
         if (sregs.flags is not (0 or kvm_sregs2.KVM_SREGS2_FLAGS_PDPTRS_VALID)
-            || sregs.flags != 0 && !UsesPdptrs(in sregs.common)
-            || !ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs.common))
+            || sregs.flags != 0 && !UsesPdptrs(in sregs.common))
             return Errno.EINVAL;
-        StoreCommon(ref vcpu, ref sregs.common);
-        return 0;
+        return StoreCommon(ref vcpu, ref sregs.common);
     }
 
     private static bool UsesPdptrs(in kvm_sregs_common sregs) =>
@@ -143,8 +140,10 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         sregs.apic_base = vcpu.Msrs.ApicBase;
     }
 
-    private static void StoreCommon(ref Vcpu vcpu, ref kvm_sregs_common sregs)
+    private static int StoreCommon(ref Vcpu vcpu, ref kvm_sregs_common sregs)
     {
+        if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs))
+            return Errno.EINVAL;
         // User space may have written other page tables.
         Mmu.ShadowTables.Renew(ref vcpu.Vm);
         TVendor.SetEfer(ref vcpu, sregs.efer);
@@ -160,6 +159,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         for (int i = 0; i < SegmentOrder.Length; i++)
             TVendor.SetSegment(ref vcpu, SegmentOrder[i], FromAbi(in sregs.Segments[i]));
         TVendor.SetCpl(ref vcpu, sregs.ss.dpl & 3);
+        return 0;
     }
 
     /// <summary>A segment is unusable when it is not present; a limit beyond 1 MiB implies 4 KiB granularity.</summary>
@@ -286,9 +286,6 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    public static int SetCpuid(ref Vcpu vcpu, Hva elements, uint count, bool legacy) =>
-        vcpu.Cpuid.Set(elements, count, legacy, TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
-
     /// <summary>A supervisor's read of a linear address, as the guest's tables are now.</summary>
     public static int Translate(ref Vcpu vcpu, ref kvm_translation translation)
     {
@@ -325,10 +322,6 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         vcpu.Events.QueueNmi(TVendor.GetNmiMasked(ref vcpu));
         return 0;
     }
-
-    /// <summary>EINVAL to switch it on: reports come from an APIC in the kernel.</summary>
-    public static int TprAccessReporting(in kvm_tpr_access_ctl control) =>
-        (control.enabled | control.flags) == 0 ? 0 : Errno.EINVAL;
 
     private static byte Bit(bool value) => value ? (byte)1 : (byte)0;
 }

@@ -66,7 +66,8 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     /// <summary>A value that IA32_APIC_BASE can have, whatever it has now.</summary>
     public static bool IsValidBase(ref Vcpu vcpu, ulong value)
     {
-        ulong reserved = ApicBase.Reserved & ~(vcpu.Cpuid.Has(Feature.X2apic) ? ApicBase.X2apic : 0);
+        bool hasX2 = vcpu.HasApic && vcpu.Cpuid.Has(Feature.X2apic);
+        ulong reserved = ApicBase.Reserved & ~(hasX2 ? ApicBase.X2apic : 0);
         return (value & (vcpu.Cpuid.ReservedGpa | reserved)) == 0 && ModeOf(value) != ApicMode.Invalid;
     }
 

@@ -148,7 +148,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_GET_LAPIC when vcpu.HasApic => Apic<TVendor>.Get(ref vcpu, out data.Out<kvm_lapic_state>()),
             KVM_SET_LAPIC when vcpu.HasApic && data.Read() =>
                 Apic<TVendor>.Set(ref vcpu, in data.As<kvm_lapic_state>()),
-            KVM_SET_CPUID or KVM_SET_CPUID2 when data.Read() => StateIoctls<TVendor>.SetCpuid(
+            KVM_SET_CPUID or KVM_SET_CPUID2 when data.Read() => CpuidTable.Set<TVendor>(
                 ref vcpu, data.Elements, data.As<kvm_cpuid2>().nent, legacy: command == KVM_SET_CPUID),
             KVM_GET_CPUID2 when data.Read() => data.AnswerList(vcpu.Cpuid.Entries),
             KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
@@ -160,8 +160,9 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_SMI => Errno.ENOTTY,
             KVM_X86_SETUP_MCE when data.Read() => MachineCheck<TVendor>.SetUp(ref vcpu, data.As<ulong>()),
             KVM_X86_SET_MCE when data.Read() => MachineCheck<TVendor>.Set(ref vcpu, in data.As<kvm_x86_mce>()),
+            // Reports would come from an APIC in the kernel: they cannot be switched on.
             KVM_TPR_ACCESS_REPORTING when data.Read() =>
-                StateIoctls<TVendor>.TprAccessReporting(in data.Out<kvm_tpr_access_ctl>()),
+                data.Out<kvm_tpr_access_ctl>() is { enabled: 0, flags: 0 } ? Errno.Ok : Errno.EINVAL,
             KVM_SET_VAPIC_ADDR when data.Read() => VirtualTpr<TVendor>.Set(ref vcpu, data.As<ulong>()),
             KVM_KVMCLOCK_CTRL => PvClock<TVendor>.NoteStopped(ref vcpu),
             KVM_ENABLE_CAP when data.Read() => Capabilities.Enable(ref vcpu, in data.As<kvm_enable_cap>()),
