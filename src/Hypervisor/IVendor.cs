@@ -58,6 +58,12 @@ internal interface IVendor
     static abstract ulong GetTscOffset(ref Vcpu vcpu);
     static abstract void SetTscOffset(ref Vcpu vcpu, ulong offset);
 
+    /// <summary>
+    /// Has the vCPU look at its APIC's timer at <paramref name="target"/> (<see cref="HostCpu.Nanoseconds"/>); 0: not
+    /// any more. Again with <paramref name="halts"/> when it is about to sleep.
+    /// </summary>
+    static abstract void SetTimer(ref Vcpu vcpu, ulong target, bool halts);
+
     /// <summary>Interrupt shadow as KVM_X86_SHADOW_INT_* bits.</summary>
     static abstract int GetInterruptShadow(ref Vcpu vcpu);
     static abstract void SetInterruptShadow(ref Vcpu vcpu, int shadow);

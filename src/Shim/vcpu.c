@@ -129,7 +129,7 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	bool guest_xcr0 = false, pkru = false;
 
 	preempt_disable();
-	host_vmcb = sk_host_vmcb_pa();
+	host_vmcb = sk_is_vmx ? 0 : sk_host_vmcb_pa();
 	if (unlikely(!vcpu->host_saved || vcpu->tsc_aux != shared->tsc_aux))
 		prepare(vcpu, host_vmcb);
 	local_irq_disable();

@@ -106,6 +106,15 @@ void sk_vmx_load(struct sk_vcpu *vcpu, int cpu)
 	local_irq_enable();
 }
 
+/* Guest and host often have the same value. */
+static __always_inline void set_syscall_msr(struct sk_vcpu *vcpu, int i, u64 value)
+{
+	if (vcpu->shared->syscall_msrs[i] == vcpu->host_msrs[i])
+		return;
+	wrmsrl(syscall_msrs[i], value);
+	sk_count(SK_MSR_WRITES);
+}
+
 /* The thread's state goes to where sk_vmx_unload() finds it, the guest's MSRs come. Preemption is off. */
 void sk_vmx_prepare(struct sk_vcpu *vcpu)
 {
@@ -120,8 +129,10 @@ void sk_vmx_prepare(struct sk_vcpu *vcpu)
 	rdmsrl(MSR_FS_BASE, vcpu->host_fs_base);
 	vmwrite(HOST_FS_BASE, vcpu->host_fs_base);
 	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++) {
-		rdmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
-		wrmsrl(syscall_msrs[i], vcpu->shared->syscall_msrs[i]);
+		/* All but the last are the same at all times and on all CPUs, and not 0. */
+		if (!vcpu->host_msrs[i] || syscall_msrs[i] == MSR_KERNEL_GS_BASE)
+			rdmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
+		set_syscall_msr(vcpu, i, vcpu->shared->syscall_msrs[i]);
 	}
 }
 
@@ -144,7 +155,7 @@ void sk_vmx_unload(struct sk_vcpu *vcpu)
 		load_gs_index(vcpu->host_gs);
 	}
 	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++)
-		wrmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
+		set_syscall_msr(vcpu, i, vcpu->host_msrs[i]);
 	/* It leaves the limits of GDT and TSS at other values than Linux's, too. */
 	load_fixmap_gdt(raw_smp_processor_id());
 	invalidate_tss_limit();

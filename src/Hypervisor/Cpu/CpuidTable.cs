@@ -89,6 +89,7 @@ internal struct CpuidTable
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private readonly bool TryGet(uint leaf, uint subleaf, out CpuidLeaf result)
     {
         result = default;
@@ -122,6 +123,7 @@ internal struct CpuidTable
         return ref found >= 0 ? ref _entries.Span[found] : ref nobodys;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static int Slot(uint leaf)
     {
         uint range = leaf >> 30, place = leaf & 0x3fffffff;

@@ -40,7 +40,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         Identify(ref vcpu);
         SetTpr(ref vcpu, 0);
         apic.Timer = default;
-        vcpu.Shared.Host.SetTimer(0);
+        TVendor.SetTimer(ref vcpu, 0, halts: false);
     }
 
     /// <summary>

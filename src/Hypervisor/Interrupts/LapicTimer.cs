@@ -35,7 +35,7 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
             timer.Target = TargetOfDeadline(ref vcpu, now);
         if (now < timer.Target)
         {
-            vcpu.Shared.Host.SetTimer(timer.Target);
+            TVendor.SetTimer(ref vcpu, timer.Target, halts: false);
             return;
         }
         timer.Deadline = 0;
@@ -128,7 +128,7 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
     private static void Start(ref Vcpu vcpu, ulong target)
     {
         vcpu.Apic.Timer.Target = target;
-        vcpu.Shared.Host.SetTimer(target);
+        TVendor.SetTimer(ref vcpu, target, halts: false);
     }
 
     /// <summary>Rounded up, so that the guest's counter has reached the deadline then; now when it is past.</summary>

@@ -229,6 +229,12 @@ internal readonly struct SvmVendor : IVendor
             Control(ref vcpu).Intercept4 |= Intercept4.Rdtscp;
     }
 
+    public static void SetTimer(ref Vcpu vcpu, ulong target, bool halts)
+    {
+        if (!halts)
+            vcpu.Shared.Host.SetTimer(target);
+    }
+
     public static ulong GetTscOffset(ref Vcpu vcpu) => Control(ref vcpu).TscOffset;
     public static void SetTscOffset(ref Vcpu vcpu, ulong offset) => Control(ref vcpu).TscOffset = offset;
 

@@ -49,6 +49,7 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
         }
         bool polls = vcpu.MpState == MpState.Halted && vcpu.Paravirt.PollControl != 0;
         ulong start = HostCpu.Nanoseconds(), poll = polls ? vcpu.HaltPoll : 0;
+        TVendor.SetTimer(ref vcpu, vcpu.Apic.Timer.Target, halts: true);
         HaltEnd end = StealTime<TVendor>.Halt(ref vcpu, poll);
         if (polls)
             vcpu.HaltPoll = NextPoll(poll, end, HostCpu.Nanoseconds() - start, Parameters.HaltPollNanoseconds());

@@ -8,6 +8,7 @@ internal enum PinControls : uint
     ExternalInterrupt = 1u << 0,
     Nmi = 1u << 3,
     VirtualNmis = 1u << 5,
+    PreemptionTimer = 1u << 6,
 }
 
 /// <summary>Primary processor-based controls (25.6.2).</summary>
@@ -21,6 +22,7 @@ internal enum PrimaryControls : uint
     Rdpmc = 1u << 11,
     Cr8Load = 1u << 19,
     Cr8Store = 1u << 20,
+    TprShadow = 1u << 21,
     NmiWindow = 1u << 22,
     MovDr = 1u << 23,
     AllPorts = 1u << 24,
@@ -94,8 +96,10 @@ internal static class ExitReason
     public const uint Wrmsr = 32;
     public const uint Mwait = 36;
     public const uint Monitor = 39;
+    public const uint TprBelowThreshold = 43;
     public const uint EptViolation = 48;
     public const uint Invept = 50;
+    public const uint PreemptionTimer = 52;
     public const uint Invvpid = 53;
     public const uint Wbinvd = 54;
     public const uint Xsetbv = 55;

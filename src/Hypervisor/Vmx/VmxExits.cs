@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
 using SharpKvm.Vm;
@@ -25,6 +26,10 @@ internal static class VmxExits
         KeepStep(ref vcpu, DebugBits.Dr6Bs);
         if (vmx.PdptesStale)
             VmxVendor.LoadPdptes(ref vcpu);
+        if (!vmx.VirtualApic.IsNull)
+            LoadTpr(ref vcpu);
+        if (vmx.Deadline != 0)
+            LoadTimer(vmx.Deadline);
 
         // Whoever asks for another flush from here on, or takes the thread to another CPU, keeps it from entering.
         if ((vcpu.Shared.Flags & EntryFlags.Flushes) != 0)
@@ -50,8 +55,10 @@ internal static class VmxExits
         registers[Gpr.Rsp] = vmx.Rsp = Vmcs.Read(VmcsField.Rsp);
         vmx.Rflags = Vmcs.Read(VmcsField.Rflags);
         registers.Rflags = vcpu.Debug.ExitRflags(vmx.Rflags, rflags);
+        if (!vmx.VirtualApic.IsNull && Tpr(ref vmx) >> 4 is int priority && priority != vcpu.Events.Cr8)
+            ControlRegisters<VmxVendor>.TrySetCr8(ref vcpu, (ulong)priority);
         ulong qualification = Vmcs.Read(VmcsField.Qualification);
-        EventInjection interrupted = Event(VmcsField.InterruptedEvent, VmcsField.InterruptedErrorCode);
+        EventInjection interrupted = Interrupted();
         vcpu.Trace(reason, qualification, interrupted.Raw);
         EventDelivery<VmxVendor>.AfterExit(ref vcpu.Events, interrupted);
         if (vmx.Held.Injected)
@@ -59,6 +66,38 @@ internal static class VmxExits
         return Handle(ref vcpu, reason, qualification, interrupted);
     }
 
+    /// <summary>The byte that MOV to and from CR8 have in bits 4-7 (SDM vol. 3, 30.3).</summary>
+    private static ref byte Tpr(ref VmxVcpu vmx) => ref KernelPages.Bytes(vmx.VirtualApic)[0x80];
+
+    /// <summary>
+    /// A priority below that of the interrupt that it holds back exits. An entry takes no higher threshold than the
+    /// priority (SDM vol. 3, 27.2.1.1).
+    /// </summary>
+    private static void LoadTpr(ref Vcpu vcpu)
+    {
+        ref VmxVcpu vmx = ref vcpu.Vmx;
+        byte priority = vcpu.Events.Cr8;
+        Tpr(ref vmx) = (byte)(priority << 4);
+        int request = priority != 0 ? vcpu.Apic.HighestRequest() >> 4 : 0;
+        uint threshold = request > 0 && request <= priority ? (uint)request : 0;
+        if (threshold != vmx.TprThreshold)
+            Vmcs.Write(VmcsField.TprThreshold, vmx.TprThreshold = threshold);
+    }
+
+    private static void LoadTimer(ulong deadline)
+    {
+        ulong now = HostCpu.Tsc(), left = deadline > now ? deadline - now : 0;
+        Vmcs.Write(VmcsField.PreemptionTimer, Math.Min(left >> VmxHardware.TimerShift, uint.MaxValue));
+    }
+
+    private static VcpuAction TimerExpired(ref Vcpu vcpu)
+    {
+        VmxVendor.SetTimer(ref vcpu, 0, halts: false);
+        ApicTimer<VmxVendor>.Expired(ref vcpu);
+        return VcpuAction.Resume;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Update(VmcsField field, ref ulong known, ulong value)
     {
         if (known != value)
@@ -106,11 +145,13 @@ internal static class VmxExits
             Vmcs.Write(VmcsField.PendingDebug, Vmcs.Read(VmcsField.PendingDebug) & ~DebugBits.Dr6Bs | step);
     }
 
-    private static EventInjection Event(VmcsField information, VmcsField errorCode)
+    /// <summary>The event whose delivery the exit has cut short; mostly none.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static EventInjection Interrupted()
     {
-        EventInjection found = new((uint)Vmcs.Read(information));
+        EventInjection found = new((uint)Vmcs.Read(VmcsField.InterruptedEvent));
         return found is { Valid: true, HasErrorCode: true }
-            ? new(found.Raw | Vmcs.Read(errorCode) << 32) : found;
+            ? new(found.Raw | Vmcs.Read(VmcsField.InterruptedErrorCode) << 32) : found;
     }
 
     private static VcpuAction Handle(ref Vcpu vcpu, uint reason, ulong qualification, EventInjection interrupted)
@@ -127,7 +168,10 @@ internal static class VmxExits
             case ExitReason.Exception: return Exception(ref vcpu, qualification, interrupted);
             case ExitReason.Interrupt:
             case ExitReason.Init:
-            case ExitReason.StartUp: return VcpuAction.Resume;
+            case ExitReason.StartUp:
+            // What waited for a lower priority is found by the next turn.
+            case ExitReason.TprBelowThreshold: return VcpuAction.Resume;
+            case ExitReason.PreemptionTimer: return TimerExpired(ref vcpu);
             case ExitReason.InterruptWindow: return CloseWindow(ref vcpu, PrimaryControls.InterruptWindow);
             case ExitReason.NmiWindow: return CloseWindow(ref vcpu, PrimaryControls.NmiWindow);
             case ExitReason.Cpuid: return Exits.Execute(ref vcpu, Opcode.Cpuid);

@@ -7,8 +7,8 @@ namespace SharpKvm.Vmx;
 /// <summary>What all VMX guests share: the CPU's capabilities, the controls that follow, the MSR bitmap.</summary>
 internal static class VmxHardware
 {
-    private const uint MsrFeatureControl = 0x3a, MsrBasic = 0x480, MsrCr0Fixed0 = 0x486, MsrCr4Fixed0 = 0x488,
-        MsrSecondary = 0x48b, MsrEptVpid = 0x48c, MsrTrueOffset = 0xc;
+    private const uint MsrFeatureControl = 0x3a, MsrBasic = 0x480, MsrMisc = 0x485, MsrCr0Fixed0 = 0x486,
+        MsrCr4Fixed0 = 0x488, MsrSecondary = 0x48b, MsrEptVpid = 0x48c, MsrTrueOffset = 0xc;
     private const ulong TrueControls = 1ul << 55, FeatureLock = 1 << 0, FeatureVmx = 1 << 2;
     /// <summary>Of EPT_VPID_CAP: four levels, write-back tables, 2 MiB and 1 GiB pages, INVEPT by context.</summary>
     private const ulong EptNeeded = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 25;
@@ -23,6 +23,8 @@ internal static class VmxHardware
     public static ulong Cr0Fixed, Cr4Fixed;
     /// <summary>MSR bitmap (4 KiB): what the guest accesses without an exit.</summary>
     public static Hpa MsrBitmap;
+    /// <summary>Ticks of the TSC, as a power of two, in one of the preemption timer's; -1: it has none.</summary>
+    public static int TimerShift;
 
     private static uint s_revision;
     /// <summary>The first of the capability MSRs of controls.</summary>
@@ -56,6 +58,10 @@ internal static class VmxHardware
         if ((ept & Invvpid) == 0 || (ept & InvvpidSingle) == 0)
             Secondary &= ~SecondaryControls.Vpid;
         AddressSpaces.Count = (Secondary & SecondaryControls.Vpid) != 0 ? 1u << 16 : 0;
+        bool timer = (Pin & PinControls.PreemptionTimer) != 0 && HostCpu.TscIsStable();
+        TimerShift = timer ? (int)Capability(MsrMisc) & 0x1f : -1;
+        // It is on while there is a deadline.
+        Pin &= ~PinControls.PreemptionTimer;
         // Unrestricted guests choose PE and PG themselves.
         Cr0Fixed = Capability(MsrCr0Fixed0) & ~(Cr0.Pe | Cr0.Pg);
         Cr4Fixed = Capability(MsrCr4Fixed0);
@@ -122,8 +128,8 @@ internal static class VmxHardware
         const ExitControls ExitNeeded = ExitControls.SaveDebug | ExitControls.HostLongMode | ExitControls.LoadPat
             | ExitControls.LoadEfer;
         const EntryControls EntryNeeded = EntryControls.LoadDebug | EntryControls.LoadPat | EntryControls.LoadEfer;
-        bool all = TryChoose(first, (uint)PinNeeded, 0, out uint pin)
-            & TryChoose(first + 1, (uint)PrimaryNeeded, 0, out uint primary)
+        bool all = TryChoose(first, (uint)PinNeeded, (uint)PinControls.PreemptionTimer, out uint pin)
+            & TryChoose(first + 1, (uint)PrimaryNeeded, (uint)PrimaryControls.TprShadow, out uint primary)
             & TryChoose(first + 2, (uint)ExitNeeded, 0, out uint exit)
             & TryChoose(first + 3, (uint)EntryNeeded, 0, out uint entry)
             & TryChoose(MsrSecondary, (uint)SecondaryNeeded, (uint)SecondaryWanted, out uint secondary);

@@ -10,6 +10,17 @@ internal struct VmxVcpu
     public Asid Asid;
     /// <summary>As the VMCS has it.</summary>
     public ulong EptPointer;
+    /// <summary>Where the CPU keeps CR8 while the guest runs, at 80H; null where its accesses exit.</summary>
+    public Hpa VirtualApic;
+    /// <summary>The priority below which CR8 exits, as the VMCS has it.</summary>
+    public uint TprThreshold;
+    /// <summary>
+    /// When the preemption timer is to end the guest's turn, by the host's time-stamp counter; 0: the host's timer
+    /// does, or none.
+    /// </summary>
+    public ulong Deadline;
+    /// <summary>The host's timer is armed, or was.</summary>
+    public bool HostTimer;
     /// <summary>Controls as the VMCS has them.</summary>
     public PrimaryControls Primary;
     public EntryControls Entry;

@@ -13,8 +13,8 @@ internal readonly struct VmxVendor : IVendor
 {
     private const ulong Cr0Cacheability = Cr0.Cd | Cr0.Nw;
     /// <summary>
-    /// Bits of CR4 that the guest changes without an exit, if its CPUID has them: of no consequence to anyone else. When
-    /// PGE changes, hardware flushes by itself.
+    /// Bits of CR4 that the guest changes without an exit, if its CPUID has them: of no consequence to anyone else.
+    /// When PGE changes, hardware flushes by itself.
     /// </summary>
     private const ulong OwnedCr4 = Cr4.Pvi | Cr4.Tsd | Cr4.De | Cr4.Pge | Cr4.Pce | Cr4.Osfxsr
         | Cr4.Osxmmexcpt | Cr4.Fsgsbase;
@@ -28,7 +28,7 @@ internal readonly struct VmxVendor : IVendor
         VmcsField.GuestDebugCtl, VmcsField.PageFaultMask, VmcsField.PageFaultMatch, VmcsField.Cr3TargetCount,
         VmcsField.ExitStoreCount, VmcsField.ExitLoadCount, VmcsField.EntryLoadCount, VmcsField.EntryInterruption,
         VmcsField.EntryErrorCode, VmcsField.EntryInstructionLength, VmcsField.Interruptibility, VmcsField.Activity,
-        VmcsField.PendingDebug, VmcsField.Rip, VmcsField.Rsp, VmcsField.Rflags,
+        VmcsField.PendingDebug, VmcsField.Rip, VmcsField.Rsp, VmcsField.Rflags, VmcsField.TprThreshold,
     ];
 
     public static int CreateVcpu(ref Vcpu vcpu)
@@ -40,7 +40,14 @@ internal readonly struct VmxVendor : IVendor
         VmxHardware.Mark(page);
         vmx.VmcsPage = page;
         vmx.Asid = AddressSpaces.Allocate();
-        vmx.Primary = VmxHardware.Primary;
+        vmx.Primary = VmxHardware.Primary & ~PrimaryControls.TprShadow;
+        if (vmx.Primary != VmxHardware.Primary && vcpu.HasApic)
+        {
+            vmx.VirtualApic = KernelPages.Allocate();
+            if (vmx.VirtualApic.IsNull)
+                return Errno.ENOMEM;
+            vmx.Primary = VmxHardware.Primary & ~(PrimaryControls.Cr8Load | PrimaryControls.Cr8Store);
+        }
         vmx.Entry = VmxHardware.Entry;
         vmx.Dr6 = DebugBits.Dr6Fixed;
         vcpu.Shared.ControlBlock = page.Value;
@@ -57,6 +64,7 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(VmcsField.ExitControls, (uint)VmxHardware.Exit);
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
         Vmcs.Write(VmcsField.MsrBitmap, VmxHardware.MsrBitmap.Value);
+        Vmcs.Write(VmcsField.VirtualApic, vmx.VirtualApic.Value);
         Vmcs.Write(VmcsField.EptPointer, vmx.EptPointer);
         Vmcs.Write(VmcsField.Vpid, vmx.Vpid);
         // There is no VMCS for a guest's guests.
@@ -92,6 +100,8 @@ internal readonly struct VmxVendor : IVendor
             vcpu.Shared.ControlBlock = 0;
             KernelPages.Free(vcpu.Vmx.VmcsPage);
         }
+        if (!vcpu.Vmx.VirtualApic.IsNull)
+            KernelPages.Free(vcpu.Vmx.VirtualApic);
         vcpu.Vmx = default;
     }
 
@@ -311,6 +321,32 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(VmcsField.TscOffset, offset);
     }
 
+    /// <summary>
+    /// The preemption timer ends the guest's turn, which spares the host an interrupt; it counts while the guest runs,
+    /// so that a vCPU that halts needs the host's.
+    /// </summary>
+    public static void SetTimer(ref Vcpu vcpu, ulong target, bool halts)
+    {
+        ref VmxVcpu vmx = ref vcpu.Vmx;
+        bool counted = vmx.Deadline != 0;
+        if (halts && !counted)
+            return;
+        vmx.Deadline = 0;
+        if (!halts && target != 0 && VmxHardware.TimerShift >= 0)
+        {
+            const ulong Longest = 1_000_000_000;
+            ulong now = HostCpu.Nanoseconds(), left = target > now ? Math.Min(target - now, Longest) : 0;
+            vmx.Deadline = HostCpu.Tsc() + left * HostCpu.TscKhz() / 1_000_000 + 1;
+        }
+        if (counted != (vmx.Deadline != 0))
+            Vmcs.Write(VmcsField.PinControls,
+                (uint)(vmx.Deadline != 0 ? VmxHardware.Pin | PinControls.PreemptionTimer : VmxHardware.Pin));
+        bool host = vmx.Deadline == 0 && target != 0;
+        if (host || vmx.HostTimer)
+            vcpu.Shared.Host.SetTimer(host ? target : 0);
+        vmx.HostTimer = host;
+    }
+
     /// <summary>The two causes stand the other way round in KVM_X86_SHADOW_INT_*.</summary>
     public static int GetInterruptShadow(ref Vcpu vcpu)
     {
@@ -322,6 +358,7 @@ internal readonly struct VmxVendor : IVendor
     /// <summary>
     /// Both at once is no state of the CPU: STI stands for them, as the weaker promise, unless IF rules it out.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void SetInterruptShadow(ref Vcpu vcpu, int shadow)
     {
         bool sti = (shadow & InterruptShadow.Sti) != 0 && (vcpu.Registers.Rflags & Rflags.If) != 0;

@@ -105,6 +105,12 @@ internal struct FakeVendor : IVendor
     public static void SetInterruptShadow(ref Vcpu vcpu, int shadow) => Of(ref vcpu).InterruptShadow = shadow;
     public static bool GetNmiMasked(ref Vcpu vcpu) => Of(ref vcpu).NmiMasked;
     public static void SetNmiMasked(ref Vcpu vcpu, bool masked) => Of(ref vcpu).NmiMasked = masked;
+    public static void SetTimer(ref Vcpu vcpu, ulong target, bool halts)
+    {
+        if (!halts)
+            vcpu.Shared.Host.SetTimer(target);
+    }
+
     public static void FlushTlb(ref Vcpu vcpu) => Of(ref vcpu).TlbFlushes++;
     public static void OpenInterruptWindow(ref Vcpu vcpu) => throw new NotSupportedException();
     public static void OpenNmiWindow(ref Vcpu vcpu) => throw new NotSupportedException();

@@ -24,7 +24,7 @@ public class HardwareTests
         using SimulatedHost host = VmxGuest.VmxHost();
         AssertAccepted();
         Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0x3f));
-        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5986dfa));
+        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5b86dfa));
         Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x10ea));
         Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x2b6fff));
         Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
@@ -88,12 +88,16 @@ public class HardwareTests
         using SimulatedHost host = VmxGuest.VmxHost(cpu =>
         {
             cpu.Msrs[Secondary] = 0x82ul << 32;
+            cpu.Msrs[TruePin] &= ~(1ul << 38);
+            cpu.Msrs[TruePrimary] &= ~(1ul << 53);
             cpu.Msrs[EptVpid] &= ~(1ul << 21);
         });
         AssertAccepted();
         Assert.That(VmxHardware.Secondary, Is.EqualTo(SecondaryControls.Ept | SecondaryControls.UnrestrictedGuest));
         Assert.That(AddressSpaces.Count, Is.Zero);
         Assert.That(Ept.HasAccessedDirty, Is.False);
+        Assert.That((VmxHardware.Primary & PrimaryControls.TprShadow, VmxHardware.TimerShift),
+            Is.EqualTo((default(PrimaryControls), -1)));
     }
 
     /// <summary>Without bit 55 of VMX_BASIC: every MOV to and from CR3 exits.</summary>
@@ -107,7 +111,7 @@ public class HardwareTests
                 cpu.Msrs.Remove(msr);
         });
         AssertAccepted();
-        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb599edfa));
+        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5b9edfa));
         Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x2b6fff));
         Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
     }

@@ -28,6 +28,7 @@ public class VmcsFieldTests
         (VmcsField.Selector, Width.Bits16, Kind.Guest, 0),
         (VmcsField.MsrBitmap, Width.Bits64, Kind.Control, 2),
         (VmcsField.TscOffset, Width.Bits64, Kind.Control, 8),
+        (VmcsField.VirtualApic, Width.Bits64, Kind.Control, 9),
         (VmcsField.EptPointer, Width.Bits64, Kind.Control, 13),
         (VmcsField.GuestPhysicalAddress, Width.Bits64, Kind.Information, 0),
         (VmcsField.LinkPointer, Width.Bits64, Kind.Guest, 0),
@@ -49,6 +50,7 @@ public class VmcsFieldTests
         (VmcsField.EntryInterruption, Width.Bits32, Kind.Control, 11),
         (VmcsField.EntryErrorCode, Width.Bits32, Kind.Control, 12),
         (VmcsField.EntryInstructionLength, Width.Bits32, Kind.Control, 13),
+        (VmcsField.TprThreshold, Width.Bits32, Kind.Control, 14),
         (VmcsField.SecondaryControls, Width.Bits32, Kind.Control, 15),
         (VmcsField.InstructionError, Width.Bits32, Kind.Information, 0),
         (VmcsField.ExitReason, Width.Bits32, Kind.Information, 1),
@@ -61,6 +63,7 @@ public class VmcsFieldTests
         (VmcsField.IdtrLimit, Width.Bits32, Kind.Guest, 9),
         (VmcsField.AccessRights, Width.Bits32, Kind.Guest, 10),
         (VmcsField.Interruptibility, Width.Bits32, Kind.Guest, 18),
+        (VmcsField.PreemptionTimer, Width.Bits32, Kind.Guest, 23),
         (VmcsField.Activity, Width.Bits32, Kind.Guest, 19),
         (VmcsField.SysenterCs, Width.Bits32, Kind.Guest, 21),
         (VmcsField.Cr0Mask, Width.Natural, Kind.Control, 0),
@@ -113,12 +116,12 @@ public class VmcsFieldTests
             ExitReason.InterruptWindow, ExitReason.NmiWindow, ExitReason.TaskSwitch, ExitReason.Cpuid, ExitReason.Hlt,
             ExitReason.Invd, ExitReason.Rdpmc, ExitReason.Vmcall, ExitReason.Vmclear, ExitReason.Vmxon,
             ExitReason.ControlRegister, ExitReason.DebugRegister, ExitReason.Port, ExitReason.Rdmsr, ExitReason.Wrmsr,
-            ExitReason.Mwait, ExitReason.Monitor, ExitReason.EptViolation, ExitReason.Invept, ExitReason.Invvpid,
-            ExitReason.Wbinvd, ExitReason.Xsetbv,
+            ExitReason.Mwait, ExitReason.Monitor, ExitReason.TprBelowThreshold, ExitReason.EptViolation,
+            ExitReason.Invept, ExitReason.PreemptionTimer, ExitReason.Invvpid, ExitReason.Wbinvd, ExitReason.Xsetbv,
         ];
         Assert.That(ours, Is.EqualTo(new uint[]
         {
-            0, 1, 2, 3, 4, 7, 8, 9, 10, 12, 13, 15, 18, 19, 27, 28, 29, 30, 31, 32, 36, 39, 48, 50, 53, 54, 55,
+            0, 1, 2, 3, 4, 7, 8, 9, 10, 12, 13, 15, 18, 19, 27, 28, 29, 30, 31, 32, 36, 39, 43, 48, 50, 52, 53, 54, 55,
         }));
     }
 }
