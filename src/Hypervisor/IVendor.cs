@@ -84,6 +84,9 @@ internal interface IVendor
     /// </summary>
     static abstract bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end);
 
+    /// <summary>Whether an entry takes the guest's state as it is; else the emulator runs it.</summary>
+    static abstract bool CanRun(ref Vcpu vcpu);
+
     /// <summary>One entry into the guest and the handling of its exit.</summary>
     static abstract VcpuAction Step(ref Vcpu vcpu);
 

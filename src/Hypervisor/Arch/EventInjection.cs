@@ -30,6 +30,9 @@ internal readonly struct EventInjection(ulong value)
     public bool Valid => (Raw & ValidBit) != 0;
     public byte Vector => (byte)Raw;
     public EventType Type => (EventType)((Raw >> 8) & 7);
+    /// <summary>It came by itself, and not by INT n, INT3, INTO or INT1.</summary>
+    public bool IsEvent => Valid && Type < EventType.SoftInterrupt
+        && !(Type == EventType.Exception && new Vector(Vector).IsSoftException);
     public bool HasErrorCode => (Raw & ErrorCodeValid) != 0;
     public uint ErrorCode => (uint)(Raw >> 32);
 }

@@ -3,34 +3,6 @@ using SharpKvm.Cpu;
 
 namespace SharpKvm.Emulator;
 
-/// <summary>Types of system descriptors (SDM vol. 3, 3.5); those of 32 and 64 bits have bit 3 set.</summary>
-internal static class SystemType
-{
-    public const int Tss = 1, Ldt = 2, CallGate = 4, TaskGate = 5, InterruptGate = 6, Busy = 2, Wide = 8;
-}
-
-/// <summary>An entry of a descriptor table (SDM vol. 3, 3.4.5, 5.8.3, 6.11) and where it lies.</summary>
-internal struct Descriptor
-{
-    public ulong Address;
-    public ulong Raw;
-    /// <summary>What it says as a segment. A gate has its type, DPL and P there, too.</summary>
-    public Segment Segment;
-
-    /// <summary>The system type; -1: a segment of code or data.</summary>
-    public readonly int Type => Segment.IsCodeOrData ? -1 : Segment.Type;
-    public readonly ulong GateSelector => Raw >> 16 & 0xffff;
-    public readonly ulong GateOffset => (Raw & 0xffff) | (Segment.FieldSize == 4 ? Raw >> 32 & 0xffff0000 : 0);
-
-    public void Parse()
-    {
-        Segment.Attributes = (ushort)((Raw >> 40 & 0xff) | (Raw >> 44 & 0xf00));
-        Segment.Base = (Raw >> 16 & 0xffffff) | (Raw >> 32 & 0xff000000);
-        uint pages = (uint)((Raw & 0xffff) | (Raw >> 32 & 0xf0000));
-        Segment.Limit = Segment.Granularity ? pages << 12 | 0xfff : pages;
-    }
-}
-
 /// <summary>Segment registers and descriptors.</summary>
 internal ref partial struct Execution<TMachine>
 {

@@ -4,14 +4,6 @@ using SharpKvm.Cpu;
 namespace SharpKvm.Emulator;
 
 /// <summary>
-/// What asked for another task, in the numbers of VMX (SDM vol. 3, table 28-6). The gate is one in the IDT.
-/// </summary>
-internal enum TaskSwitchCause : byte
-{
-    Call, Iret, Jump, Gate,
-}
-
-/// <summary>
 /// Hardware task switches (SDM vol. 3, 8.3). What a TSS holds of a task are fields of 4 or 2 bytes: EIP, EFLAGS,
 /// EAX … EDI, ES, CS, SS, DS, FS, GS, LDT. That of 16 bits has neither FS nor GS.
 /// </summary>

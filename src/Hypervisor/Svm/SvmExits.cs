@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Emulator;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
 using SharpKvm.Vm;
@@ -102,8 +103,7 @@ internal static class SvmExits
             case ExitCode.Rdtscp:
             case ExitCode.Invpcid:
             case ExitCode.Rdpru: return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
-            // Hardware task switches (32-bit TSS and task gates) are not carried out.
-            case ExitCode.TaskSwitch: return UserExit.EmulationFailure(ref vcpu, default);
+            case ExitCode.TaskSwitch: return TaskSwitch(ref vcpu, ref vmcb);
             case ExitCode.Invalid: return Exits.EntryFailed(ref vcpu, vmcb.ExitCode);
             case >= ExitCode.ReadCr0 and <= ExitCode.WriteDr15: return Exits.ControlOrDebugAccess(ref vcpu);
             default:
@@ -131,6 +131,20 @@ internal static class SvmExits
             return InstructionEmulation<SvmVendor>.Run(ref vcpu);
         return PortAccess<SvmVendor>.Start(ref vcpu, (info & Input) != 0, (ushort)(info >> 16),
             (byte)((info >> 4) & 7), vmcb.ExitInfo2);
+    }
+
+    /// <summary>EXITINFO1: the selector; EXITINFO2: what asked for it (APM vol. 2, 15.14.1).</summary>
+    private static VcpuAction TaskSwitch(ref Vcpu vcpu, ref Vmcb vmcb)
+    {
+        const ulong Iret = 1ul << 36, Jump = 1ul << 38;
+        EventInjection interrupted = vmcb.ExitInterrupt;
+        TaskSwitchCause cause = interrupted.Valid ? TaskSwitchCause.Gate
+            : (vmcb.ExitInfo2 & Iret) != 0 ? TaskSwitchCause.Iret
+            : (vmcb.ExitInfo2 & Jump) != 0 ? TaskSwitchCause.Jump : TaskSwitchCause.Call;
+        ulong end = 0;
+        return interrupted.IsEvent || Instructions<SvmVendor>.TryFindEnd(ref vcpu, 0, out end)
+            ? Interpreter<SvmVendor>.SwitchTask(ref vcpu, (ushort)vmcb.ExitInfo1, cause, interrupted, end)
+            : VcpuAction.Resume;
     }
 
     private static VcpuAction Debug(ref Vcpu vcpu, ref Vmcb vmcb)

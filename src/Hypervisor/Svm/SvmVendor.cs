@@ -284,6 +284,8 @@ internal readonly struct SvmVendor : IVendor
         return true;
     }
 
+    public static bool CanRun(ref Vcpu vcpu) => true;
+
     public static VcpuAction Step(ref Vcpu vcpu) => SvmExits.Step(ref vcpu);
 
     private static void SetIntercept(ref uint word, uint bits, bool on) => word = on ? word | bits : word & ~bits;

@@ -67,7 +67,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
                 return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             }
             VcpuAction action = vcpu.MpState != MpState.Runnable ? Halting<TVendor>.Wait(ref vcpu)
-                : vcpu.VirtualTpr.Value != 0 ? StepWithTpr(ref vcpu) : TVendor.Step(ref vcpu);
+                : vcpu.VirtualTpr.Value != 0 ? StepWithTpr(ref vcpu) : Step(ref vcpu);
             if (action == VcpuAction.Resume)
                 continue;
             if (action != VcpuAction.Retry)
@@ -80,10 +80,14 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static VcpuAction Step(ref Vcpu vcpu) =>
+        TVendor.CanRun(ref vcpu) ? TVendor.Step(ref vcpu) : Interpreter<TVendor>.Run(ref vcpu);
+
     private static VcpuAction StepWithTpr(ref Vcpu vcpu)
     {
         VirtualTpr<TVendor>.Load(ref vcpu);
-        VcpuAction action = TVendor.Step(ref vcpu);
+        VcpuAction action = Step(ref vcpu);
         VirtualTpr<TVendor>.Store(ref vcpu);
         return action;
     }

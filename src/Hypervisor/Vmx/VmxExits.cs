@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
+using SharpKvm.Emulator;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
@@ -190,8 +191,7 @@ internal static class VmxExits
             case ExitReason.Invept:
             case ExitReason.Invvpid: return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
             case ExitReason.TripleFault: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
-            // Hardware task switches (32-bit TSS and task gates) are not carried out.
-            case ExitReason.TaskSwitch: return UserExit.EmulationFailure(ref vcpu, default);
+            case ExitReason.TaskSwitch: return TaskSwitch(ref vcpu, qualification, interrupted);
             default:
                 return UserExit.InternalError(ref vcpu, kvm_run.KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, reason,
                     qualification);
@@ -245,6 +245,14 @@ internal static class VmxExits
             case 17: return Exits.Raise(ref vcpu, Vector.AlignmentCheck);
             default: return VcpuAction.Resume;
         }
+    }
+
+    /// <summary>Qualification: selector, and what asked for it in bits 30-31 (SDM vol. 3, table 28-6).</summary>
+    private static VcpuAction TaskSwitch(ref Vcpu vcpu, ulong qualification, EventInjection interrupted)
+    {
+        VmxVendor.TryFindEnd(ref vcpu, 0, out ulong end);
+        return Interpreter<VmxVendor>.SwitchTask(ref vcpu, (ushort)qualification,
+            (TaskSwitchCause)(qualification >> 30 & 3), interrupted, end);
     }
 
     private static VcpuAction CloseWindow(ref Vcpu vcpu, PrimaryControls window)

@@ -26,6 +26,9 @@ internal static class VmxHardware
     /// <summary>Ticks of the TSC, as a power of two, in one of the preemption timer's; -1: it has none.</summary>
     public static int TimerShift;
 
+    /// <summary>Guests run without paging and in real mode, too.</summary>
+    public static bool IsUnrestricted => (Secondary & SecondaryControls.UnrestrictedGuest) != 0;
+
     private static uint s_revision;
     /// <summary>The first of the capability MSRs of controls.</summary>
     private static uint s_controls;
@@ -63,7 +66,7 @@ internal static class VmxHardware
         // It is on while there is a deadline.
         Pin &= ~PinControls.PreemptionTimer;
         // Unrestricted guests choose PE and PG themselves.
-        Cr0Fixed = Capability(MsrCr0Fixed0) & ~(Cr0.Pe | Cr0.Pg);
+        Cr0Fixed = Capability(MsrCr0Fixed0) & ~(IsUnrestricted ? Cr0.Pe | Cr0.Pg : 0);
         Cr4Fixed = Capability(MsrCr4Fixed0);
         MsrBitmap = KernelPages.AllocateBitmap(0);
         if (MsrBitmap.IsNull)
@@ -122,9 +125,9 @@ internal static class VmxHardware
             | PrimaryControls.Rdpmc | PrimaryControls.Cr8Load | PrimaryControls.Cr8Store | PrimaryControls.MovDr
             | PrimaryControls.AllPorts | PrimaryControls.MsrBitmap | PrimaryControls.Monitor
             | PrimaryControls.Secondary;
-        const SecondaryControls SecondaryNeeded = SecondaryControls.Ept | SecondaryControls.UnrestrictedGuest;
+        const SecondaryControls SecondaryNeeded = SecondaryControls.Ept;
         const SecondaryControls SecondaryWanted = SecondaryControls.Rdtscp | SecondaryControls.Vpid
-            | SecondaryControls.Wbinvd | SecondaryControls.Invpcid;
+            | SecondaryControls.Wbinvd | SecondaryControls.Invpcid | SecondaryControls.UnrestrictedGuest;
         const ExitControls ExitNeeded = ExitControls.SaveDebug | ExitControls.HostLongMode | ExitControls.LoadPat
             | ExitControls.LoadEfer;
         const EntryControls EntryNeeded = EntryControls.LoadDebug | EntryControls.LoadPat | EntryControls.LoadEfer;

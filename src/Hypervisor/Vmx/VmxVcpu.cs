@@ -39,6 +39,8 @@ internal struct VmxVcpu
     public QueuedInterrupt Held;
     /// <summary>The PDPTEs are to be read from the guest's memory, as MOV to CR3 does in PAE mode.</summary>
     public bool PdptesStale;
+    /// <summary>Software has written CR0 or a segment register, so that the state may be none for an entry.</summary>
+    public bool StateUnchecked;
 
     /// <summary>The identifier as the VMCS has it; 0 is none.</summary>
     public readonly ulong Vpid => Asid.IsOwn ? Asid.Value : 0;

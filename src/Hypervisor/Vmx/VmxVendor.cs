@@ -124,6 +124,7 @@ internal readonly struct VmxVendor : IVendor
     public static void SetSegment(ref Vcpu vcpu, SegmentName name, in Segment segment)
     {
         uint rights = segment.Attributes & 0xffu | (segment.Attributes & 0xf00u) << 4;
+        vcpu.Vmx.StateUnchecked = true;
         Vmcs.Write(Vmcs.Of(VmcsField.Selector, name), segment.Selector);
         Vmcs.Write(Vmcs.Of(VmcsField.AccessRights, name), segment.Present ? rights : rights | Unusable);
         Vmcs.Write(Vmcs.Of(VmcsField.Limit, name), segment.Limit);
@@ -166,6 +167,7 @@ internal readonly struct VmxVendor : IVendor
     public static void SetCr0(ref Vcpu vcpu, ulong value)
     {
         vcpu.Vmx.Cr0 = value;
+        vcpu.Vmx.StateUnchecked = true;
         Vmcs.Write(VmcsField.Cr0Shadow, value);
         Vmcs.Write(VmcsField.Cr0, value & ~Cr0Cacheability | VmxHardware.Cr0Fixed);
         PagingChanged(ref vcpu);
@@ -405,6 +407,15 @@ internal readonly struct VmxVendor : IVendor
         if ((end ^ vcpu.Registers.Rip) >> 32 != 0 && !GetSegment(ref vcpu, SegmentName.Cs).Long)
             end = (uint)end;
         return true;
+    }
+
+    public static bool CanRun(ref Vcpu vcpu)
+    {
+        if (VmxHardware.IsUnrestricted || !vcpu.Vmx.StateUnchecked)
+            return true;
+        bool enterable = GuestState.IsEnterable(ref vcpu);
+        vcpu.Vmx.StateUnchecked = !enterable;
+        return enterable;
     }
 
     public static VcpuAction Step(ref Vcpu vcpu) => VmxExits.Step(ref vcpu);

@@ -23,7 +23,10 @@ static class ModeTests
         new("mode/far_call_through_gate", FarCallThroughGate),
         new("mode/privilege_change_and_return", PrivilegeChangeAndReturn),
         new("mode/task_switch_jmp", TaskSwitchJmp),
+        new("mode/task_switch_call_and_return", TaskSwitchCallAndReturn),
         new("mode/task_gate", TaskGate),
+        new("mode/task_gate_exception", TaskGateException),
+        new("mode/task_busy", TaskBusy),
         new("mode/virtual_8086", Virtual8086),
         new("mode/wrong_segment_type", WrongSegmentType),
         new("mode/smep_smap_umip", SmepSmapUmip),
@@ -403,20 +406,6 @@ static class ModeTests
         Check.Equal(0x10, guest.Vcpu.Sregs.Ss.Selector, "ss from the TSS");
     }
 
-    /// <summary>Hardware task switches are done or reported as an emulation failure; never lost, never
-    /// endless.</summary>
-    static void DoneOrReported(Guest guest, Action whenDone)
-    {
-        KvmExit exit = guest.Vcpu.RunOnce();
-        if (exit == KvmExit.InternalError)
-        {
-            Check.Equal(KvmInternalError.Emulation, guest.Run.Internal.Suberror, "suberror");
-            return;
-        }
-        Check.Equal(KvmExit.Hlt, exit, $"exit reason ({guest.DescribeExit()})");
-        whenDone();
-    }
-
     static void WriteSpareTask(Guest guest, uint eip)
     {
         const uint Tss = 0x6000;
@@ -435,12 +424,11 @@ static class ModeTests
     {
         using var guest = new Guest(GuestMode.Protected, code => FarJump(code, 4, GuestLayout.SpareTss, 0));
         WriteSpareTask(guest, 0x3000);
-        DoneOrReported(guest, () =>
-        {
-            Check.Equal(0x3001ul, guest.Vcpu.Regs.Rip, "rip in the new task");
-            Check.Equal(0xBEEFul, guest.Vcpu.Regs.Rbx, "ebx from the new TSS");
-            Check.Equal(GuestLayout.SpareTss, guest.Vcpu.Sregs.Tr.Selector, "tr");
-        });
+        guest.RunToHalt();
+        Check.Equal(0x3001ul, guest.Vcpu.Regs.Rip, "rip in the new task");
+        Check.Equal(0xBEEFul, guest.Vcpu.Regs.Rbx, "ebx from the new TSS");
+        Check.Equal(GuestLayout.SpareTss, guest.Vcpu.Sregs.Tr.Selector, "tr");
+        Check.Equal(8ul, guest.Vcpu.Sregs.Cr0 & 8, "CR0.TS");
     }
 
     static void TaskGate()
@@ -448,11 +436,69 @@ static class ModeTests
         using var guest = new Guest(GuestMode.Protected, code => code.@int(0x50));
         WriteSpareTask(guest, 0x3000);
         guest.Memory.Write(GuestLayout.Idt + 0x50 * 8, ((ulong)GuestLayout.SpareTss << 16) | (0x85ul << 40));
-        DoneOrReported(guest, () =>
+        guest.RunToHalt();
+        Check.Equal(0x3001ul, guest.Vcpu.Regs.Rip, "rip in the new task");
+        Check.Equal((uint)GuestLayout.TssSelector, guest.Memory.Read<ushort>(0x6000), "link to the old task");
+    }
+
+    /// <summary>CALL of a task that counts and returns, again and again: it goes on behind its IRET.</summary>
+    static void TaskSwitchCallAndReturn()
+    {
+        const int Calls = 3;
+        using var guest = new Guest(GuestMode.Protected, code =>
         {
-            Check.Equal(0x3001ul, guest.Vcpu.Regs.Rip, "rip in the new task");
-            Check.Equal((uint)GuestLayout.TssSelector, guest.Memory.Read<ushort>(0x6000), "link to the old task");
+            code.mov(esi, 0x1234);
+            for (int call = 0; call < Calls; call++)
+            {
+                code.db(0x9A);
+                code.dd(0);
+                code.dw(GuestLayout.SpareTss);
+            }
+            code.hlt();
         });
+        WriteSpareTask(guest, 0x3000);
+        guest.Load(0x3000, 32, code =>
+        {
+            Label again = code.CreateLabel();
+            code.Label(ref again);
+            code.inc(ebx);
+            code.inc(__dword_ptr[(long)GuestLayout.Data]);
+            code.mov(esi, 0);
+            code.iretd();
+            code.jmp(again);
+        });
+        guest.RunToHalt();
+        Check.Equal((uint)Calls, guest.Memory.Read<uint>(GuestLayout.Data), "turns of the called task");
+        Check.Equal(0xBEEFu + Calls, guest.Memory.Read<uint>(0x6034), "ebx in its TSS");
+        Check.Equal(0x1234ul, guest.Vcpu.Regs.Rsi, "esi, back in the first task");
+        Check.Equal(GuestLayout.TssSelector, guest.Vcpu.Sregs.Tr.Selector, "tr");
+        Check.Equal(0x89, guest.Memory.Read<byte>(GuestLayout.Gdt + GuestLayout.SpareTss + 5), "not busy any more");
+    }
+
+    /// <summary>An exception with an error code that is a task: the code is on its stack.</summary>
+    static void TaskGateException()
+    {
+        using var guest = new Guest(GuestMode.Protected, code =>
+        {
+            code.mov(eax, 0x7F8);
+            code.mov(ds, eax);
+        });
+        WriteSpareTask(guest, 0x3000);
+        guest.Load(0x3000, 32, code =>
+        {
+            code.pop(ecx);
+            code.hlt();
+        });
+        guest.Memory.Write(GuestLayout.Idt + 13 * 8, ((ulong)GuestLayout.SpareTss << 16) | (0x85ul << 40));
+        guest.RunToHalt();
+        Check.Equal(0x7F8ul, guest.Vcpu.Regs.Rcx, "the error code");
+        Check.Equal((uint)GuestLayout.TssSelector, guest.Memory.Read<ushort>(0x6000), "link to the old task");
+    }
+
+    static void TaskBusy()
+    {
+        using var guest = new Guest(GuestMode.Protected, code => FarJump(code, 4, GuestLayout.TssSelector, 0));
+        Check.Equal((ulong)GuestLayout.TssSelector, guest.ExpectTrap(13, "JMP to a busy task").ErrorCode, "error code");
     }
 
     static void Virtual8086()

@@ -116,6 +116,7 @@ internal struct FakeVendor : IVendor
     public static void OpenNmiWindow(ref Vcpu vcpu) => throw new NotSupportedException();
     public static uint Hypercall => Opcode.Vmmcall;
     public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end) => throw new NotSupportedException();
+    public static bool CanRun(ref Vcpu vcpu) => true;
     public static VcpuAction Step(ref Vcpu vcpu) => VcpuAction.UserSpace;
 
     private static FakeControlBlock Of(ref Vcpu vcpu) => FakeControlBlock.Of(ref vcpu);

@@ -216,12 +216,32 @@ public class ExitTests
         Assert.That(guest.RunPage.fail_entry.hardware_entry_failure_reason, Is.EqualTo(ulong.MaxValue));
     }
 
-    [Test]
-    public void ATaskSwitchIsShownToUserSpace()
+    /// <summary>EXITINFO2 tells IRET and JMP from CALL; where the instruction ends is not told.</summary>
+    [TestCase(0ul, true, TestName = "CALL of a task")]
+    [TestCase(1ul << 38, false, TestName = "JMP to a task")]
+    public void ATaskSwitchIsCarriedOut(ulong info2, bool nests)
     {
         using SvmGuest guest = new();
-        guest.RunTo(Exit.KVM_EXIT_INTERNAL_ERROR, Turn.Exit(ExitCode.TaskSwitch));
-        Assert.That(guest.RunPage.@internal.suberror, Is.EqualTo(kvm_run.KVM_INTERNAL_ERROR_EMULATION));
+        TwoTasks.Put(guest);
+        guest.Write(SvmGuest.Code, [(byte)(nests ? 0x9a : 0xea), 0, 0, 0, 0, (byte)TwoTasks.Other, 0]);
+        guest.RunThrough(Turn.Exit(ExitCode.TaskSwitch, TwoTasks.Other, info2));
+        Assert.That(guest.Entries[^1].Rip, Is.EqualTo(TwoTasks.Entry));
+        Assert.That(guest.Entries[^1].Rflags, Is.EqualTo(Rflags.Fixed | (nests ? Rflags.Nt : 0)));
+        Assert.That(guest.Entries[^1].Tr.Selector, Is.EqualTo(TwoTasks.Other));
+        Assert.That(guest.Read<uint>(TwoTasks.RunningTss + 0x20), Is.EqualTo(SvmGuest.Code + 7));
+    }
+
+    [Test]
+    public void AnEventThatIsATask()
+    {
+        using SvmGuest guest = new();
+        TwoTasks.Put(guest);
+        guest.RunThrough(Turn.Exit(ExitCode.TaskSwitch, TwoTasks.Other, 1ul << 44 | 0x1234)
+            .During(Injection.Exception(13, 0x1234)));
+        Assert.That((guest.Entries[^1].Rip, guest.Entries[^1].Inject.Raw),
+            Is.EqualTo((TwoTasks.Entry, Injection.None)));
+        Assert.That(guest.Read<uint>(TwoTasks.RunningTss + 0x20), Is.EqualTo(SvmGuest.Code));
+        Assert.That(guest.Read<uint>(TwoTasks.Stack - 4), Is.EqualTo(0x1234));
     }
 
     [Test]

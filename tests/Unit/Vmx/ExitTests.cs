@@ -206,12 +206,60 @@ public class ExitTests
         guest.RunTo(Exit.KVM_EXIT_SHUTDOWN, Turn.Exit(ExitReason.TripleFault));
     }
 
-    [Test]
-    public void ATaskSwitchIsShownToUserSpace()
+    /// <summary>JMP, CALL, IRET: RIP is at the instruction, and the old task goes on behind it.</summary>
+    [TestCase(0u, true, TestName = "CALL of a task")]
+    [TestCase(2u, false, TestName = "JMP to a task")]
+    public void ATaskSwitchIsCarriedOut(uint cause, bool nests)
     {
         using VmxGuest guest = new();
-        guest.RunTo(Exit.KVM_EXIT_INTERNAL_ERROR, Turn.Exit(ExitReason.TaskSwitch));
-        Assert.That(guest.RunPage.@internal.suberror, Is.EqualTo(kvm_run.KVM_INTERNAL_ERROR_EMULATION));
+        TwoTasks.Put(guest);
+        guest.RunThrough(Turn.Instruction(ExitReason.TaskSwitch, 7, cause << 30 | TwoTasks.Other));
+        AssertLast(guest, TwoTasks.Entry, Injection.None);
+        VmcsImage entry = guest.Entries[^1];
+        Assert.That((entry[VmcsField.Rsp], entry[VmcsField.Rflags]),
+            Is.EqualTo((TwoTasks.Stack, Rflags.Fixed | (nests ? Rflags.Nt : 0))));
+        Assert.That(entry[Vmcs.Of(VmcsField.Selector, SegmentName.Tr)], Is.EqualTo(TwoTasks.Other));
+        Assert.That(guest.Read<uint>(TwoTasks.RunningTss + 0x20), Is.EqualTo(VmxGuest.Code + 7));
+        Assert.That(guest.Get<kvm_sregs>(Ioctl.KVM_GET_SREGS).common.cr0 & Cr0.Ts, Is.EqualTo(Cr0.Ts));
+    }
+
+    /// <summary>An exception through a task gate is over with the switch; its error code is on the new stack.</summary>
+    [Test]
+    public void AnEventThatIsATask([Values] bool isNmi)
+    {
+        using VmxGuest guest = new();
+        TwoTasks.Put(guest);
+        ulong interrupted = isNmi ? Injection.Nmi : Injection.Exception(13, 0x1234);
+        guest.RunThrough(Turn.Exit(ExitReason.TaskSwitch, 3u << 30 | TwoTasks.Other).During(interrupted));
+        AssertLast(guest, TwoTasks.Entry, Injection.None);
+        Assert.That(guest.Read<uint>(TwoTasks.RunningTss + 0x20), Is.EqualTo(VmxGuest.Code));
+        Assert.That(guest.Entries[^1][VmcsField.Rsp], Is.EqualTo(TwoTasks.Stack - (isNmi ? 0u : 4)));
+        Assert.That(isNmi || guest.Read<uint>(TwoTasks.Stack - 4) == 0x1234);
+        Assert.That(VmxVendor.GetNmiMasked(ref guest.Vcpu), Is.EqualTo(isNmi));
+    }
+
+    /// <summary>A fault of the switch itself comes on top of the event.</summary>
+    [Test]
+    public void AnImpossibleTask([Values] bool isEvent)
+    {
+        const ushort Data = 0x10;
+        using VmxGuest guest = new();
+        TwoTasks.Put(guest);
+        Turn turn = Turn.Instruction(ExitReason.TaskSwitch, 7, (isEvent ? 3u << 30 : 0) | Data);
+        guest.RunThrough(isEvent ? turn.During(Injection.Exception(13, 0)) : turn);
+        AssertLast(guest, VmxGuest.Code, isEvent ? Injection.Exception(8, 0) : Injection.Exception(13, Data));
+    }
+
+    /// <summary>INT n through a task gate.</summary>
+    [Test]
+    public void ASoftInterruptThatIsATaskReturnsBehindIt()
+    {
+        using VmxGuest guest = new();
+        TwoTasks.Put(guest);
+        guest.RunThrough(Turn.Instruction(ExitReason.TaskSwitch, 2, 3u << 30 | TwoTasks.Other)
+            .During(Injection.SoftInterrupt(0x40)));
+        AssertLast(guest, TwoTasks.Entry, Injection.None);
+        Assert.That(guest.Read<uint>(TwoTasks.RunningTss + 0x20), Is.EqualTo(VmxGuest.Code + 2));
     }
 
     [TestCase(11u)] // GETSEC
