@@ -44,6 +44,8 @@ internal enum Rights : byte
 internal struct Fault
 {
     public byte Vector;
+    /// <summary>Of an event that is delivered; of a fault that is raised, its vector tells.</summary>
+    public bool HasErrorCode;
     public uint ErrorCode;
     /// <summary>The linear address of a #PF, for CR2.</summary>
     public ulong Address;
