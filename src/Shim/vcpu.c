@@ -89,6 +89,14 @@ static long call_core(struct sk_vcpu *vcpu, void *fn, unsigned long a, unsigned 
 	return result;
 }
 
+/* Import of the core: the guest's FPU state goes to memory, from where the next entry takes it. */
+void sk_vcpu_store_fpu(struct sk_vcpu *vcpu)
+{
+	if (vcpu->fpu_loaded)
+		fpu_swap_kvm_fpstate(&vcpu->fpu, false);
+	vcpu->fpu_loaded = false;
+}
+
 /* What an entry needs after a load or a change of TSC_AUX; interrupts may be on, preemption is off. */
 static void prepare(struct sk_vcpu *vcpu, u64 host_vmcb)
 {
@@ -130,7 +138,7 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 
 	preempt_disable();
 	host_vmcb = sk_is_vmx ? 0 : sk_host_vmcb_pa();
-	if (unlikely(!vcpu->host_saved || vcpu->tsc_aux != shared->tsc_aux))
+	if (unlikely(!vcpu->host_saved || !vcpu->fpu_loaded || vcpu->tsc_aux != shared->tsc_aux))
 		prepare(vcpu, host_vmcb);
 	local_irq_disable();
 	xfer_to_guest_mode_prepare();
@@ -337,10 +345,7 @@ static long run(struct sk_vcpu *vcpu)
 	result = sk_vm_call(vm, sk_core_run, vcpu->shared, 0, 0);
 
 	WRITE_ONCE(vcpu->task, NULL);
-	if (vcpu->fpu_loaded) {
-		fpu_swap_kvm_fpstate(&vcpu->fpu, false);
-		vcpu->fpu_loaded = false;
-	}
+	sk_vcpu_store_fpu(vcpu);
 	put(vcpu);
 	if (vcpu->shared->masks_signals) {
 		sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);

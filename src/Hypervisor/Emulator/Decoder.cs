@@ -60,7 +60,7 @@ internal ref struct Decoder
             }
         }
         i.Opcode = opcode;
-        i.Row = OpcodeMap.Row(i.Map, opcode, i.Repeat);
+        i.Row = OpcodeMap.Row(in i, opcode);
         if (i.Operation == Op.Unknown && (i.Row & Op.Group) == 0)
             return Decoding.Unknown;
         bool long64 = code == CodeSize.Bits64;

@@ -102,6 +102,32 @@ internal ref partial struct Execution<TMachine>
             && Store(_i.Destination, size, operation == Op.Movbe ? Reverse(value, size) : value);
     }
 
+    /// <summary>Moves between memory and an XMM register; a short load clears the rest of it.</summary>
+    private bool MoveVector(Op operation)
+    {
+        bool store = _i.Source == Op.RegOperand;
+        int size = operation switch { Op.MovDword => 4, Op.MovQword => 8, Op.MovLow => _i.OperandSize, _ => 16 };
+        if (!_i.IsMemory)
+            return Unsupported();
+        if ((_machine.Cr0 & Cr0.Em) != 0 || (_machine.Cr4 & Cr4.Osfxsr) == 0)
+            return Raise(Fault.InvalidOpcode);
+        if ((_machine.Cr0 & Cr0.Ts) != 0)
+            return Raise(Fault.NoDevice);
+        if (!Locate(size, store))
+            return false;
+        Gva address = new(_fetched.Linear);
+        if (operation == Op.MovAligned && address.Value % 16 != 0)
+            return Raise(Fault.GeneralProtection);
+        InlineArray2<ulong> loaded = default;
+        Span<byte> data = MemoryMarshal.AsBytes(store ? _machine.Vector(_i.Reg) : loaded)[..size];
+        if (!Check(store ? _machine.Write(address, data, Rights.None, ref Result.Fault)
+            : _machine.Read(address, data, Rights.None, ref Result.Fault)))
+            return false;
+        if (!store)
+            ((Span<ulong>)loaded).CopyTo(_machine.Vector(_i.Reg));
+        return true;
+    }
+
     private bool MoveExtended(Op operation)
     {
         int from = operation switch

@@ -146,6 +146,7 @@ internal ref partial struct Execution<TMachine>
             case Op.Cmpxchg: return CompareExchange();
             case Op.Cmpxchg8b: return CompareExchangeWide();
             case Op.Cmov or Op.Set: return Conditional(operation);
+            case >= Op.MovVector and <= Op.MovLow: return MoveVector(operation);
             case >= Op.Lea and <= Op.Fence: return Miscellaneous(operation);
             case >= Op.Movs and <= Op.Outs: return Repeat(operation);
             case Op.In or Op.Out: return Port(operation);

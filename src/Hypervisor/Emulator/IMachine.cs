@@ -50,7 +50,7 @@ internal struct Fault
     /// <summary>The linear address of a #PF, for CR2.</summary>
     public ulong Address;
 
-    public const byte DivideError = 0, InvalidOpcode = 6, InvalidTss = 10, SegmentNotPresent = 11, StackSegment = 12,
+    public const byte DivideError = 0, InvalidOpcode = 6, NoDevice = 7, InvalidTss = 10, SegmentNotPresent = 11, StackSegment = 12,
         GeneralProtection = 13, PageFault = 14, AlignmentCheck = 17;
 }
 
@@ -119,6 +119,9 @@ internal interface IMachine
     /// <summary><paramref name="count"/> times <paramref name="size"/> (1, 2, 4) bytes, sent from the start of
     /// <see cref="PortData"/>, or to be found there after <see cref="Access.Done"/>.</summary>
     Access Port(bool write, ushort port, int size, int count);
+
+    /// <summary>The 16 bytes of an XMM register, until the guest runs.</summary>
+    Span<ulong> Vector(int register);
 
     /// <summary>Control registers 0, 2, 3, 4, 8; CPL is checked already. False: #GP(0).</summary>
     ulong ReadControl(int index);

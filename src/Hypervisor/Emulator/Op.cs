@@ -16,6 +16,7 @@ internal enum Op : uint
     Rol, Ror, Rcl, Rcr, Shl, Shr, Sar, Shld, Shrd,
     Bt, Bts, Btr, Btc, Bsf, Bsr, Popcnt,
     Mov, Movbe, Movnti, MovzxByte, MovzxWord, MovsxByte, MovsxWord, Movsxd, Xchg, Cmpxchg, Cmpxchg8b, Xadd, Cmov, Set,
+    MovVector, MovAligned, MovDword, MovQword, MovLow,
     Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence,
     Movs, Cmps, Stos, Lods, Scas, Ins, Outs, In, Out,
     Push, Pop, PushSeg, PopSeg, Pusha, Popa, Pushf, Popf, Enter, Leave,
@@ -46,4 +47,7 @@ internal enum Op : uint
     // Conditions: LOCK may stand before it; not in 64-bit code; memory only; CPL 0 only; ModRM.reg selects the row of a
     // group whose number stands in place of the operation.
     Locks = 1 << 22, No64 = 1 << 23, Mem = 1 << 24, Cpl0 = 1 << 25, Group = 1 << 26, Only64 = 1 << 27,
+
+    // The prefix selects the row, of a group whose number stands in place of the operation.
+    Prefixed = 1 << 28,
 }

@@ -104,12 +104,13 @@ internal static class OpcodeMap
         /* 04 */ Ud, None, Clts | Cpl0, None,
         /* 08 */ Wbinvd | Cpl0, Wbinvd | Cpl0, Ud, Ud,
         /* 0C */ Ud, Nop | E | b, None, None,
-        /* 10 */ None, None, None, None, None, None, None, None,
+        /* 10 */ Prefixed | (Op)0, Prefixed | (Op)1, None, None, None, None, None, None,
         /* 18 */ Nop | E | b, Nop | E | v, None, None,
         /* 1C */ Nop | E | b, Nop | E | v, Nop | E | v, Nop | E | v,
         /* 20 */ MovFromControl | EG | n | Cpl0, MovFromDebug | EG | n | Cpl0,
         /* 22 */ MovToControl | GE | n | Cpl0, MovToDebug | GE | n | Cpl0,
-        /* 24 */ None, None, None, None, None, None, None, None, None, None, None, None,
+        /* 24 */ None, None, None, None,
+        /* 28 */ Prefixed | (Op)2, Prefixed | (Op)3, None, Prefixed | (Op)4, None, None, None, None,
         /* 30 */ Wrmsr | Cpl0, Rdtsc, Rdmsr | Cpl0, None,
         /* 34 */ None, None, None, None, None, None, None, None, None, None, None, None,
         /* 40 */ Cmov | GE | v, Cmov | GE | v, Cmov | GE | v, Cmov | GE | v,
@@ -117,8 +118,10 @@ internal static class OpcodeMap
         /* 48 */ Cmov | GE | v, Cmov | GE | v, Cmov | GE | v, Cmov | GE | v,
         /* 4C */ Cmov | GE | v, Cmov | GE | v, Cmov | GE | v, Cmov | GE | v,
         /* 50 */ None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
-        /* 60 */ None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
-        /* 70 */ None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+        /* 60 */ None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+        /* 6E */ Prefixed | (Op)5, Prefixed | (Op)6,
+        /* 70 */ None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+        /* 7E */ Prefixed | (Op)7, Prefixed | (Op)8,
         /* 80 */ Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz,
         /* 84 */ Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz,
         /* 88 */ Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz, Jcc | I | f | Iz,
@@ -137,19 +140,39 @@ internal static class OpcodeMap
         /* C4 */ None, None, None, Wide | E | y,
         /* C8 */ Bswap | R | v, Bswap | R | v, Bswap | R | v, Bswap | R | v,
         /* CC */ Bswap | R | v, Bswap | R | v, Bswap | R | v, Bswap | R | v,
+        /* D0 */ None, None, None, None, None, None, Prefixed | (Op)9, None,
+        /* D8 */ None, None, None, None, None, None, None, None,
+        /* E0 */ None, None, None, None, None, None, None, Prefixed | (Op)10,
+        /* E8 */ None, None, None, None, None, None, None, None,
+        /* F0 */ Prefixed | (Op)11, None, None, None, None, None, None, None,
+        /* F8 */ None, None, None, None, None, None, None, Ud | GE,
     ];
 
-    /// <summary>The row of an opcode. <paramref name="map"/>: 0 one-byte, 1 after 0F, 2 after 0F 38.</summary>
-    public static Op Row(int map, byte opcode, byte repeat)
+    /// <summary>Rows of opcodes after 0F that the prefix selects: none, 66, F3, F2.</summary>
+    public static ReadOnlySpan<Op> ByPrefix =>
+    [
+        /* 10 */ MovVector | GE, MovVector | GE, MovDword | GE, MovQword | GE,
+        /* 11 */ MovVector | EG, MovVector | EG, MovDword | EG, MovQword | EG,
+        /* 28 */ MovAligned | GE, MovAligned | GE, None, None,
+        /* 29 */ MovAligned | EG, MovAligned | EG, None, None,
+        /* 2B */ MovAligned | EG, MovAligned | EG, None, None,
+        /* 6E */ None, MovLow | GE | y, None, None,
+        /* 6F */ None, MovAligned | GE, MovVector | GE, None,
+        /* 7E */ None, MovLow | EG | y, MovQword | GE, None,
+        /* 7F */ None, MovAligned | EG, MovVector | EG, None,
+        /* D6 */ None, MovQword | EG, None, None,
+        /* E7 */ None, MovAligned | EG, None, None,
+        /* F0 */ None, None, None, MovVector | GE,
+    ];
+
+    /// <summary>The row of an opcode. <paramref name="i"/> has its map and its prefixes.</summary>
+    public static Op Row(in Instruction i, byte opcode)
     {
-        switch (map)
-        {
-            case 0: return OneByte[opcode];
-            case 1: return opcode < TwoByte.Length ? TwoByte[opcode] : opcode == 0xff ? Ud | GE : None;
-            default:
-                // With F2 it is CRC32.
-                bool moves = (opcode & 0xfe) == 0xf0 && repeat == 0;
-                return moves ? Movbe | v | Mem | (opcode == 0xf0 ? GE : EG) : None;
-        }
+        // Of the third map, F2 makes it CRC32.
+        bool moves = (opcode & 0xfe) == 0xf0 && i.Repeat == 0;
+        Op row = i.Map == 0 ? OneByte[opcode] : i.Map == 1 ? TwoByte[opcode]
+            : moves ? Movbe | v | Mem | (opcode == 0xf0 ? GE : EG) : None;
+        int prefix = i.Repeat != 0 ? i.Repeat == 0xf3 ? 2 : 3 : i.OperandPrefix ? 1 : 0;
+        return (row & Prefixed) == 0 ? row : ByPrefix[(int)(row & OperationMask) * 4 + prefix];
     }
 }

@@ -162,6 +162,16 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return Access.UserSpace;
     }
 
+    public Span<ulong> Vector(int register)
+    {
+        ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(_vcpu.Shared.Host.LegacyFpu());
+        // A component that is absent is all zeros.
+        if ((image.present & fxregs_state.Sse) == 0 && HostCpu.SupportedXcr0() != 0)
+            image.xmm = default;
+        image.present |= fxregs_state.Sse;
+        return image.xmm[register];
+    }
+
     public ulong ReadControl(int index) => index switch
     {
         0 => TVendor.GetCr0(ref _vcpu),

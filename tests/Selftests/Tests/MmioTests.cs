@@ -24,6 +24,8 @@ static class MmioTests
         new("mmio/write_crossing_page", WriteCrossingPage),
         new("mmio/read_crossing_page", ReadCrossingPage),
         new("mmio/crossing_into_ram", CrossingIntoRam),
+        new("mmio/xmm_registers", XmmRegisters),
+        new("mmio/xmm_misaligned", XmmMisaligned),
         new("mmio/high_address", HighAddress),
         new("mmio/completes_on_next_run", CompletesOnNextRun),
         new("mmio/state_during_exit", StateDuringExit),
@@ -41,6 +43,46 @@ static class MmioTests
             guest.SetSregs((ref sregs) => sregs.Ds.Base = Mmio);
         }
         return guest;
+    }
+
+    /// <summary>16 bytes are two accesses; registers that take no part keep their values.</summary>
+    static void XmmRegisters()
+    {
+        using Guest guest = Make(GuestMode.Long, code =>
+        {
+            code.mov(rax, 0x1122334455667788);
+            code.movq(xmm1, rax);
+            code.movq(xmm9, rax);
+            code.punpcklqdq(xmm9, xmm9);
+            code.movups(__xmmword_ptr[rbx], xmm9);
+            code.movaps(xmm2, __xmmword_ptr[rbx]);
+            code.movntdq(__xmmword_ptr[rbx], xmm2);
+            code.movd(xmm3, __dword_ptr[rbx]);
+            code.paddq(xmm3, xmm1);
+            code.movups(__xmmword_ptr[(long)GuestLayout.Data], xmm3);
+            code.hlt();
+        });
+        byte[] pattern = [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11];
+        guest.ExpectMmioWrite(Mmio, pattern);
+        guest.ExpectMmioWrite(Mmio + 8, pattern);
+        guest.ExpectMmioRead(Mmio, 1, 2, 3, 4, 5, 6, 7, 8);
+        guest.ExpectMmioRead(Mmio + 8, 9, 10, 11, 12, 13, 14, 15, 16);
+        guest.ExpectMmioWrite(Mmio, 1, 2, 3, 4, 5, 6, 7, 8);
+        guest.ExpectMmioWrite(Mmio + 8, 9, 10, 11, 12, 13, 14, 15, 16);
+        guest.ExpectMmioRead(Mmio, 1, 0, 0, 0);
+        guest.RunToHalt();
+        Check.Equal(0x1122334455667789ul, guest.Memory.Read<ulong>(GuestLayout.Data), "low half");
+        Check.Equal(0ul, guest.Memory.Read<ulong>(GuestLayout.Data + 8), "high half, cleared by MOVD");
+    }
+
+    static void XmmMisaligned()
+    {
+        using Guest guest = Make(GuestMode.Long, code =>
+        {
+            code.movaps(xmm0, __xmmword_ptr[rbx + 8]);
+            code.hlt();
+        });
+        Check.Equal(0ul, guest.ExpectTrap(13, "MOVAPS").ErrorCode, "error code");
     }
 
     static void WriteEachWidth(GuestMode mode)

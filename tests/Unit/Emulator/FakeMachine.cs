@@ -38,6 +38,7 @@ internal sealed class FakeState
     public bool Yield;
     public readonly ulong[] Control = new ulong[16];
     public readonly ulong[] Debug = new ulong[8];
+    public readonly ulong[] Vectors = new ulong[16 * 2];
     public FetchedInstruction Fetched;
 
     public FakeState(CodeSize code, bool real = false) => Reset(code, real, 0);
@@ -254,6 +255,8 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
         }
         return access;
     }
+
+    public Span<ulong> Vector(int register) => state.Vectors.AsSpan(register * 2, 2);
 
     public ulong ReadControl(int index) => index == 0 ? state.Cr0 : state.Control[index];
 

@@ -427,7 +427,7 @@ public class ProtectionTests
     }
 
     [TestCase("D9C0", 8)]
-    [TestCase("0F1003", 8)]
+    [TestCase("0F6F03", 8)]
     [TestCase("C5F81003", 8)]
     [TestCase("0F05", 8)]
     public void TheRestIsReportedWithItsBytes(string code, int size)

@@ -89,11 +89,16 @@ internal readonly unsafe struct HostVcpu(nint handle)
     private ref VcpuShared Shared => ref **(VcpuShared**)_handle;
 
     /// <summary>
-    /// The FXSAVE image and the XSAVE header behind it (SDM vol. 1, 13.4), 576 bytes. Only while the guest's state
-    /// is not in the registers.
+    /// The FXSAVE image and the XSAVE header behind it (SDM vol. 1, 13.4), 576 bytes. The guest's state is there, and
+    /// not in the registers, until the next entry.
     /// </summary>
-    // SAFETY: every XSAVE image begins with these.
-    public Span<byte> LegacyFpu() => new((void*)Shared.Xsave, FxsaveSize + XsaveHeaderSize);
+    public Span<byte> LegacyFpu()
+    {
+        StoreFpu(this);
+        // SAFETY: every XSAVE image begins with these.
+        return new((void*)Shared.Xsave, FxsaveSize + XsaveHeaderSize);
+    }
+    [KernelImport("sk_vcpu_store_fpu")] private static extern void StoreFpu(HostVcpu vcpu);
 
     /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2; at least those of struct kvm_xsave, 4096.</summary>
     public uint XsaveSize() => Shared.XsaveSize;
