@@ -19,12 +19,7 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
         EventInjection next = default;
         if (events.HasException)
         {
-            if (Exceptions<TVendor>.TakePending(ref vcpu, out QueuedException exception))
-            {
-                next = exception.HasErrorCode
-                    ? EventInjection.Of(exception.Vector.Value, exception.ErrorCode)
-                    : EventInjection.Of(EventInjection.EventType.Exception, exception.Vector.Value);
-            }
+            next = Exceptions<TVendor>.Take(ref vcpu);
         }
         else if (events.Nmi.Injected)
         {

@@ -111,7 +111,7 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
     /// The exception to inject with this entry, if there is one: new, with its effects on CR2, DR6, DR7 and RFLAGS.RF
     /// made now, or one whose delivery was interrupted.
     /// </summary>
-    public static bool TakePending(ref Vcpu vcpu, out QueuedException exception)
+    public static EventInjection Take(ref Vcpu vcpu)
     {
         ref QueuedException queued = ref vcpu.Events.Exception;
         if (queued.Pending)
@@ -124,8 +124,9 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             queued.Pending = false;
             queued.Injected = true;
         }
-        exception = queued;
-        return queued.Injected;
+        return !queued.Injected ? default
+            : queued.HasErrorCode ? EventInjection.Of(queued.Vector.Value, queued.ErrorCode)
+            : EventInjection.Of(EventInjection.EventType.Exception, queued.Vector.Value);
     }
 
     /// <summary>Faults return to the instruction itself; traps (#BP, #OF), #DB and aborts leave RF alone.</summary>
@@ -139,14 +140,9 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             return;
         queued.HasPayload = false;
         if (queued.Vector.Value == Vector.PageFault.Value)
-        {
             TVendor.SetCr2(ref vcpu, queued.Payload);
-        }
         else if (queued.Vector.Value == Vector.Debug.Value)
-        {
-            ulong old = TVendor.GetDr6(ref vcpu) & ~DebugBits.Dr6Traps;
-            Debugging<TVendor>.SetDr6(ref vcpu, old | queued.Payload);
-        }
+            Debugging<TVendor>.SetDr6(ref vcpu, TVendor.GetDr6(ref vcpu) & ~DebugBits.Dr6Traps | queued.Payload);
         queued.Payload = 0;
     }
 

@@ -12,12 +12,11 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
     /// <summary>Lower than any update that Linux would warn about missing.</summary>
     private const ulong Microcode = 0x01000065;
 
-    /// <summary>For a vCPU whose vendor part exists already. 0 or a negative errno.</summary>
-    public static int PowerOn(ref Vcpu vcpu)
+    /// <summary>For a vCPU whose vendor part exists already.</summary>
+    public static void PowerOn(ref Vcpu vcpu)
     {
-        int error = vcpu.Cpuid.Derive();
-        if (error != 0)
-            return error;
+        // Without entries nothing is wrong with them.
+        vcpu.Cpuid.Derive();
         ref MsrState msrs = ref vcpu.Msrs;
         bool isBoot = vcpu.Id == vcpu.Vm.BootCpuId;
         msrs.ApicBase = ApicBase.DefaultAddress | ApicBase.Enable | (isBoot ? ApicBase.Bsp : 0);
@@ -34,7 +33,6 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         SetRegisters(ref vcpu);
         if (vcpu.HasApic)
             Apic<TVendor>.Reset(ref vcpu);
-        return 0;
     }
 
     /// <summary>INIT: MSRs, the FPU, the time-stamp counter and CR0's cache bits stay as they are.</summary>

@@ -9,20 +9,10 @@ internal struct CoalescedIo
 {
     private const int Limit = 100;
 
-    private struct Zone
-    {
-        public ulong Start;
-        public uint Size;
-        public bool IsPort;
-
-        public readonly bool Contains(bool port, ulong start, ulong size) =>
-            IsPort == port && start >= Start && size <= Size && start - Start <= Size - size;
-    }
-
     [InlineArray(Limit)]
     private struct Zones
     {
-        private Zone _first;
+        private kvm_coalesced_mmio_zone _first;
     }
 
     /// <summary>The page as the ABI has it; user space may change any of it at any time.</summary>
@@ -48,17 +38,16 @@ internal struct CoalescedIo
     {
         if (zone.pio > 1)
             return Errno.EINVAL;
-        Zone range = new() { Start = zone.addr, Size = zone.size, IsPort = zone.pio != 0 };
         vm.Host.LockIrq();
         ref CoalescedIo self = ref vm.Coalesced;
         bool full = add && self._count == Limit;
         for (int i = self._count - 1; i >= 0 && !add; i--)
         {
-            if (range.Contains(self._zones[i].IsPort, self._zones[i].Start, self._zones[i].Size))
+            if (Contains(in zone, self._zones[i].pio, self._zones[i].addr, self._zones[i].size))
                 self._zones[i] = self._zones[--self._count];
         }
         if (add && !full)
-            self._zones[self._count++] = range;
+            self._zones[self._count++] = zone;
         vm.Host.UnlockIrq();
         return full ? Errno.ENOSPC : Errno.Ok;
     }
@@ -69,15 +58,19 @@ internal struct CoalescedIo
         if (vm.Coalesced.IsEmpty)
             return false;
         bool added = false;
+        uint pio = port ? 1u : 0;
         vm.Host.LockIrq();
         ref CoalescedIo self = ref vm.Coalesced;
         for (int i = 0; i < self._count && !added; i++)
-            added = self._zones[i].Contains(port, address, length) && self.TryPut(port, address, length, data);
+            added = Contains(in self._zones[i], pio, address, length) && self.TryPut(pio, address, length, data);
         vm.Host.UnlockIrq();
         return added;
     }
 
-    private readonly bool TryPut(bool port, ulong address, uint length, ulong data)
+    private static bool Contains(in kvm_coalesced_mmio_zone zone, uint pio, ulong start, ulong size) =>
+        zone.pio == pio && start >= zone.addr && size <= zone.size && start - zone.addr <= zone.size - size;
+
+    private readonly bool TryPut(uint pio, ulong address, uint length, ulong data)
     {
         ref kvm_coalesced_mmio_ring ring = ref _ring.Value;
         // Read once; the remainders keep what user space may have written there within the page.
@@ -87,7 +80,7 @@ internal struct CoalescedIo
             return false;
         _writes.Span[(int)last] = new()
         {
-            phys_addr = address, len = length, pio = port ? 1u : 0, data = data,
+            phys_addr = address, len = length, pio = pio, data = data,
         };
         Volatile.Write(ref ring.last, next);
         return true;

@@ -184,10 +184,8 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
 
     public static VcpuAction EntryFailed(ref Vcpu vcpu, ulong reason)
     {
-        ref kvm_run run = ref vcpu.Run;
-        run.exit_reason = Exit.KVM_EXIT_FAIL_ENTRY;
-        run.fail_entry = new kvm_run.FailEntry { hardware_entry_failure_reason = reason };
-        return VcpuAction.UserSpace;
+        vcpu.Run.fail_entry = new() { hardware_entry_failure_reason = reason };
+        return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_FAIL_ENTRY);
     }
 
     public static VcpuAction Raise(ref Vcpu vcpu, Vector vector)

@@ -96,7 +96,9 @@ internal static class Exports
     private static int Create<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
     {
         int result = TVendor.CreateVcpu(ref vcpu);
-        return result == Errno.Ok ? Reset<TVendor>.PowerOn(ref vcpu) : result;
+        if (result == Errno.Ok)
+            Reset<TVendor>.PowerOn(ref vcpu);
+        return result;
     }
 
     /// <summary>All of the vCPU exists: others may find it.</summary>

@@ -68,8 +68,9 @@ public class DebuggingTests
     {
         Debug.SetDr7(ref _test.Vcpu, DebugBits.Dr7Gd);
         Assert.That(Debug.TrySet(ref _test.Vcpu, 0, 1), Is.EqualTo(DebugAccess.Debug));
-        Assert.That(Exceptions<FakeVendor>.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
-        Assert.That((taken.Vector.Value, _test.Block.Dr6 & DebugBits.Dr6Bd, _test.Block.Dr7),
+        EventInjection taken = Exceptions<FakeVendor>.Take(ref _test.Vcpu);
+        Assert.That(taken.Valid, Is.True);
+        Assert.That((taken.Vector, _test.Block.Dr6 & DebugBits.Dr6Bd, _test.Block.Dr7),
             Is.EqualTo(((byte)1, DebugBits.Dr6Bd, 0x400ul)));
     }
 

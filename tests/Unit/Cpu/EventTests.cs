@@ -39,7 +39,7 @@ public class EventTests
                 Events = default;
                 Queue.Queue(ref _test.Vcpu, new Vector((byte)first), 3);
                 if (begun)
-                    Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.True);
+                    Assert.That(Queue.Take(ref _test.Vcpu).Valid, Is.True);
                 Queue.Queue(ref _test.Vcpu, new Vector((byte)second), 5);
 
                 bool pushes = second is 8 or 10 or 11 or 12 or 13 or 14 or 17 or 21;
@@ -50,8 +50,9 @@ public class EventTests
                 Assert.That(Events.HasException, Is.EqualTo(!triple), $"{first}, {second}");
                 if (triple)
                     continue;
-                Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
-                Assert.That((int)taken.Vector.Value, Is.EqualTo(doubled ? 8 : second), $"{first}, {second}");
+                EventInjection taken = Queue.Take(ref _test.Vcpu);
+                Assert.That(taken.Valid, Is.True);
+                Assert.That((int)taken.Vector, Is.EqualTo(doubled ? 8 : second), $"{first}, {second}");
                 Assert.That((taken.HasErrorCode, taken.HasErrorCode ? taken.ErrorCode : 0),
                     Is.EqualTo(doubled ? (true, 0u) : pushes ? (true, 5u) : (false, 0u)), $"{first}, {second}");
             }
@@ -63,7 +64,8 @@ public class EventTests
     {
         _test.Block.Cr0 = 0;
         Queue.Queue(ref _test.Vcpu, Vector.GeneralProtection, 0x10);
-        Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
+        EventInjection taken = Queue.Take(ref _test.Vcpu);
+        Assert.That(taken.Valid, Is.True);
         Assert.That(taken.HasErrorCode, Is.False);
     }
 
@@ -72,8 +74,9 @@ public class EventTests
     {
         Queue.Queue(ref _test.Vcpu, Vector.PageFault, 2, 0xdead000);
         Assert.That(_test.Block.Cr2, Is.Zero);
-        Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
-        Assert.That((_test.Block.Cr2, taken.Vector.Value, taken.ErrorCode), Is.EqualTo((0xdead000ul, (byte)14, 2u)));
+        EventInjection taken = Queue.Take(ref _test.Vcpu);
+        Assert.That(taken.Valid, Is.True);
+        Assert.That((_test.Block.Cr2, taken.Vector, taken.ErrorCode), Is.EqualTo((0xdead000ul, (byte)14, 2u)));
         Assert.That(_test.Vcpu.Registers.Rflags & Rflags.Rf, Is.Not.Zero, "RF is pushed by faults");
     }
 
@@ -83,7 +86,7 @@ public class EventTests
         Debugging<FakeVendor>.SetDr6(ref _test.Vcpu, 0xf);
         Debugging<FakeVendor>.SetDr7(ref _test.Vcpu, DebugBits.Dr7Gd | 1);
         Queue.Queue(ref _test.Vcpu, Vector.Debug, payload: 1 << 14);
-        Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.True);
+        Assert.That(Queue.Take(ref _test.Vcpu).Valid, Is.True);
         Assert.That((_test.Block.Dr6, _test.Block.Dr7), Is.EqualTo((0xffff4ff0ul, 0x401ul)));
         Assert.That(_test.Vcpu.Registers.Rflags & Rflags.Rf, Is.Zero);
     }
@@ -91,13 +94,14 @@ public class EventTests
     [Test]
     public void AnInterruptedDeliveryIsRepeated()
     {
-        Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.False);
+        Assert.That(Queue.Take(ref _test.Vcpu).Valid, Is.False);
         Delivery.AfterExit(ref Events, EventInjection.Of(Vector.PageFault.Value, 7));
         Assert.That(Events.AnyInjected, Is.True);
-        Assert.That(Queue.TakePending(ref _test.Vcpu, out QueuedException taken), Is.True);
-        Assert.That((taken.Vector.Value, taken.ErrorCode), Is.EqualTo(((byte)14, 7u)));
+        EventInjection taken = Queue.Take(ref _test.Vcpu);
+        Assert.That(taken.Valid, Is.True);
+        Assert.That((taken.Vector, taken.ErrorCode), Is.EqualTo(((byte)14, 7u)));
         Events.ClearInjected();
-        Assert.That(Queue.TakePending(ref _test.Vcpu, out _), Is.False);
+        Assert.That(Queue.Take(ref _test.Vcpu).Valid, Is.False);
         Delivery.AfterExit(
             ref Events, EventInjection.Of(EventInjection.EventType.Exception, Vector.Breakpoint.Value));
         Assert.That(Events.AnyInjected, Is.False, "the instruction runs again");

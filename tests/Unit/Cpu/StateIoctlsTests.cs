@@ -121,7 +121,7 @@ public class StateIoctlsTests
                 MemoryMarshal.Write(bytes, count);
             Assert.That(UserMemory.Write(new Hva(TestVcpu.Argument), bytes), Is.True);
             Assert.That(_test.Call(s_all[which].Command), Is.GreaterThan(-134), s_all[which].Name);
-            Exceptions<FakeVendor>.TakePending(ref _test.Vcpu, out _);
+            Exceptions<FakeVendor>.Take(ref _test.Vcpu);
             _test.Vcpu.Cpuid.Query((uint)bytes[0] << 24 | bytes[1], bytes[2], out _);
         }, iter: 20_000, threads: 1);
 
