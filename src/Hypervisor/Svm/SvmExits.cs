@@ -62,7 +62,7 @@ internal static class SvmExits
         if (vmcb.ExitCode == ExitCode.Ioio)
             return PortAccess(ref vcpu, ref vmcb);
         if (vmcb.ExitCode == ExitCode.Msr)
-            return vmcb.ExitInfo1 != 0 ? Exits.Execute(ref vcpu, Opcode.Wrmsr) : Exits.Execute(ref vcpu, Opcode.Rdmsr);
+            return vmcb.ExitInfo1 != 0 ? Exits.WriteMsr(ref vcpu) : Exits.ReadMsr(ref vcpu);
         if (vmcb.ExitCode == ExitCode.PageFault && vcpu.Vm.Memory.Shadow.IsActive)
             return Exits.PageFault(ref vcpu, new Gva(vmcb.ExitInfo2), (PageFaultCode)vmcb.ExitInfo1, vmcb.ExitInterrupt);
         switch (vmcb.ExitCode)
@@ -74,19 +74,19 @@ internal static class SvmExits
             // The machine check itself went to the host's handler when its interrupt was taken.
             case ExitCode.MachineCheck:
                 return VcpuAction.Resume;
-            case ExitCode.Cpuid: return Exits.Execute(ref vcpu, Opcode.Cpuid);
-            case ExitCode.Hlt: return Exits.Execute(ref vcpu, Opcode.Hlt);
+            case ExitCode.Cpuid: return Exits.ExecuteCpuid(ref vcpu);
+            case ExitCode.Hlt: return Exits.Halt(ref vcpu);
             case ExitCode.Invlpg: return InstructionEmulation<SvmVendor>.Run(ref vcpu);
             case ExitCode.Vintr: return SvmEvents.CloseInterruptWindow(ref vmcb);
             case ExitCode.Iret: return SvmEvents.InterceptIret(ref vcpu, ref vmcb);
-            case ExitCode.Vmmcall: return Exits.Execute(ref vcpu, Opcode.Vmmcall);
+            case ExitCode.Vmmcall: return Exits.Hypercall(ref vcpu);
             case ExitCode.Debug: return Debug(ref vcpu, ref vmcb);
             case ExitCode.Breakpoint: return Exits.Breakpoint(ref vcpu);
             case ExitCode.InvalidOpcode: return Exits.InvalidOpcode(ref vcpu);
             case ExitCode.AlignmentCheck: return Exits.Raise(ref vcpu, Vector.AlignmentCheck);
-            case ExitCode.Xsetbv: return Exits.Execute(ref vcpu, Opcode.Xsetbv);
-            case ExitCode.Wbinvd: return Exits.Execute(ref vcpu, Opcode.Wbinvd);
-            case ExitCode.Invd: return Exits.Execute(ref vcpu, Opcode.Invd);
+            case ExitCode.Xsetbv: return Exits.SetExtendedControl(ref vcpu);
+            case ExitCode.Wbinvd: return Exits.Skip(ref vcpu, Opcode.Wbinvd);
+            case ExitCode.Invd: return Exits.Skip(ref vcpu, Opcode.Invd);
             case ExitCode.Monitor: return Exits.MonitorOrWait(ref vcpu, Opcode.Monitor);
             case ExitCode.Mwait:
             case ExitCode.MwaitArmed: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);

@@ -89,25 +89,50 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
             && ShadowFault.TryRelease(ref vcpu, in paging, address, found.Address.Frame) ? VcpuAction.Resume : action;
     }
 
-    /// <summary>An instruction that is carried out here; WBINVD, INVD, MONITOR and MWAIT are without effect.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static VcpuAction Execute(ref Vcpu vcpu, uint opcode)
+    public static VcpuAction ExecuteCpuid(ref Vcpu vcpu)
     {
-        if (!TVendor.TryFindEnd(ref vcpu, opcode, out ulong end))
+        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Cpuid, out ulong end))
             return VcpuAction.Resume;
-        switch (opcode)
-        {
-            case Opcode.Cpuid: CpuidTable.Execute(ref vcpu); break;
-            case Opcode.Rdmsr: return MsrAccess<TVendor>.Read(ref vcpu, end);
-            case Opcode.Wrmsr: return MsrAccess<TVendor>.Write(ref vcpu, end);
-            case Opcode.Hlt: return Halting<TVendor>.Halt(ref vcpu, end);
-            case Opcode.Vmcall or Opcode.Vmmcall: Hypercalls<TVendor>.Execute(ref vcpu); break;
-            case Opcode.Xsetbv when !ControlRegisters<TVendor>.TrySetXcr0(
-                ref vcpu, (uint)vcpu.Registers[Gpr.Rcx], vcpu.Registers.RdxRax):
-                return Raise(ref vcpu, Vector.GeneralProtection);
-        }
+        CpuidTable.Execute(ref vcpu);
         return Instructions<TVendor>.Advance(ref vcpu, end);
     }
+
+    public static VcpuAction ReadMsr(ref Vcpu vcpu) => TVendor.TryFindEnd(ref vcpu, Opcode.Rdmsr, out ulong end)
+        ? MsrAccess<TVendor>.Read(ref vcpu, end)
+        : VcpuAction.Resume;
+
+    public static VcpuAction WriteMsr(ref Vcpu vcpu) => TVendor.TryFindEnd(ref vcpu, Opcode.Wrmsr, out ulong end)
+        ? MsrAccess<TVendor>.Write(ref vcpu, end)
+        : VcpuAction.Resume;
+
+    public static VcpuAction Halt(ref Vcpu vcpu)
+    {
+        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Hlt, out ulong end))
+            return VcpuAction.Resume;
+        VcpuAction action = Instructions<TVendor>.Advance(ref vcpu, end);
+        return action == VcpuAction.Resume ? Halting<TVendor>.Halt(ref vcpu) : action;
+    }
+
+    public static VcpuAction Hypercall(ref Vcpu vcpu)
+    {
+        if (!TVendor.TryFindEnd(ref vcpu, TVendor.Hypercall, out ulong end))
+            return VcpuAction.Resume;
+        Hypercalls<TVendor>.Execute(ref vcpu);
+        return Instructions<TVendor>.Advance(ref vcpu, end);
+    }
+
+    public static VcpuAction SetExtendedControl(ref Vcpu vcpu)
+    {
+        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Xsetbv, out ulong end))
+            return VcpuAction.Resume;
+        return ControlRegisters<TVendor>.TrySetXcr0(ref vcpu, (uint)vcpu.Registers[Gpr.Rcx], vcpu.Registers.RdxRax)
+            ? Instructions<TVendor>.Advance(ref vcpu, end)
+            : Raise(ref vcpu, Vector.GeneralProtection);
+    }
+
+    public static VcpuAction Skip(ref Vcpu vcpu, uint opcode) => TVendor.TryFindEnd(ref vcpu, opcode, out ulong end)
+        ? Instructions<TVendor>.Advance(ref vcpu, end)
+        : VcpuAction.Resume;
 
     /// <summary>
     /// The other vendor's hypercall becomes the one that this CPU has; only the last byte differs. Where code cannot be
@@ -153,7 +178,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static VcpuAction MonitorOrWait(ref Vcpu vcpu, uint opcode) =>
         vcpu.Vm.Cpu.Has(Quirks.MwaitNeverFaults) || vcpu.Cpuid.HasMonitor
-            ? Execute(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode);
+            ? Skip(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode);
 
     /// <summary>
     /// A write to CR8 that lowers the priority goes to user space, if that holds back interrupts by it.

@@ -68,8 +68,7 @@ internal static class Exports
         vm.Host = host;
         vm.Coalesced = CoalescedIo.Over(ring);
         vm.Clock.Start();
-        HostCpu.Cpuid(0x80000008, 0, out CpuidLeaf widths);
-        int result = VmMemory.Init(ref vm, (int)(widths.Eax & 0xff));
+        int result = VmMemory.Init(ref vm, (int)(CpuidLeaf.OfHost(0x80000008).Eax & 0xff));
         return result == Errno.Ok && !HasNestedPaging ? vm.Memory.Shadow.Create(ShadowTables.MaxPages) : result;
     }
 

@@ -12,14 +12,7 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
 {
     private const ulong FirstPoll = 10_000;
 
-    /// <summary>HLT, which ends at <paramref name="end"/>.</summary>
-    public static VcpuAction Halt(ref Vcpu vcpu, ulong end)
-    {
-        VcpuAction action = Instructions<TVendor>.Advance(ref vcpu, end);
-        return action == VcpuAction.Resume ? Halt(ref vcpu) : action;
-    }
-
-    /// <summary>Sleeps in the kernel, or in user space when that has the interrupt controllers.</summary>
+    /// <summary>HLT: sleeps in the kernel, or in user space when that has the interrupt controllers.</summary>
     public static VcpuAction Halt(ref Vcpu vcpu)
     {
         if (HasWork(ref vcpu) || Paravirtual<TVendor>.TakeUnhalt(ref vcpu))

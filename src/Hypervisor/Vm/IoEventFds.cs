@@ -47,16 +47,6 @@ internal struct IoEventFds
     {
         public int Count;
         public Rows Rows;
-
-        public void Fill(ReadOnlySpan<IoEventFd> below, ReadOnlySpan<IoEventFd> added, ReadOnlySpan<IoEventFd> above)
-        {
-            Span<IoEventFd> rows = Rows;
-            int end = below.Length + added.Length;
-            below.CopyTo(rows);
-            added.CopyTo(rows[below.Length..]);
-            above.CopyTo(rows[end..]);
-            Count = end + above.Length;
-        }
     }
 
     private Published<Table> _table;
@@ -70,7 +60,8 @@ internal struct IoEventFds
         }
     }
 
-    public bool IsEmpty => Entries.IsEmpty;
+    /// <summary>There never was one.</summary>
+    public bool IsEmpty => _table.Current.IsNull;
 
     /// <summary>Whether a write was one of them: then its event is signalled.</summary>
     public bool TrySignal(bool port, ulong address, uint length, ulong data)
@@ -133,7 +124,12 @@ internal struct IoEventFds
             error = Errno.ENOMEM;
         if (error == Errno.Ok)
         {
-            next.Value.Fill(old[..(add ? place : met)], add ? [entry] : default, old[(add ? place : met + 1)..]);
+            int at = add ? place : met, behind = at + 1;
+            Span<IoEventFd> rows = next.Value.Rows;
+            old[..at].CopyTo(rows);
+            rows[at] = entry;
+            old[(add ? at : behind)..].CopyTo(rows[(add ? behind : at)..]);
+            next.Value.Count = add ? old.Length + 1 : old.Length - 1;
             vm.IoEventFds._table.Replace(vm.Host, next);
         }
         if (!add || error != Errno.Ok)

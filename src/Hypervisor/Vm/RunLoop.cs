@@ -116,10 +116,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             TVendor.FlushTlb(ref vcpu);
         if ((requests & VcpuRequests.MsrFilter) != 0)
             TVendor.UpdateMsrFilter(ref vcpu);
-        const VcpuRequests Told = VcpuRequests.Migrated | VcpuRequests.Clock | VcpuRequests.Steal
-            | VcpuRequests.Unhalt | VcpuRequests.Page;
-        if ((requests & Told) != 0)
-            Paravirtual<TVendor>.HandleRequests(ref vcpu, requests);
+        Paravirtual<TVendor>.HandleRequests(ref vcpu, requests);
         if ((requests & VcpuRequests.Timer) != 0)
             ApicTimer<TVendor>.Expired(ref vcpu);
         Halting<TVendor>.Accept(ref vcpu, requests);
@@ -185,12 +182,9 @@ internal static class PortAccess<TVendor> where TVendor : struct, IVendor
         {
             uint value = BinaryPrimitives.ReadUInt32LittleEndian(vcpu.Shared.Port.Value);
             ref ulong rax = ref vcpu.Registers[Gpr.Rax];
-            rax = pending.Size switch
-            {
-                1 => rax & ~0xfful | (byte)value,
-                2 => rax & ~0xfffful | (ushort)value,
-                _ => value,
-            };
+            // Only a write of 32 bits clears the upper half.
+            ulong kept = pending.Size == sizeof(uint) ? 0 : ~0ul << 8 * pending.Size;
+            rax = rax & kept | value & ~kept;
         }
         return Instructions<TVendor>.Advance(ref vcpu, pending.NextRip);
     }

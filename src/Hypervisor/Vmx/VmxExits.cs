@@ -163,7 +163,7 @@ internal static class VmxExits
         if (reason == ExitReason.Port)
             return PortAccess(ref vcpu, qualification);
         if (reason == ExitReason.Wrmsr)
-            return Exits.Execute(ref vcpu, Opcode.Wrmsr);
+            return Exits.WriteMsr(ref vcpu);
         switch (reason)
         {
             case ExitReason.Exception: return Exception(ref vcpu, qualification, interrupted);
@@ -175,13 +175,13 @@ internal static class VmxExits
             case ExitReason.PreemptionTimer: return TimerExpired(ref vcpu);
             case ExitReason.InterruptWindow: return CloseWindow(ref vcpu, PrimaryControls.InterruptWindow);
             case ExitReason.NmiWindow: return CloseWindow(ref vcpu, PrimaryControls.NmiWindow);
-            case ExitReason.Cpuid: return Exits.Execute(ref vcpu, Opcode.Cpuid);
-            case ExitReason.Hlt: return Exits.Execute(ref vcpu, Opcode.Hlt);
-            case ExitReason.Vmcall: return Exits.Execute(ref vcpu, Opcode.Vmcall);
-            case ExitReason.Rdmsr: return Exits.Execute(ref vcpu, Opcode.Rdmsr);
-            case ExitReason.Xsetbv: return Exits.Execute(ref vcpu, Opcode.Xsetbv);
-            case ExitReason.Wbinvd: return Exits.Execute(ref vcpu, Opcode.Wbinvd);
-            case ExitReason.Invd: return Exits.Execute(ref vcpu, Opcode.Invd);
+            case ExitReason.Cpuid: return Exits.ExecuteCpuid(ref vcpu);
+            case ExitReason.Hlt: return Exits.Halt(ref vcpu);
+            case ExitReason.Vmcall: return Exits.Hypercall(ref vcpu);
+            case ExitReason.Rdmsr: return Exits.ReadMsr(ref vcpu);
+            case ExitReason.Xsetbv: return Exits.SetExtendedControl(ref vcpu);
+            case ExitReason.Wbinvd: return Exits.Skip(ref vcpu, Opcode.Wbinvd);
+            case ExitReason.Invd: return Exits.Skip(ref vcpu, Opcode.Invd);
             case ExitReason.Monitor: return Exits.MonitorOrWait(ref vcpu, Opcode.Monitor);
             case ExitReason.Mwait: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);
             case ExitReason.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection);
