@@ -107,6 +107,13 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
         Assert.That(UserMemory.Write(new Hva(TestMemory.UserAddress(1, 0)), contents), Is.True);
     }
 
+    /// <summary>Switches the logging of writes to its memory on.</summary>
+    public void LogWrites() => Assert.That(_memory.SetRegion(0, 0, MemoryPages, TestMemory.UserAddress(0, 0),
+        kvm_userspace_memory_region.KVM_MEM_LOG_DIRTY_PAGES), Is.EqualTo(Errno.Ok));
+
+    /// <summary>Which of its pages the log has.</summary>
+    public ulong Written() => Vm.Memory.SlotById(0).DirtyBitmap.Span[0];
+
     public T Read<T>(ulong address) where T : unmanaged
     {
         Assert.That(GuestMemory.TryRead(ref Vm, new Gpa(address), out T value), Is.True);

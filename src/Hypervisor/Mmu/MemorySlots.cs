@@ -114,7 +114,7 @@ internal static class MemorySlots
 
     /// <summary>
     /// Ends a slot's use by the guest (<see cref="Sweeping.Remove"/>), or starts the logging of writes to it: from here
-    /// on each first write to a page faults. The mark of the end comes first, so that a fault under way cannot map the
+    /// on each first write to a page is known. The mark of the end comes first: a fault under way cannot map the
     /// slot's pages again; the slot stays in the table until nothing is mapped, so that the MMU notifier misses none.
     /// What was removed is flushed under the lock, because the notifier takes it that what it does not find is in no
     /// TLB.
@@ -123,7 +123,7 @@ internal static class MemorySlots
     {
         TablePool retired = default;
         bool ends = work == Sweeping.Remove;
-        ulong bits = ends ? NestedTables.AllBits : NestedTables.Writable;
+        ulong bits = ends ? NestedTables.AllBits : vm.Memory.LogBit;
         for (ulong done = 0; done < slot.Size; done += BytesPerLock)
         {
             Gfn first = (slot.Start + done).Frame, end = (slot.Start + Math.Min(slot.Size, done + BytesPerLock)).Frame;

@@ -44,8 +44,7 @@ internal readonly struct Npt : INestedFormat
 /// </summary>
 internal readonly struct Ept : INestedFormat
 {
-    private const ulong Read = 1 << 0, Execute = 1 << 2, WriteBack = 6 << 3, IgnorePat = 1 << 6, AccessedBit = 1 << 8,
-        DirtyBit = 1 << 9;
+    private const ulong Read = 1 << 0, Execute = 1 << 2, WriteBack = 6 << 3, IgnorePat = 1 << 6, AccessedBit = 1 << 8;
 
     /// <summary>What the CPUs have; set when the module is loaded.</summary>
     public static bool HasAccessedDirty;
@@ -54,6 +53,9 @@ internal readonly struct Ept : INestedFormat
     /// check the machine (iTLB multihit).
     /// </summary>
     public static bool ExecutesSmallOnly;
+
+    /// <summary>They can log the first write to a page by its address (page-modification logging).</summary>
+    public static bool LogsWrites;
 
     /// <summary>A CPU without the bit faults when it uses an entry whose rights were taken away.</summary>
     public static ulong Accessed => HasAccessedDirty ? AccessedBit : Read | NestedTables.Writable | Execute;
@@ -64,5 +66,5 @@ internal readonly struct Ept : INestedFormat
     public static ulong Table(Hpa table) => table.Value | Read | NestedTables.Writable | Execute | AccessedBit;
 
     public static ulong Leaf(Pfn frame, int level) => frame.Address.Value | Read | WriteBack | IgnorePat | AccessedBit
-        | DirtyBit | (level > 1 ? NestedTables.Large : 0) | (level > 1 && ExecutesSmallOnly ? 0 : Execute);
+        | NestedTables.Written | (level > 1 ? NestedTables.Large : 0) | (level > 1 && ExecutesSmallOnly ? 0 : Execute);
 }

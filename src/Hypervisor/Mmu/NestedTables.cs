@@ -36,6 +36,11 @@ internal static class NestedTables
     public const ulong Readable = 1 << 0, Writable = 1 << 1;
     public const ulong Large = 1 << 7;
     /// <summary>
+    /// EPT's dirty flag: when hardware sets it, it logs the write, if it can (<see cref="Ept.LogsWrites"/>). NPT
+    /// ignores the bit.
+    /// </summary>
+    public const ulong Written = 1 << 9;
+    /// <summary>
     /// Software's bit: the process may write to the page, so the guest may when nothing else speaks against it.
     /// </summary>
     public const ulong HostWritable = 1UL << 52;
@@ -63,6 +68,9 @@ internal static class NestedTables
     {
         Hpa table = memory.Root;
         int level = Levels;
+        // Another vCPU may have made the page writable, and its writes may be logged.
+        if ((leaf & Writable) == 0)
+            leaf &= ~Written;
         while (true)
         {
             ref ulong entry = ref KernelPages.Entries(table)[IndexOf(gfn.Value, level)];
@@ -159,12 +167,12 @@ internal static class NestedTables
         }
     }
 
-    /// <summary>Makes the mappings of [first, end) read-only.</summary>
-    /// <returns>Whether any was writable, so that TLBs must be flushed.</returns>
+    /// <summary>Makes the next write to each page of [first, end) known, by a fault or by hardware's log.</summary>
+    /// <returns>Whether any had been written to, so that TLBs must be flushed.</returns>
     public static bool WriteProtect(ref VmMemory memory, Gfn first, Gfn end)
     {
         TablePool none = default;
-        return Sweep(ref memory, first, end, Sweeping.Take, Writable, ref none);
+        return Sweep(ref memory, first, end, Sweeping.Take, memory.LogBit, ref none);
     }
 
     /// <summary>
@@ -217,17 +225,19 @@ internal static class NestedTables
                 found = true;
                 continue;
             }
-            bool any = (old & bits) != 0;
+            // Of a large page one write would be logged, and the others not.
+            ulong chosen = bits == Written && level > 1 ? Writable : bits;
+            bool any = (old & chosen) != 0;
             if (memory.Shadow.IsActive)
             {
                 ulong inside = PagesOf(level) - 1;
-                any |= memory.Shadow.Sweep(first & ~inside, (first | inside) + 1, work, bits);
+                any |= memory.Shadow.Sweep(first & ~inside, (first | inside) + 1, work, chosen);
             }
             found |= any;
             if (!any || work == Sweeping.Look)
                 continue;
             // Hardware may set accessed at any time, and others who age or map hold the lock, too.
-            Interlocked.And(ref entry, ~bits);
+            Interlocked.And(ref entry, ~chosen);
             if (work == Sweeping.Remove)
                 memory.Statistics.MappedPages -= PagesOf(level);
         }

@@ -34,6 +34,11 @@ internal struct VmMemory
     /// <summary>Entries of each vCPU's dirty ring; 0: written pages are in bitmaps.</summary>
     public int RingEntries;
 
+    /// <summary>
+    /// What is taken from a mapping to learn of the next write to it. A ring may have no room for hardware's log.
+    /// </summary>
+    public readonly ulong LogBit => Ept.LogsWrites && RingEntries == 0 ? NestedTables.Written : NestedTables.Writable;
+
     [UnscopedRef]
     public ref SlotTable Slots => ref CurrentTable.Value;
 

@@ -10,8 +10,10 @@ internal enum VmcsField : uint
     Vpid = 0x0000,
     /// <summary>ES, CS, SS, DS, FS, GS, LDTR, TR, two apart; so are the limits, access rights and bases.</summary>
     Selector = 0x0800,
+    PmlIndex = 0x0812,
     HostSelector = 0x0c00,
     MsrBitmap = 0x2004,
+    PmlAddress = 0x200e,
     TscOffset = 0x2010,
     VirtualApic = 0x2012,
     EptPointer = 0x201a,

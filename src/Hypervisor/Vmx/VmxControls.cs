@@ -41,6 +41,8 @@ internal enum SecondaryControls : uint
     Wbinvd = 1u << 6,
     UnrestrictedGuest = 1u << 7,
     Invpcid = 1u << 12,
+    /// <summary>Page-modification logging.</summary>
+    Pml = 1u << 17,
 }
 
 /// <summary>VM-exit controls (25.7.1).</summary>
@@ -103,4 +105,5 @@ internal static class ExitReason
     public const uint Invvpid = 53;
     public const uint Wbinvd = 54;
     public const uint Xsetbv = 55;
+    public const uint PmlFull = 62;
 }

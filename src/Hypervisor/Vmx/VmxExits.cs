@@ -27,8 +27,12 @@ internal static class VmxExits
         KeepStep(ref vcpu, DebugBits.Dr6Bs);
         if (vmx.PdptesStale)
             VmxVendor.LoadPdptes(ref vcpu);
-        if (!vmx.VirtualApic.IsNull)
-            LoadTpr(ref vcpu);
+        if (!vmx.Tpr.IsNull)
+        {
+            vmx.Tpr.Value = (byte)(vcpu.Events.Cr8 << 4);
+            if (vcpu.Events.Cr8 != 0 || vmx.TprThreshold != 0)
+                ChooseThreshold(ref vcpu);
+        }
         if (vmx.Deadline != 0)
             LoadTimer(vmx.Deadline);
 
@@ -56,8 +60,10 @@ internal static class VmxExits
         registers[Gpr.Rsp] = vmx.Rsp = Vmcs.Read(VmcsField.Rsp);
         vmx.Rflags = Vmcs.Read(VmcsField.Rflags);
         registers.Rflags = vcpu.Debug.ExitRflags(vmx.Rflags, rflags);
-        if (!vmx.VirtualApic.IsNull && Tpr(ref vmx) >> 4 is int priority && priority != vcpu.Events.Cr8)
+        if (!vmx.Tpr.IsNull && vmx.Tpr.Value >> 4 is int priority && priority != vcpu.Events.Cr8)
             ControlRegisters<VmxVendor>.TrySetCr8(ref vcpu, (ulong)priority);
+        if (!vmx.Pml.IsNull && Vmcs.Read(VmcsField.PmlIndex) is ulong next and not LastLogged)
+            TakeLog(ref vcpu, (ushort)(next + 1));
         ulong qualification = Vmcs.Read(VmcsField.Qualification);
         EventInjection interrupted = Interrupted();
         vcpu.Trace(reason, qualification, interrupted.Raw);
@@ -67,22 +73,15 @@ internal static class VmxExits
         return Handle(ref vcpu, reason, qualification, interrupted);
     }
 
-    /// <summary>The byte that MOV to and from CR8 have in bits 4-7 (SDM vol. 3, 30.3).</summary>
-    private static ref byte Tpr(ref VmxVcpu vmx) => ref KernelPages.Bytes(vmx.VirtualApic)[0x80];
-
     /// <summary>
     /// A priority below that of the interrupt that it holds back exits. An entry takes no higher threshold than the
     /// priority (SDM vol. 3, 27.2.1.1).
     /// </summary>
-    private static void LoadTpr(ref Vcpu vcpu)
+    private static void ChooseThreshold(ref Vcpu vcpu)
     {
-        ref VmxVcpu vmx = ref vcpu.Vmx;
-        byte priority = vcpu.Events.Cr8;
-        Tpr(ref vmx) = (byte)(priority << 4);
-        int request = priority != 0 ? vcpu.Apic.HighestRequest() >> 4 : 0;
-        uint threshold = request > 0 && request <= priority ? (uint)request : 0;
-        if (threshold != vmx.TprThreshold)
-            Vmcs.Write(VmcsField.TprThreshold, vmx.TprThreshold = threshold);
+        int request = vcpu.Apic.HighestRequest() >> 4;
+        ulong threshold = request > 0 && request <= vcpu.Events.Cr8 ? (ulong)request : 0;
+        Update(VmcsField.TprThreshold, ref vcpu.Vmx.TprThreshold, threshold);
     }
 
     private static void LoadTimer(ulong deadline)
@@ -96,6 +95,21 @@ internal static class VmxExits
         VmxVendor.SetTimer(ref vcpu, 0, halts: false);
         ApicTimer<VmxVendor>.Expired(ref vcpu);
         return VcpuAction.Resume;
+    }
+
+    /// <summary>Where the CPU puts the first page that it logs; it counts down (SDM vol. 3, 29.3.6).</summary>
+    public const ulong LastLogged = KernelPages.EntriesPerTable - 1;
+
+    private static void TakeLog(ref Vcpu vcpu, int first)
+    {
+        for (int i = first; i <= (int)LastLogged; i++)
+        {
+            Gpa page = new(KernelPages.Entries(vcpu.Vmx.Pml)[i]);
+            ref readonly MemorySlot slot = ref vcpu.Vm.Memory.Slots.Find(page);
+            if (slot.Contains(page) && slot.LogsDirty)
+                DirtyLog.Mark(ref vcpu, in slot, page);
+        }
+        Vmcs.Write(VmcsField.PmlIndex, LastLogged);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -173,6 +187,9 @@ internal static class VmxExits
             // What waited for a lower priority is found by the next turn.
             case ExitReason.TprBelowThreshold: return VcpuAction.Resume;
             case ExitReason.PreemptionTimer: return TimerExpired(ref vcpu);
+            case ExitReason.PmlFull:
+                KeepNmiBlock(ref vcpu, qualification, interrupted);
+                return VcpuAction.Resume;
             case ExitReason.InterruptWindow: return CloseWindow(ref vcpu, PrimaryControls.InterruptWindow);
             case ExitReason.NmiWindow: return CloseWindow(ref vcpu, PrimaryControls.NmiWindow);
             case ExitReason.Cpuid: return Exits.ExecuteCpuid(ref vcpu);

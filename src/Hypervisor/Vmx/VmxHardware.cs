@@ -57,6 +57,9 @@ internal static class VmxHardware
             return Errno.ENODEV;
         }
         Ept.HasAccessedDirty = (ept & EptAccessedDirty) != 0;
+        if (!Ept.HasAccessedDirty)
+            Secondary &= ~SecondaryControls.Pml;
+        Ept.LogsWrites = (Secondary & SecondaryControls.Pml) != 0;
         Ept.ExecutesSmallOnly = Parameters.HasMultihitBug();
         if ((ept & Invvpid) == 0 || (ept & InvvpidSingle) == 0)
             Secondary &= ~SecondaryControls.Vpid;
@@ -127,7 +130,8 @@ internal static class VmxHardware
             | PrimaryControls.Secondary;
         const SecondaryControls SecondaryNeeded = SecondaryControls.Ept;
         const SecondaryControls SecondaryWanted = SecondaryControls.Rdtscp | SecondaryControls.Vpid
-            | SecondaryControls.Wbinvd | SecondaryControls.Invpcid | SecondaryControls.UnrestrictedGuest;
+            | SecondaryControls.Wbinvd | SecondaryControls.Invpcid | SecondaryControls.UnrestrictedGuest
+            | SecondaryControls.Pml;
         const ExitControls ExitNeeded = ExitControls.SaveDebug | ExitControls.HostLongMode | ExitControls.LoadPat
             | ExitControls.LoadEfer;
         const EntryControls EntryNeeded = EntryControls.LoadDebug | EntryControls.LoadPat | EntryControls.LoadEfer;

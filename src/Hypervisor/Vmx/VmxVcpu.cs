@@ -10,10 +10,14 @@ internal struct VmxVcpu
     public Asid Asid;
     /// <summary>As the VMCS has it.</summary>
     public ulong EptPointer;
-    /// <summary>Where the CPU keeps CR8 while the guest runs, at 80H; null where its accesses exit.</summary>
+    /// <summary>Where the CPU logs pages that the guest writes to; null where such writes fault.</summary>
+    public Hpa Pml;
+    /// <summary>Where the CPU keeps CR8 while the guest runs; null where its accesses exit.</summary>
     public Hpa VirtualApic;
+    /// <summary>In that page, at 80H: CR8 in bits 4-7 (SDM vol. 3, 30.3).</summary>
+    public KernelRef<byte> Tpr;
     /// <summary>The priority below which CR8 exits, as the VMCS has it.</summary>
-    public uint TprThreshold;
+    public ulong TprThreshold;
     /// <summary>
     /// When the preemption timer is to end the guest's turn, by the host's time-stamp counter; 0: the host's timer
     /// does, or none.

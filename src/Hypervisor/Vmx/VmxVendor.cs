@@ -40,12 +40,19 @@ internal readonly struct VmxVendor : IVendor
         VmxHardware.Mark(page);
         vmx.VmcsPage = page;
         vmx.Asid = AddressSpaces.Allocate();
+        if (vcpu.Vm.Memory.LogBit == NestedTables.Written)
+        {
+            vmx.Pml = KernelPages.Allocate();
+            if (vmx.Pml.IsNull)
+                return Errno.ENOMEM;
+        }
         vmx.Primary = VmxHardware.Primary & ~PrimaryControls.TprShadow;
         if (vmx.Primary != VmxHardware.Primary && vcpu.HasApic)
         {
             vmx.VirtualApic = KernelPages.Allocate();
             if (vmx.VirtualApic.IsNull)
                 return Errno.ENOMEM;
+            vmx.Tpr = new(KernelPages.Address(vmx.VirtualApic) + 0x80);
             vmx.Primary = VmxHardware.Primary & ~(PrimaryControls.Cr8Load | PrimaryControls.Cr8Store);
         }
         vmx.Entry = VmxHardware.Entry;
@@ -65,6 +72,8 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
         Vmcs.Write(VmcsField.MsrBitmap, VmxHardware.MsrBitmap.Value);
         Vmcs.Write(VmcsField.VirtualApic, vmx.VirtualApic.Value);
+        Vmcs.Write(VmcsField.PmlAddress, vmx.Pml.Value);
+        Vmcs.Write(VmcsField.PmlIndex, VmxExits.LastLogged);
         Vmcs.Write(VmcsField.EptPointer, vmx.EptPointer);
         Vmcs.Write(VmcsField.Vpid, vmx.Vpid);
         // There is no VMCS for a guest's guests.
@@ -102,6 +111,8 @@ internal readonly struct VmxVendor : IVendor
         }
         if (!vcpu.Vmx.VirtualApic.IsNull)
             KernelPages.Free(vcpu.Vmx.VirtualApic);
+        if (!vcpu.Vmx.Pml.IsNull)
+            KernelPages.Free(vcpu.Vmx.Pml);
         vcpu.Vmx = default;
     }
 
@@ -309,6 +320,7 @@ internal readonly struct VmxVendor : IVendor
     public static void ApplyCpuid(ref Vcpu vcpu)
     {
         SecondaryControls absent = (vcpu.Vmx.Asid.IsOwn ? 0 : SecondaryControls.Vpid)
+            | (vcpu.Vmx.Pml.IsNull ? SecondaryControls.Pml : 0)
             | (vcpu.Cpuid.HasTscAux ? 0 : SecondaryControls.Rdtscp)
             | (vcpu.Cpuid.Has(Feature.Invpcid) ? 0 : SecondaryControls.Invpcid);
         Vmcs.Write(VmcsField.SecondaryControls, (uint)(VmxHardware.Secondary & ~absent));

@@ -31,6 +31,8 @@ internal sealed class SimulatedHost : IDisposable
     public SimulatedHost()
     {
         Process = new SimulatedProcess(this);
+        // Of an Intel CPU that a test before this one had.
+        Mmu.Ept.LogsWrites = false;
         s_current = this;
     }
 

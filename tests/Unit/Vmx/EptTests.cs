@@ -63,7 +63,7 @@ public class EptTests
     }
 
     [TearDown]
-    public void ForgetTheCpu() => Ept.HasAccessedDirty = Ept.ExecutesSmallOnly = false;
+    public void ForgetTheCpu() => Ept.HasAccessedDirty = Ept.ExecutesSmallOnly = Ept.LogsWrites = false;
 
     [Test]
     public void HardwareSaysInBit8ThatItUsedAnEntry()
@@ -86,7 +86,7 @@ public class EptTests
         Assert.That(Age() && memory.Machine.Flushes > flushes, "used since");
         Assert.That(EntryOf(memory, page.Frame), Is.EqualTo(entry & ~7ul));
         Assert.That(Age() || Invalidation.IsYoung<Ept>(ref memory.Vm, start), Is.False);
-        Assert.That(NestedTables.TryAllowWrite(ref memory.Vm.Memory, page.Frame, 3), Is.False, "writable alone is no right");
+        Assert.That(NestedTables.TryAllowWrite(ref memory.Vm.Memory, page.Frame, 3), Is.False, "no right to read");
         Assert.That(Fault(present: true), Is.EqualTo(FaultOutcome.Mapped));
         Assert.That(EntryOf(memory, page.Frame), Is.EqualTo(entry));
         Assert.That(Age(), "used again");
@@ -95,6 +95,39 @@ public class EptTests
         FaultOutcome Fault(bool present) =>
             NestedFault.Handle<Ept>(ref memory.Vcpu, page, write, present, wait: true);
         bool Age() => Invalidation.Age<Ept>(ref memory.Vm, start, start + Page.Size);
+    }
+
+    /// <summary>
+    /// Written pages stay writable: only the flag goes, and its return is logged. Of large pages the right goes.
+    /// </summary>
+    [Test]
+    public void WhatHardwareLogsIsNotWriteProtected()
+    {
+        Ept.HasAccessedDirty = Ept.LogsWrites = true;
+        using TestMemory memory = new();
+        memory.AddMemory(1, 0x200, 4);
+        Gpa page = new Gfn(0x201).Address;
+        Assert.That(Fault(write: true), Is.EqualTo(FaultOutcome.Mapped));
+        ulong entry = EntryOf(memory, page.Frame);
+        Assert.That(NestedTables.WriteProtect(ref memory.Vm.Memory, page.Frame, page.Frame + 1));
+        Assert.That(EntryOf(memory, page.Frame), Is.EqualTo(entry & ~0x200ul));
+        Assert.That(NestedTables.WriteProtect(ref memory.Vm.Memory, page.Frame, page.Frame + 1), Is.False);
+        // A read that mapped it at the same time must not say that it was written to.
+        Assert.That(memory.Spare.TopUp(NestedTables.TablesPerMapping));
+        ulong read = Ept.Leaf(new Pfn((entry & 0xfffff_ffff_f000) >> 12), 1);
+        Assert.That(NestedTables.Map<Ept>(ref memory.Vm.Memory, ref memory.Spare, page.Frame, 1, read),
+            Is.EqualTo(MapResult.Mapped));
+        Assert.That(EntryOf(memory, page.Frame), Is.EqualTo(entry & ~0x200ul));
+
+        ulong large = Ept.Leaf(new Pfn(0x1200), 2) | NestedTables.Writable;
+        Assert.That(NestedTables.Map<Ept>(ref memory.Vm.Memory, ref memory.Spare, new Gfn(0x400), 2, large),
+            Is.EqualTo(MapResult.Mapped));
+        Assert.That(NestedTables.WriteProtect(ref memory.Vm.Memory, new Gfn(0x401), new Gfn(0x402)));
+        Assert.That(NestedTables.WriteProtect(ref memory.Vm.Memory, new Gfn(0x401), new Gfn(0x402)), Is.False);
+        memory.Destroy();
+
+        FaultOutcome Fault(bool write) =>
+            NestedFault.Handle<Ept>(ref memory.Vcpu, page, write, present: false, wait: true);
     }
 
     /// <summary>iTLB multihit: what is executed is mapped small, and the rest of its large page stays data.</summary>

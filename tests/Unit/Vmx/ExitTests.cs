@@ -288,6 +288,29 @@ public class ExitTests
             Is.EqualTo(new[] { Injection.Exception(6), Injection.Exception(6), Injection.None }));
     }
 
+    /// <summary>29.3.6: the index counts down from 511, and is -1 when the log is full.</summary>
+    [TestCase(511u, 0)]
+    [TestCase(509u, 2)]
+    [TestCase(0xffffu, 512)]
+    public void PagesThatTheCpuLoggedAreInTheDirtyLog(uint index, int logged)
+    {
+        using VmxGuest guest = new();
+        VmxVendor.ApplyCpuid(ref guest.Vcpu);
+        Assert.That((SecondaryControls)guest.Vmcs[VmcsField.SecondaryControls] & SecondaryControls.Pml, Is.Not.Zero);
+        guest.LogWrites();
+        guest.RunThrough(Turn.Exit(ExitReason.PmlFull).Doing((vmcs, ref _) =>
+        {
+            Assert.That(vmcs[VmcsField.PmlIndex], Is.EqualTo(511));
+            Span<ulong> log = KernelPages.Entries(new Hpa(vmcs[VmcsField.PmlAddress]));
+            for (int i = 512 - logged; i < 512; i++)
+                // The last page, a device, and the first pages from the end.
+                log[i] = i == 500 ? VmxGuest.Device : (ulong)(i % 4) << 12;
+            vmcs[VmcsField.PmlIndex] = index;
+        }));
+        Assert.That(guest.Entries[1][VmcsField.PmlIndex], Is.EqualTo(511));
+        Assert.That(guest.Written(), Is.EqualTo(logged switch { 0 => 0ul, 2 => 0b1100ul, _ => 0b1111ul }));
+    }
+
     /// <summary>Each check that is told apart, broken (27.2.1 and 27.3.1).</summary>
     [TestCase(VmcsField.PinControls, 0ul, 7u, "pin-based controls")]
     [TestCase(VmcsField.PrimaryControls, 1ul, 7u, "primary controls")]

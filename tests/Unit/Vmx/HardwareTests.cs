@@ -25,7 +25,7 @@ public class HardwareTests
         AssertAccepted();
         Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0x3f));
         Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5b86dfa));
-        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x10ea));
+        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x210ea));
         Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x2b6fff));
         Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
         Assert.That((VmxHardware.Cr0Fixed, VmxHardware.Cr4Fixed), Is.EqualTo((0x20ul, 0x2000ul)));
@@ -79,7 +79,7 @@ public class HardwareTests
         });
         AssertAccepted();
         Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0xbf));
-        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x50ea));
+        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x250ea));
     }
 
     [Test]
@@ -208,7 +208,7 @@ public class HardwareTests
         Assert.That(vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmap.Value));
         Assert.That(vmcs[VmcsField.PinControls], Is.EqualTo(0x3f));
         Assert.That(vmcs[VmcsField.PrimaryControls], Is.EqualTo(0xb5986dfa));
-        Assert.That(vmcs[VmcsField.SecondaryControls], Is.EqualTo(0x10ea));
+        Assert.That(vmcs[VmcsField.SecondaryControls], Is.EqualTo(0x210ea));
         Assert.That(vmcs[VmcsField.ExitControls], Is.EqualTo(0x2b6fff));
         Assert.That(vmcs[VmcsField.EntryControls], Is.EqualTo(0xd1ff));
         Assert.That(vmcs[VmcsField.ExceptionBitmap], Is.EqualTo(1 << 1 | 1 << 6 | 1 << 17 | 1 << 18));
@@ -226,7 +226,7 @@ public class HardwareTests
         guest.PutArgument([1, .. new byte[7 + Unsafe.SizeOf<kvm_cpuid_entry2>()]]);
         Assert.That(guest.Ioctl(Ioctl.KVM_SET_CPUID2, TestVcpu.Argument), Is.Zero);
         VmxVendor.ApplyCpuid(ref guest.Vcpu);
-        Assert.That(guest.Vmcs[VmcsField.SecondaryControls], Is.EqualTo(0xe2));
+        Assert.That(guest.Vmcs[VmcsField.SecondaryControls], Is.EqualTo(0x200e2));
     }
 
     [Test]

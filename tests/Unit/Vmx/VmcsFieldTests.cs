@@ -27,6 +27,8 @@ public class VmcsFieldTests
         (VmcsField.Vpid, Width.Bits16, Kind.Control, 0),
         (VmcsField.Selector, Width.Bits16, Kind.Guest, 0),
         (VmcsField.MsrBitmap, Width.Bits64, Kind.Control, 2),
+        (VmcsField.PmlIndex, Width.Bits16, Kind.Guest, 9),
+        (VmcsField.PmlAddress, Width.Bits64, Kind.Control, 7),
         (VmcsField.TscOffset, Width.Bits64, Kind.Control, 8),
         (VmcsField.VirtualApic, Width.Bits64, Kind.Control, 9),
         (VmcsField.EptPointer, Width.Bits64, Kind.Control, 13),
@@ -118,10 +120,12 @@ public class VmcsFieldTests
             ExitReason.ControlRegister, ExitReason.DebugRegister, ExitReason.Port, ExitReason.Rdmsr, ExitReason.Wrmsr,
             ExitReason.Mwait, ExitReason.Monitor, ExitReason.TprBelowThreshold, ExitReason.EptViolation,
             ExitReason.Invept, ExitReason.PreemptionTimer, ExitReason.Invvpid, ExitReason.Wbinvd, ExitReason.Xsetbv,
+            ExitReason.PmlFull,
         ];
         Assert.That(ours, Is.EqualTo(new uint[]
         {
             0, 1, 2, 3, 4, 7, 8, 9, 10, 12, 13, 15, 18, 19, 27, 28, 29, 30, 31, 32, 36, 39, 43, 48, 50, 52, 53, 54, 55,
+            62,
         }));
     }
 }
