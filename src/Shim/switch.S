@@ -73,8 +73,8 @@
 	.endm
 
 /* No guest value stays in a register that speculation could use. RAX and RDI are the host's by now. */
-	.macro CLEAR_GUEST
-	.irp register, ecx, edx, ebx, ebp, esi, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d
+	.macro CLEAR_GUEST registers:vararg
+	.irp register, \registers
 	xor	%\register, %\register
 	.endr
 	.endm
@@ -110,7 +110,7 @@ SYM_FUNC_START(sk_svm_vmrun)
 
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RETPOLINE
 	SAVE_SPEC_CTRL .Lsvm_spec_saved
-	CLEAR_GUEST
+	CLEAR_GUEST ecx, edx, ebx, ebp, esi, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d
 	SK_UNTRAIN_RET
 	stgi
 	POP_HOST
@@ -164,7 +164,8 @@ SYM_INNER_LABEL(sk_vmx_exit, SYM_L_GLOBAL)
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, X86_FEATURE_RSB_VMEXIT_LITE
 	SAVE_SPEC_CTRL .Lvmx_spec_saved
 	CLEAR_BRANCH_HISTORY_VMEXIT
-	CLEAR_GUEST
+	/* The host's values of the others come at once. */
+	CLEAR_GUEST ecx, edx, r8d, r9d, r10d, r11d
 	pop	%rax
 	POP_HOST
 	RET

@@ -5,6 +5,7 @@
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
+#include <asm/fsgsbase.h>
 #include <asm/mmu_context.h>
 #include <asm/tlbflush.h>
 
@@ -126,7 +127,7 @@ void sk_vmx_prepare(struct sk_vcpu *vcpu)
 	savesegment(gs, vcpu->host_gs);
 	store_ldt(vcpu->host_ldt);
 	vcpu->host_debugctl = get_debugctlmsr();
-	rdmsrl(MSR_FS_BASE, vcpu->host_fs_base);
+	vcpu->host_fs_base = x86_fsbase_read_cpu();
 	vmwrite(HOST_FS_BASE, vcpu->host_fs_base);
 	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++) {
 		/* All but the last are the same at all times and on all CPUs, and not 0. */
@@ -151,7 +152,7 @@ void sk_vmx_unload(struct sk_vcpu *vcpu)
 		loadsegment(ds, vcpu->host_ds);
 		loadsegment(es, vcpu->host_es);
 		loadsegment(fs, vcpu->host_fs);
-		wrmsrl(MSR_FS_BASE, vcpu->host_fs_base);
+		x86_fsbase_write_cpu(vcpu->host_fs_base);
 		load_gs_index(vcpu->host_gs);
 	}
 	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++)

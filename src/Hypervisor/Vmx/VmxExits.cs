@@ -123,6 +123,11 @@ internal static class VmxExits
     {
         ref EventInjection known = ref vcpu.Vmx.Injection;
         EventInjection next = EventDelivery<VmxVendor>.Next(ref vcpu);
+        if ((next.Raw | known.Raw) == 0 && !vcpu.Events.Interrupt.Injected)
+        {
+            vcpu.Vmx.Held = default;
+            return;
+        }
         if (next is { Valid: true, Type: EventInjection.EventType.Interrupt } && !CanEnterWithInterrupt(ref vcpu))
         {
             next = default;

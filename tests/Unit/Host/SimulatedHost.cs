@@ -32,7 +32,7 @@ internal sealed class SimulatedHost : IDisposable
     {
         Process = new SimulatedProcess(this);
         // Of an Intel CPU that a test before this one had.
-        Mmu.Ept.LogsWrites = false;
+        SharpKvm.Mmu.Ept.LogsWrites = false;
         s_current = this;
     }
 

@@ -103,8 +103,8 @@ public class EptTests
     [Test]
     public void WhatHardwareLogsIsNotWriteProtected()
     {
-        Ept.HasAccessedDirty = Ept.LogsWrites = true;
         using TestMemory memory = new();
+        Ept.HasAccessedDirty = Ept.LogsWrites = true;
         memory.AddMemory(1, 0x200, 4);
         Gpa page = new Gfn(0x201).Address;
         Assert.That(Fault(write: true), Is.EqualTo(FaultOutcome.Mapped));
