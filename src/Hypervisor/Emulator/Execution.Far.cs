@@ -16,7 +16,6 @@ internal ref partial struct Execution<TMachine>
     /// </summary>
     private bool Transfer(Op operation, in Fault raised)
     {
-        GuestRegisters registers = Registers;
         Segment code = _machine.GetSegment(SegmentName.Cs), stack = _machine.GetSegment(SegmentName.Ss);
         int cpl = _machine.Cpl;
         bool done = operation switch
@@ -31,7 +30,6 @@ internal ref partial struct Execution<TMachine>
         _machine.SetSegment(SegmentName.Cs, in code);
         _machine.SetSegment(SegmentName.Ss, in stack);
         _machine.Cpl = cpl;
-        Registers = registers;
         return false;
     }
 
@@ -49,9 +47,12 @@ internal ref partial struct Execution<TMachine>
         SetMode();
         Segment code = _machine.GetSegment(SegmentName.Cs);
         _code = SizeOf(in code);
-        _next = Registers.Rip;
+        GuestRegisters before = Registers;
+        _next = before.Rip;
         if (Transfer(software ? Op.Int : Op.Int1, in raised))
             Registers.Rip = _next;
+        else if (!Result.TaskSwitched)
+            Registers = before;
     }
 
     private bool FarBranch(bool call)
@@ -139,7 +140,7 @@ internal ref partial struct Execution<TMachine>
     private bool FarReturn(bool interrupt)
     {
         int size = _i.OperandSize, cpl = _machine.Cpl;
-        ulong pointer = StackPointer, flags = 0, outerPointer = 0, stack = 0;
+        ulong flags = 0, pointer = 0, stack = 0;
         if (interrupt && !FlagsPermitted())
             return false;
         if (interrupt && HasDescriptors && (Registers.Rflags & Rflags.Nt) != 0)
@@ -148,10 +149,9 @@ internal ref partial struct Execution<TMachine>
                 && ReadLinear(_machine.GetSegment(SegmentName.Tr).Base, 2, Rights.System, out ulong link)
                 && SwitchTask(link, TaskSwitchCause.Iret, default);
         }
-        if (!PopAt(ref pointer, size, out ulong offset) || !PopAt(ref pointer, size, out ulong selector)
-            || interrupt && !PopAt(ref pointer, size, out flags))
+        if (!Pop(size, out ulong offset) || !Pop(size, out ulong selector) || interrupt && !Pop(size, out flags))
             return false;
-        pointer = (pointer + _i.Immediate) & Alu.Mask(StackWidth);
+        SetStackPointer(Registers[Gpr.Rsp] + _i.Immediate);
         int level = HasDescriptors ? (int)selector & 3 : cpl;
         bool outer = HasDescriptors && (level > cpl || interrupt && Long64);
         Segment code = RealSegment(SegmentName.Cs, selector);
@@ -160,9 +160,8 @@ internal ref partial struct Execution<TMachine>
         if (level < cpl)
             return Refuse(_refusal, selector);
         if (HasDescriptors && !ReadSegment(SegmentName.Cs, selector, level, out code)
-            || outer && (!PopAt(ref pointer, size, out outerPointer) || !PopAt(ref pointer, size, out stack)))
+            || outer && (!Pop(size, out pointer) || !Pop(size, out stack)))
             return false;
-        SetStackPointer(pointer);
         // By the privilege that is left.
         if (interrupt)
             SetFlags(flags, size);
@@ -170,7 +169,7 @@ internal ref partial struct Execution<TMachine>
             return false;
         if (!outer)
             return true;
-        SetStackPointer(outerPointer + _i.Immediate);
+        SetStackPointer(pointer + _i.Immediate);
         // What the outer level may not see does not stay.
         for (SegmentName name = SegmentName.Es; name <= SegmentName.Gs; name++)
             if (_machine.GetSegment(name) is { IsConforming: false } segment && segment.Dpl < level)
@@ -205,7 +204,6 @@ internal ref partial struct Execution<TMachine>
             || !ReadLinear(task.Base + at + size, 2, Rights.System, out ulong selector)
             || !LoadSegment(SegmentName.Ss, selector, level))
             return false;
-        SetStackPointer(pointer);
-        return true;
+        return SetStackPointer(pointer);
     }
 }

@@ -7,129 +7,95 @@ internal ref partial struct Execution<TMachine>
     /// <summary>Width of the stack pointer: 8 in 64-bit code, else by SS.B.</summary>
     private int StackWidth => Long64 ? 8 : _machine.GetSegment(SegmentName.Ss).Big ? 4 : 2;
 
-    private ulong StackPointer => Registers[Gpr.Rsp] & Alu.Mask(StackWidth);
-
-    private void SetStackPointer(ulong value) => SetFull(Gpr.Rsp, StackWidth, value);
-
-    /// <summary>Pushes below <paramref name="pointer"/>, a working copy of the stack pointer.</summary>
-    private bool PushAt(ref ulong pointer, int size, ulong value)
+    private bool SetStackPointer(ulong value)
     {
-        pointer = (pointer - (uint)size) & Alu.Mask(StackWidth);
-        return WriteMemory(SegmentName.Ss, pointer, size, value);
-    }
-
-    private bool PopAt(ref ulong pointer, int size, out ulong value)
-    {
-        bool done = ReadMemory(SegmentName.Ss, pointer, size, out value);
-        pointer = (pointer + (uint)size) & Alu.Mask(StackWidth);
-        return done;
+        SetFull(Gpr.Rsp, StackWidth, value);
+        return true;
     }
 
     private bool Push(int size, ulong value)
     {
-        ulong pointer = StackPointer;
-        if (!PushAt(ref pointer, size, value))
-            return false;
-        SetStackPointer(pointer);
-        return true;
+        ulong pointer = (Registers[Gpr.Rsp] - (uint)size) & Alu.Mask(StackWidth);
+        return WriteMemory(SegmentName.Ss, pointer, size, value) && SetStackPointer(pointer);
+    }
+
+    private bool Pop(int size, out ulong value)
+    {
+        ulong pointer = Registers[Gpr.Rsp] & Alu.Mask(StackWidth);
+        return ReadMemory(SegmentName.Ss, pointer, size, out value) && SetStackPointer(pointer + (uint)size);
+    }
+
+    /// <summary>These change registers as they go; when one fails, the registers are as they were.</summary>
+    private bool StackOrBranch(Op operation)
+    {
+        GuestRegisters before = Registers;
+        if (operation <= Op.Leave ? Stack(operation) : Branch(operation))
+            return true;
+        if (!Result.TaskSwitched)
+            Registers = before;
+        return false;
     }
 
     private bool Stack(Op operation)
     {
         int size = _i.OperandSize;
-        ulong pointer = StackPointer;
+        ulong pointer = Registers[Gpr.Rsp];
+        var segment = (SegmentName)(_i.Opcode >> 3 & 7);
         switch (operation)
         {
             case Op.Push: return Load(_i.Destination, size, out ulong value) && Push(size, value);
-            case Op.Pop: return Pop(size);
-            case Op.PushSeg:
-                return Push(size, _machine.GetSegment((SegmentName)(_i.Opcode >> 3 & 7)).Selector);
-            case Op.PopSeg:
-                // POP SS changes the width of the next stack access, not of its own.
-                int width = StackWidth;
-                if (!PopAt(ref pointer, size, out value)
-                    || !MoveToSegment((SegmentName)(_i.Opcode >> 3 & 7), value))
-                    return false;
-                SetFull(Gpr.Rsp, width, pointer);
-                return true;
+            // An address based on RSP counts from after the increment; of POP RSP the value stays (SDM vol. 2, POP).
+            case Op.Pop: return Pop(size, out value) && Store(_i.Destination, size, value);
+            case Op.PushSeg: return Push(size, Selector(segment));
+            case Op.PopSeg: return Pop(size, out value) && MoveToSegment(segment, value);
             case Op.Pusha:
                 for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
-                    if (!PushAt(ref pointer, size, Registers[register]))
+                    if (!Push(size, register == Gpr.Rsp ? pointer : Registers[register]))
                         return false;
-                SetStackPointer(pointer);
                 return true;
-            case Op.Popa: return PopAll(size, pointer);
+            case Op.Popa:
+                for (int register = (int)Gpr.Rdi; register >= 0; register--)
+                {
+                    if (!Pop(size, out value))
+                        return false;
+                    if (register != (int)Gpr.Rsp)
+                        SetFull((Gpr)register, size, value);
+                }
+                return true;
             case Op.Pushf:
                 return FlagsPermitted()
                     && Push(size, (Registers.Rflags & ~(Rflags.Vm | Rflags.Rf)) | Rflags.Fixed);
-            case Op.Popf:
-                if (!FlagsPermitted() || !PopAt(ref pointer, size, out value))
-                    return false;
-                SetFlags(value, size);
-                SetStackPointer(pointer);
-                return true;
-            case Op.Enter: return Enter(size, pointer);
+            case Op.Popf: return FlagsPermitted() && Pop(size, out value) && SetFlags(value, size);
+            case Op.Enter: return Enter(size);
             default:
-                pointer = Registers[Gpr.Rbp] & Alu.Mask(StackWidth);
-                if (!PopAt(ref pointer, size, out value))
+                SetStackPointer(Registers[Gpr.Rbp]);
+                if (!Pop(size, out value))
                     return false;
-                SetStackPointer(pointer);
                 SetFull(Gpr.Rbp, size, value);
                 return true;
         }
     }
 
-    private bool Pop(int size)
-    {
-        ulong pointer = StackPointer;
-        if (!PopAt(ref pointer, size, out ulong value))
-            return false;
-        // An address based on RSP counts from after the increment (SDM vol. 2, POP).
-        _beyond = _i.Base == (sbyte)Gpr.Rsp ? (uint)size : 0u;
-        if (_i.IsMemory && !Store(_i.Destination, size, value))
-            return false;
-        // Before a register is written: of POP RSP the value stays.
-        SetStackPointer(pointer);
-        return _i.IsMemory || Store(_i.Destination, size, value);
-    }
-
-    private bool PopAll(int size, ulong pointer)
-    {
-        InlineArray8<ulong> values = default;
-        for (int register = (int)Gpr.Rdi; register >= 0; register--)
-            if (!PopAt(ref pointer, size, out values[register]))
-                return false;
-        for (Gpr register = Gpr.Rax; register <= Gpr.Rdi; register++)
-            if (register != Gpr.Rsp)
-                SetFull(register, size, values[(int)register]);
-        SetStackPointer(pointer);
-        return true;
-    }
-
-    private bool Enter(int size, ulong pointer)
+    private bool Enter(int size)
     {
         int level = _i.Immediate2 & 31;
-        ulong mask = Alu.Mask(StackWidth);
-        ulong display = Registers[Gpr.Rbp] & mask;
-        if (!PushAt(ref pointer, size, Registers[Gpr.Rbp]))
+        ulong mask = Alu.Mask(StackWidth), display = Registers[Gpr.Rbp];
+        if (!Push(size, display))
             return false;
-        ulong frame = pointer;
+        ulong frame = Registers[Gpr.Rsp] & mask;
         for (int n = 1; n < level; n++)
         {
             display = (display - (uint)size) & mask;
-            if (!ReadMemory(SegmentName.Ss, display, size, out ulong outer) || !PushAt(ref pointer, size, outer))
+            if (!ReadMemory(SegmentName.Ss, display, size, out ulong outer) || !Push(size, outer))
                 return false;
         }
-        if (level > 0 && !PushAt(ref pointer, size, frame))
+        if (level > 0 && !Push(size, frame))
             return false;
         // The new stack pointer must be good for a write.
-        pointer = (pointer - _i.Immediate) & mask;
-        if (!Linear(SegmentName.Ss, pointer, size, true, out ulong linear)
-            || !Check(_machine.Probe(new Gva(linear), size, Rights.Write, out _, ref Result.Fault)))
-            return false;
-        SetStackPointer(pointer);
+        SetStackPointer(Registers[Gpr.Rsp] - _i.Immediate);
         SetFull(Gpr.Rbp, size, frame);
-        return true;
+        return Linear(SegmentName.Ss, Registers[Gpr.Rsp] & mask, size, true, out ulong linear)
+            && Check(_machine.Probe(new Gva(linear), size, Rights.Write, out _, ref Result.Fault));
     }
 
     /// <summary>PUSHF, POPF, INT and IRET in virtual-8086 mode need IOPL 3 (VME is not emulated).</summary>
@@ -143,7 +109,7 @@ internal ref partial struct Execution<TMachine>
     /// <summary>
     /// POPF and IRET (SDM vol. 2): IOPL only at CPL 0, IF only at CPL up to IOPL; RF, VIF and VIP by IRET.
     /// </summary>
-    private void SetFlags(ulong value, int size)
+    private bool SetFlags(ulong value, int size)
     {
         ulong change = Rflags.Cf | Rflags.Pf | Rflags.Af | Rflags.Zf | Rflags.Sf | Rflags.Tf | Rflags.Df | Rflags.Of
             | Rflags.Nt | Rflags.Ac | Rflags.Id;
@@ -155,6 +121,7 @@ internal ref partial struct Execution<TMachine>
         change |= cpl <= (int)(flags >> 12 & 3) ? Rflags.If : 0;
         change &= size == 2 ? 0xffffUL : ulong.MaxValue;
         Registers.Rflags = (flags & ~change) | (value & change) | Rflags.Fixed;
+        return true;
     }
 
     /// <summary>Checks a near branch's target and goes there at the end of the instruction.</summary>
@@ -189,11 +156,8 @@ internal ref partial struct Execution<TMachine>
                     return false;
                 return Jump(target) && (operation == Op.Jmp || Push(size, back));
             case Op.Ret:
-                ulong pointer = StackPointer;
-                if (!PopAt(ref pointer, size, out target) || !Jump(target))
-                    return false;
-                SetStackPointer(pointer + _i.Immediate);
-                return true;
+                return Pop(size, out target) && Jump(target)
+                    && SetStackPointer(Registers[Gpr.Rsp] + _i.Immediate);
             case Op.CallFar or Op.JmpFar or Op.RetFar or Op.Iret: return Transfer(operation, default);
             default: return RaiseByInstruction(operation);
         }

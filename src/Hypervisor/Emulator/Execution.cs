@@ -19,7 +19,7 @@ internal ref partial struct Execution<TMachine>
     private ulong _next;
     /// <summary>What was in the memory operand.</summary>
     private ulong _loaded;
-    /// <summary>Added to the memory operand's address: a bit string's element, the increment of RSP by POP.</summary>
+    /// <summary>Added to the memory operand's address: a bit string's element.</summary>
     private ulong _beyond;
     /// <summary>What a bad selector raises: #GP; #TS while a task or the stack of an inner level is loaded.</summary>
     private byte _refusal;
@@ -150,8 +150,7 @@ internal ref partial struct Execution<TMachine>
             case >= Op.Lea and <= Op.Fence: return Miscellaneous(operation);
             case >= Op.Movs and <= Op.Outs: return Repeat(operation);
             case Op.In or Op.Out: return Port(operation);
-            case >= Op.Push and <= Op.Leave: return Stack(operation);
-            case >= Op.Call and <= Op.Int1: return Branch(operation);
+            case >= Op.Push and <= Op.Int1: return StackOrBranch(operation);
             case >= Op.Clc and <= Op.Hlt: return Flags(operation);
             default: return System(operation);
         }

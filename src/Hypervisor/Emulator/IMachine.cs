@@ -50,8 +50,8 @@ internal struct Fault
     /// <summary>The linear address of a #PF, for CR2.</summary>
     public ulong Address;
 
-    public const byte DivideError = 0, InvalidOpcode = 6, NoDevice = 7, InvalidTss = 10, SegmentNotPresent = 11, StackSegment = 12,
-        GeneralProtection = 13, PageFault = 14, AlignmentCheck = 17;
+    public const byte DivideError = 0, InvalidOpcode = 6, NoDevice = 7, InvalidTss = 10, SegmentNotPresent = 11,
+        StackSegment = 12, GeneralProtection = 13, PageFault = 14, AlignmentCheck = 17;
 }
 
 /// <summary>

@@ -5,15 +5,15 @@ using SharpKvm.Cpu;
 namespace SharpKvm.Tests.Emulator;
 
 /// <summary>
-/// Runs one 64-bit instruction on the processor that runs the tests, with all general registers and flags set before
-/// and read after, and a window of memory at a fixed low address.
+/// Runs one 64-bit instruction on the processor that runs the tests, with all general registers, XMM registers and
+/// flags set before and read after, and a window of memory at a fixed low address.
 /// </summary>
 internal sealed unsafe partial class NativeCpu : IDisposable
 {
     public const ulong Window = 0x20000000;
     public const int WindowSize = 1 << 20;
     private const int PageSize = 4096;
-    private const int In = PageSize, Out = In + 17 * 8, SavedRsp = Out + 17 * 8;
+    private const int In = PageSize, Out = In + 17 * 8, SavedRsp = Out + 17 * 8, Vectors = In + 512;
 
     private readonly byte* _code;
 
@@ -34,10 +34,14 @@ internal sealed unsafe partial class NativeCpu : IDisposable
 
     public static Span<byte> Memory => new((void*)Window, WindowSize);
 
-    public void Run(ReadOnlySpan<byte> instruction, ref GuestRegisters registers)
+    public void Run(ReadOnlySpan<byte> instruction, ref GuestRegisters registers, Span<ulong> vectors)
     {
         List<byte> code = [0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57];
         RipRelative(code, [0x48, 0x89, 0x25], SavedRsp);
+        for (int r = 0; r < 16; r++)
+        {
+            RipRelative(code, [(byte)(0x40 | r >> 3 << 2), 0x0f, 0x10, (byte)(5 | (r & 7) << 3)], Vectors + r * 16);
+        }
         RipRelative(code, [0xff, 0x35], In + 16 * 8);
         code.Add(0x9d);
         for (int r = 0; r < 16; r++)
@@ -52,6 +56,10 @@ internal sealed unsafe partial class NativeCpu : IDisposable
         RipRelative(code, [0x48, 0x8b, 0x25], SavedRsp);
         code.Add(0x9c);
         RipRelative(code, [0x8f, 0x05], Out + 16 * 8);
+        for (int r = 0; r < 16; r++)
+        {
+            RipRelative(code, [(byte)(0x40 | r >> 3 << 2), 0x0f, 0x11, (byte)(5 | (r & 7) << 3)], Vectors + r * 16);
+        }
         code.AddRange([0xfc, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
 
         CollectionsMarshal.AsSpan(code).CopyTo(new Span<byte>(_code, PageSize));
@@ -61,6 +69,8 @@ internal sealed unsafe partial class NativeCpu : IDisposable
             values[r] = registers[(Gpr)r];
         }
         values[16] = registers.Rflags;
+        Span<ulong> image = new(_code + Vectors, 2 * 16);
+        vectors.CopyTo(image);
         ((delegate* unmanaged<void>)_code)();
         values = (ulong*)(_code + Out);
         for (int r = 0; r < 16; r++)
@@ -68,6 +78,7 @@ internal sealed unsafe partial class NativeCpu : IDisposable
             registers[(Gpr)r] = values[r];
         }
         registers.Rflags = values[16];
+        image.CopyTo(vectors);
     }
 
     /// <summary>An instruction with a RIP-relative operand at <paramref name="target"/>.</summary>

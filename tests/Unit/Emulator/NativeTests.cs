@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Iced.Intel;
 using NUnit.Framework;
 using SharpKvm.Cpu;
@@ -12,7 +13,7 @@ namespace SharpKvm.Tests.Emulator;
 
 /// <summary>
 /// Random unprivileged instructions with random operands, in registers and in memory, executed by the emulator and by
-/// the processor: same registers, same memory, same defined flags.
+/// the processor: same registers, XMM registers included, same memory, same defined flags.
 /// </summary>
 public class NativeTests
 {
@@ -36,7 +37,7 @@ public class NativeTests
             Assert.Ignore("no executable memory for this process");
         }
         Random random = new(20_260_101);
-        FakeState state = new(CodeSize.Bits64) { MemoryBase = NativeCpu.Window };
+        FakeState state = new(CodeSize.Bits64) { MemoryBase = NativeCpu.Window, Cr4 = Cr4.Osfxsr };
         random.NextBytes(state.Memory.AsSpan(Low, High - Low));
         byte[] pristine = state.Memory.AsSpan(Low, High - Low).ToArray();
         Dictionary<Op, int> executed = [];
@@ -57,6 +58,8 @@ public class NativeTests
             }
             byte[] code = bytes[..instruction.Length];
             GuestRegisters before = state.Registers;
+            random.NextBytes(MemoryMarshal.AsBytes(state.Vectors.AsSpan()));
+            ulong[] vectors = [.. state.Vectors];
             pristine.CopyTo(state.Memory, Low);
             state.Code(CodeAt, bytes);
             Emulation result = state.RunServed();
@@ -66,8 +69,8 @@ public class NativeTests
             }
             executed[instruction.Operation] = executed.GetValueOrDefault(instruction.Operation) + 1;
             // Twice before it counts: a signal of the runtime may have landed on the test's stack.
-            string? difference = Compare(cpu!, code, before, pristine, state);
-            difference = difference == null ? null : Compare(cpu!, code, before, pristine, state);
+            string? difference = Compare(cpu!, code, before, vectors, pristine, state);
+            difference = difference == null ? null : Compare(cpu!, code, before, vectors, pristine, state);
             if (difference != null)
             {
                 wrong.Add(difference);
@@ -197,11 +200,13 @@ public class NativeTests
         return true;
     }
 
-    private static string? Compare(NativeCpu cpu, byte[] code, GuestRegisters before, byte[] pristine, FakeState state)
+    private static string? Compare(NativeCpu cpu, byte[] code, GuestRegisters before, ulong[] vectors,
+        byte[] pristine, FakeState state)
     {
         GuestRegisters native = before;
+        ulong[] nativeVectors = [.. vectors];
         pristine.CopyTo(NativeCpu.Memory[Low..]);
-        cpu.Run(code, ref native);
+        cpu.Run(code, ref native, nativeVectors);
         var iced = Iced.Intel.Decoder.Create(64, new ByteArrayCodeReader(code));
         iced.Decode(out Iced.Intel.Instruction theirs);
         string what = $"{Convert.ToHexString(code)} '{theirs}' flags before {before.Rflags:x}: ";
@@ -218,6 +223,10 @@ public class NativeTests
         {
             return what + $"flags {state.Registers.Rflags:x}, not {native.Rflags:x}, rax {before[Gpr.Rax]:x} "
                 + $"rcx {before[Gpr.Rcx]:x} rdx {before[Gpr.Rdx]:x}";
+        }
+        if (!nativeVectors.AsSpan().SequenceEqual(state.Vectors))
+        {
+            return what + "an XMM register";
         }
         ReadOnlySpan<byte> ours = state.Memory.AsSpan(Low, High - Low);
         int at = ours.CommonPrefixLength(NativeCpu.Memory[Low..High]);
