@@ -28,7 +28,8 @@ public sealed class GuestBootTests
     public void LinuxBootsOnShadowTables()
     {
         GuestBoot guest = GuestMatrix.Short.First(guest => guest.Cpus == 2);
-        GuestResult result = GuestRun.Boot("guest-on-shadow-tables", Hypervisor.SharpKvmWithShadowTables, [guest])[guest];
+        GuestResult result =
+            GuestRun.Boot("guest-on-shadow-tables", Hypervisor.SharpKvmWithShadowTables, [guest])[guest];
         Check(guest, result, reference: result);
     }
 

@@ -30,7 +30,8 @@ public sealed record SelftestLane(string Name, string? Module, string Device, La
 
     /// <summary>The names of all cases that are run, as the program lists them; empty without it.</summary>
     public IReadOnlyList<string> Cases =>
-        [.. SelftestRun.List().Where(name => Groups is null || Groups.Contains(SelftestRun.GroupOf(name))).Except(Except)];
+        [.. SelftestRun.List()
+            .Where(name => Groups is null || Groups.Contains(SelftestRun.GroupOf(name))).Except(Except)];
 }
 
 /// <summary>

@@ -145,7 +145,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         if (!ControlRegisters<TVendor>.IsValid(ref vcpu, in sregs))
             return Errno.EINVAL;
         // User space may have written other page tables.
-        Mmu.ShadowTables.Renew(ref vcpu.Vm);
+        Mmu.ShadowTables.Forget(ref vcpu.Vm, default, new Gfn(ulong.MaxValue));
         TVendor.SetEfer(ref vcpu, sregs.efer);
         TVendor.SetCr4(ref vcpu, sregs.cr4);
         TVendor.SetCr0(ref vcpu, sregs.cr0 & Cr0.Defined | Cr0.Et);

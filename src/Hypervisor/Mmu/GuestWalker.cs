@@ -52,8 +52,8 @@ internal static class GuestWalker
             return new Translation(new Gpa((uint)address.Value), default, true);
         bool isLong = (paging.Efer & Efer.Lma) != 0, isPae = (paging.Cr4 & Cr4.Pae) != 0;
         int topShift = !isLong ? isPae ? 30 : 22 : (paging.Cr4 & Cr4.La57) != 0 ? 48 : 39;
-        Gva linear = isLong ? address : new((uint)address.Value);
-        Request request = new(ref vm, in paging, linear, access, topShift, ref path);
+        Request request = new(
+            ref vm, in paging, isLong ? address : new((uint)address.Value), access, topShift, ref path);
         return isLong ? Walk<LongPaging>(in request) : isPae ? Walk<PagingPae>(in request) : Walk<Paging32>(in request);
     }
 

@@ -97,9 +97,9 @@ internal static class MemorySlots
 
         vm.Host.LockMmu();
         vm.Memory.Publish(next);
-        if (exists && !stays)
-            vm.Memory.Shadow.ZapRange(ref vm, old.Start.Frame, old.End.Frame);
         vm.Host.UnlockMmu();
+        if (exists && !stays)
+            ShadowTables.Forget(ref vm, old.Start.Frame, old.End.Frame);
         vm.Memory.Note(id, in slot);
         if (starts && exists && stays && !full)
             TakeAway(ref vm, ref slot, Sweeping.Take);

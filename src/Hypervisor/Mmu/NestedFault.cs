@@ -23,6 +23,12 @@ internal enum FaultOutcome : byte
     NoMemory,
     /// <summary>Linux has to fetch the page first.</summary>
     NotYet,
+    /// <summary>Shadow paging: the guest's tables do not allow the access, it gets the #PF.</summary>
+    GuestFault,
+    /// <summary>
+    /// Shadow paging: a write to be emulated, to a table of a higher level, or one that CR0.WP lets pass.
+    /// </summary>
+    Emulate,
 }
 
 /// <summary>Makes guest memory present when the guest touches it.</summary>

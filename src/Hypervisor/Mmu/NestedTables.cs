@@ -125,45 +125,40 @@ internal static class NestedTables
     /// <returns>Whether the page may be written to now.</returns>
     public static bool TryAllowWrite(ref VmMemory memory, Gfn gfn, int largest)
     {
-        Hpa table = memory.Root;
-        for (int level = Levels; ; level--)
-        {
-            ref ulong entry = ref KernelPages.Entries(table)[IndexOf(gfn.Value, level)];
-            ulong old = Volatile.Read(ref entry);
-            if (old == 0)
-                return false;
-            if (!IsLeaf(old, level))
-            {
-                table = Target(old);
-                continue;
-            }
-            if ((old & Writable) != 0)
-                return true;
-            // One that was aged may have no rights at all.
-            return (old & (HostWritable | Readable)) == (HostWritable | Readable) && level <= largest
-                && Interlocked.CompareExchange(ref entry, old | Writable, old) == old;
-        }
+        // One that was aged may have no rights at all.
+        const ulong Needed = HostWritable | Readable;
+        ref ulong entry = ref Find(ref memory, gfn, out int level, out ulong old);
+        return (old & Writable) != 0 || (old & Needed) == Needed && level <= largest
+            && Interlocked.CompareExchange(ref entry, old | Writable, old) == old;
     }
 
     /// <summary>
-    /// Finds the mapping of a frame. The MMU lock is held exclusively for as long as the answer is to be true.
+    /// The page behind a frame. The MMU lock is held exclusively for as long as the answer is to be true.
     /// </summary>
     /// <param name="memory">The VM's memory.</param>
     /// <param name="gfn">The frame.</param>
-    /// <param name="page">The page behind it.</param>
+    /// <param name="page">The page.</param>
     /// <param name="writable">Whether it may be written to.</param>
     /// <param name="level">The level of the mapping.</param>
     public static bool TryFind(ref VmMemory memory, Gfn gfn, out Pfn page, out bool writable, out int level)
     {
+        Find(ref memory, gfn, out level, out ulong entry);
+        writable = (entry & Writable) != 0;
+        page = new Pfn(Target(entry).Frame.Value | gfn.Value & (PagesOf(level) - 1));
+        return entry != 0;
+    }
+
+    /// <summary>Where the walk for a frame ends: at a mapping, or at 0.</summary>
+    private static ref ulong Find(ref VmMemory memory, Gfn gfn, out int level, out ulong entry)
+    {
         Hpa table = memory.Root;
         for (level = Levels; ; level--)
         {
-            ulong entry = KernelPages.Entries(table)[IndexOf(gfn.Value, level)];
-            table = Target(entry);
-            writable = (entry & Writable) != 0;
-            page = new Pfn(table.Frame.Value + (gfn.Value & (PagesOf(level) - 1)));
+            ref ulong place = ref KernelPages.Entries(table)[IndexOf(gfn.Value, level)];
+            entry = Volatile.Read(ref place);
             if (entry == 0 || IsLeaf(entry, level))
-                return entry != 0;
+                return ref place;
+            table = Target(entry);
         }
     }
 
@@ -226,13 +221,10 @@ internal static class NestedTables
                 continue;
             }
             // Of a large page one write would be logged, and the others not.
-            ulong chosen = bits == Written && level > 1 ? Writable : bits;
+            ulong chosen = bits == Written && level > 1 ? Writable : bits, inside = PagesOf(level) - 1;
             bool any = (old & chosen) != 0;
             if (memory.Shadow.IsActive)
-            {
-                ulong inside = PagesOf(level) - 1;
                 any |= memory.Shadow.Sweep(first & ~inside, (first | inside) + 1, work, chosen);
-            }
             found |= any;
             if (!any || work == Sweeping.Look)
                 continue;

@@ -6,21 +6,21 @@ internal struct ShadowPage
 {
     /// <summary>The guest's table; of a direct one, the first frame that it maps.</summary>
     public ulong Frame;
-    public ShadowRole Role;
-    /// <summary>What hardware walks.</summary>
-    public Hpa Table;
-    /// <summary>For each entry: its neighbours in the list that it is in.</summary>
-    public Hpa Links;
-    /// <summary>For each entry: the guest frame (level 1) or the shadow table that it leads to.</summary>
-    public Hpa Targets;
+    /// <summary><see cref="ShadowRole"/>; 0: the place is free.</summary>
+    public ulong Role;
+    /// <summary>
+    /// What hardware walks; for each of its entries two neighbours in the list that it is in; and the guest frame or
+    /// the shadow table that it leads to.
+    /// </summary>
+    public Hpa Table, Links, Targets;
     /// <summary>The next in the same bucket, or the next free place.</summary>
     public int Next;
+    /// <summary>The first in a bucket; an element of the list of those that the guest may write to.</summary>
+    public int Bucket, Unsync;
     /// <summary>The list of entries that lead here.</summary>
     public uint Parents;
     /// <summary>How often the guest has written to its table since it was last used as one.</summary>
     public int Writes;
-    /// <summary>The guest may write to its table, and entries may be out of date, until a vCPU flushes its TLB.</summary>
-    public bool IsUnsync;
     /// <summary>A vCPU's root, or a page directory under one of PAE.</summary>
     public bool IsTop;
 }
@@ -37,201 +37,166 @@ internal struct ShadowTables
     public const int MaxPages = 4096;
     /// <summary>Kernel pages that a walk down from the root can need.</summary>
     public const int SparePages = PagesPerTable * WalkPath.Levels;
-
-    private const int PagesPerTable = 3, FrameBuckets = 1 << 16, MaxUnsync = 128, MaxWrites = 8;
     /// <summary>Frames of a large page, less one.</summary>
     public const ulong LargeMask = Entries - 1;
 
-    private const int Entries = KernelPages.EntriesPerTable, ChunkSize = 64;
-
-    private struct Link
-    {
-        public uint Next, Previous;
-    }
-
-    [InlineArray(Entries)]
-    private struct LinkPage
-    {
-        private Link _first;
-    }
-
-    [InlineArray(MaxUnsync)]
-    private struct UnsyncList
-    {
-        private int _first;
-    }
-
-    /// <summary>A piece of a guest's table.</summary>
-    [InlineArray(ChunkSize)]
-    private struct Chunk
-    {
-        private ulong _first;
-    }
+    private const int Entries = KernelPages.EntriesPerTable, PagesPerTable = 3, FrameBuckets = 1 << 16,
+        MaxUnsync = 64, MaxWrites = 8, Next = 0, Previous = 1;
 
     /// <summary>Place 0 stays empty: no table, no entry.</summary>
     private KernelArray<ShadowPage> _pages;
-    /// <summary>Tables by the guest's, and entries of level 1 by frame: the first of each bucket.</summary>
-    private KernelArray<int> _byTable;
+    /// <summary>Entries that map pages by the frame, the first of each bucket.</summary>
     private KernelArray<uint> _byFrame;
     private int _made, _free, _freeCount, _hand, _unsyncCount;
-    private UnsyncList _unsync;
+    /// <summary>Before the lock is given back, or a table's place to another, TLBs are to be flushed.</summary>
+    private bool _mustFlush;
     /// <summary>A walk of the guest's tables is worth nothing if this has changed since.</summary>
     public uint Sequence;
     /// <summary>Changes when a table goes that may be a root: each vCPU looks for its own again.</summary>
     public uint RootVersion;
-    /// <summary>Before the lock is given back, or a table's place to another, TLBs are to be flushed.</summary>
-    private bool _mustFlush;
 
     /// <summary>Whether the VM has shadow tables.</summary>
     public readonly bool IsActive => !_pages.IsNull;
 
     /// <summary>
-    /// 0 or -ENOMEM; <see cref="Free"/> in any case. <paramref name="capacity"/>, a power of two: tables at most.
+    /// 0 or -ENOMEM; <see cref="Free"/> in any case. <paramref name="capacity"/>, 64 or more: tables at most.
     /// </summary>
     public int Create(int capacity) => KernelArray<ShadowPage>.TryAllocate(capacity + 1, out _pages)
-        && KernelArray<int>.TryAllocate(capacity, out _byTable)
         && KernelArray<uint>.TryAllocate(FrameBuckets, out _byFrame) ? Errno.Ok : Errno.ENOMEM;
 
     public void Free()
     {
         for (int place = 1; place <= _made; place++)
         {
-            ref ShadowPage page = ref At(place);
-            KernelPages.Free(page.Table);
-            KernelPages.Free(page.Links);
-            KernelPages.Free(page.Targets);
+            KernelPages.Free(At(place).Table);
+            KernelPages.Free(At(place).Links);
+            KernelPages.Free(At(place).Targets);
         }
         _pages.Free();
-        _byTable.Free();
         _byFrame.Free();
         this = default;
     }
 
     public readonly ref ShadowPage At(int place) => ref _pages.Span[place];
-
     public static uint Name(int place, int index) => (uint)(place * Entries + index);
-
-    public readonly ref ulong Entry(uint name) => ref KernelPages.Entries(PageOf(name).Table)[IndexOf(name)];
-
-    /// <summary>The table that an entry leads to; 0: none.</summary>
-    public readonly int Child(uint name) => Entry(name) != 0 && !IsLeaf(name, Entry(name)) ? (int)Target(name) : 0;
-
-    private readonly bool IsLeaf(uint name, ulong entry) =>
-        PageOf(name).Role.Level == 1 || (entry & GuestEntry.LargePage) != 0;
+    private readonly ref ulong Entry(uint name) => ref KernelPages.Entries(PageOf(name).Table)[IndexOf(name)];
+    private readonly ref ulong Target(uint name) => ref KernelPages.Entries(PageOf(name).Targets)[IndexOf(name)];
 
     private readonly ref ShadowPage PageOf(uint name) => ref At((int)(name / Entries));
     private static int IndexOf(uint name) => (int)(name % Entries);
-    private readonly ref ulong Target(uint name) => ref KernelPages.Entries(PageOf(name).Targets)[IndexOf(name)];
-    private readonly ref Link LinkOf(uint name) =>
-        ref KernelPages.Reference<LinkPage>(PageOf(name).Links).Value[IndexOf(name)];
+    private readonly ref uint Link(uint name, int which) =>
+        ref MemoryMarshal.Cast<byte, uint>(KernelPages.Bytes(PageOf(name).Links))[2 * IndexOf(name) + which];
 
     /// <summary>The first of the list that an entry is in, or will be in.</summary>
     private readonly ref uint ListOf(uint name, ulong entry) =>
-        ref IsLeaf(name, entry) ? ref BucketOf(Target(name)) : ref At((int)Target(name)).Parents;
+        ref ShadowRole.LevelOf(PageOf(name).Role) == 1 || (entry & GuestEntry.LargePage) != 0
+            ? ref BucketOf(Target(name)) : ref At((int)Target(name)).Parents;
 
     private readonly ref uint BucketOf(ulong frame) => ref _byFrame.Span[(int)(frame % FrameBuckets)];
-
     private readonly ref int TableBucketOf(ulong frame) =>
-        ref _byTable.Span[(int)(frame * 0x9e37_79b9_7f4a_7c15 >> 32) & _byTable.Length - 1];
+        ref At((int)((frame * 0x9e37_79b9_7f4a_7c15 >> 32) % (uint)_pages.Length)).Bucket;
 
-    /// <summary>The table with this role; 0: there is none.</summary>
-    public readonly int Find(ulong frame, ShadowRole role)
+    /// <summary>The next table in its bucket with this frame and these bits of its role; 0: none.</summary>
+    private readonly int Search(int place, ulong frame, ulong mask, ulong role)
     {
-        int place = TableBucketOf(frame);
-        while (place != 0 && (At(place).Frame != frame || !At(place).Role.Equals(role)))
+        while (place != 0 && (At(place).Frame != frame || (At(place).Role & mask) != role))
             place = At(place).Next;
         return place;
     }
 
-    /// <summary>The next shadow of a guest's table, from <paramref name="place"/> on in its bucket; 0: no more.</summary>
-    private readonly int NextOf(ulong frame, int place)
-    {
-        while (place != 0 && (At(place).Frame != frame || At(place).Role.IsDirect))
-            place = At(place).Next;
-        return place;
-    }
+    /// <summary>The shadows of a guest's table, one after the other.</summary>
+    private readonly int FirstOf(ulong frame) => Search(TableBucketOf(frame), frame, ShadowRole.Direct, 0);
+    private readonly int NextOf(int place) => Search(At(place).Next, At(place).Frame, ShadowRole.Direct, 0);
 
     /// <summary>Whether the guest's writes to a frame must be noticed.</summary>
-    public readonly bool IsProtected(ulong frame)
-    {
-        int place = NextOf(frame, TableBucketOf(frame));
-        return place != 0 && !At(place).IsUnsync;
-    }
+    public readonly bool IsProtected(ulong frame) =>
+        Search(TableBucketOf(frame), frame, ShadowRole.Direct | ShadowRole.Unsync, 0) != 0;
 
-    /// <summary>Has room for all that one walk needs, even if others have to go.</summary>
-    public void Reserve(ref Vm.Vm vm)
+    /// <summary>Whether one of the frames that a large page would map is a guest's table.</summary>
+    public readonly bool HasTables(ulong frame)
     {
-        int capacity = _byTable.Length;
-        if (capacity - _made + _freeCount >= WalkPath.Levels)
-            return;
-        for (int i = 0; i < capacity / 16 + WalkPath.Levels; i++)
-        {
-            _hand = _hand % capacity + 1;
-            if (At(_hand).Role.Level != 0)
-                Zap(_hand);
-        }
-        Flush(ref vm);
+        ulong i = frame & ~LargeMask, last = frame | LargeMask;
+        while (i <= last && FirstOf(i) == 0)
+            i++;
+        return i <= last;
     }
 
     /// <summary>
-    /// Makes an empty table; the guest's own is write-protected from here on. Who has walked that before must do so
-    /// again.
+    /// Has room for all that one walk needs, even if others have to go. <paramref name="spare"/> has
+    /// <see cref="SparePages"/>.
     /// </summary>
-    /// <returns>0 when <paramref name="spare"/> has not enough.</returns>
-    public int Add(ref Vm.Vm vm, ref TablePool spare, ulong frame, ShadowRole role)
+    public void Reserve(ref Vm.Vm vm, ref TablePool spare)
     {
-        int place = _free;
-        if (place == 0 && (spare.Count < PagesPerTable || _made == _byTable.Length))
-            return 0;
+        int capacity = _pages.Length - 1;
+        while (_freeCount < WalkPath.Levels && _made < capacity)
+        {
+            ref ShadowPage page = ref At(++_made);
+            spare.TryPop(out page.Table);
+            spare.TryPop(out page.Links);
+            spare.TryPop(out page.Targets);
+            Release(_made);
+        }
+        if (_freeCount >= WalkPath.Levels)
+            return;
+        for (int i = 0; i < capacity / 16 + WalkPath.Levels; i++)
+            Zap(_hand = _hand % capacity + 1);
         Flush(ref vm);
-        if (place == 0)
-        {
-            ref ShadowPage made = ref At(place = ++_made);
-            spare.TryPop(out made.Table);
-            spare.TryPop(out made.Links);
-            spare.TryPop(out made.Targets);
-        }
-        else
-        {
-            _free = At(place).Next;
-            _freeCount--;
-        }
-        if (!role.IsDirect)
-        {
-            for (int other = TableBucketOf(frame); (other = NextOf(frame, other)) != 0; other = At(other).Next)
-            {
-                if (At(other).IsUnsync)
-                    Clear(other);
-                At(other).IsUnsync = false;
-            }
-            Protect(ref vm, frame);
-        }
-        ref ShadowPage page = ref At(place);
+    }
+
+    private void Release(int place)
+    {
+        (At(place).Next, _free) = (_free, place);
+        _freeCount++;
+    }
+
+    /// <summary>
+    /// The table with this role. A new one is empty; the guest's own is write-protected from here on, and who has
+    /// walked that before must do so again.
+    /// </summary>
+    public int FindOrAdd(ref Vm.Vm vm, ulong frame, ulong role, out bool isNew)
+    {
         ref int bucket = ref TableBucketOf(frame);
-        page = new()
-        {
-            Frame = frame, Role = role, Table = page.Table, Links = page.Links, Targets = page.Targets, Next = bucket,
-        };
-        bucket = place;
+        int place = Search(bucket, frame, ~ShadowRole.Unsync, role);
+        isNew = place == 0;
+        if (!isNew)
+            return place;
+        Flush(ref vm);
+        place = _free;
+        ref ShadowPage page = ref At(place);
+        _free = page.Next;
+        _freeCount--;
+        if ((role & ShadowRole.Direct) == 0)
+            Protect(frame, clear: true);
+        (page.Frame, page.Role, page.Next, bucket) = (frame, role, bucket, place);
         return place;
     }
 
-    private void Protect(ref Vm.Vm vm, ulong frame) =>
+    /// <summary>The guest does not write to its table unseen any more; what is out of date can go.</summary>
+    private void Protect(ulong frame, bool clear)
+    {
         _mustFlush |= Sweep(frame, frame + 1, Sweeping.Take, GuestEntry.Writable);
+        for (int place = FirstOf(frame); place != 0; place = NextOf(place))
+        {
+            if (clear && (At(place).Role & ShadowRole.Unsync) != 0)
+                Clear(place);
+            At(place).Role &= ~ShadowRole.Unsync;
+        }
+    }
 
-    /// <summary>Writes an entry. <paramref name="target"/> is the frame that it maps, or the place of a table.</summary>
+    /// <summary>Writes an entry. <paramref name="target"/>: the frame that it maps, or a table's place.</summary>
     public readonly void Put(uint name, ulong entry, ulong target)
     {
         ref ulong place = ref Entry(name);
-        if (place != 0 && (Target(name) != target || ((place ^ entry) & GuestEntry.LargePage) != 0))
+        if (Target(name) != target || ((place ^ entry) & GuestEntry.LargePage) != 0)
             Remove(name);
         if (place == 0)
         {
             Target(name) = target;
             ref uint list = ref ListOf(name, entry);
-            LinkOf(name) = new Link { Next = list };
+            Link(name, Next) = list;
+            Link(name, Previous) = 0;
             if (list != 0)
-                LinkOf(list).Previous = name;
+                Link(list, Previous) = name;
             list = name;
         }
         Volatile.Write(ref place, entry);
@@ -239,29 +204,27 @@ internal struct ShadowTables
 
     public readonly void Remove(uint name)
     {
-        Link link = LinkOf(name);
-        if (link.Previous != 0)
-            LinkOf(link.Previous).Next = link.Next;
-        else
-            ListOf(name, Entry(name)) = link.Next;
-        if (link.Next != 0)
-            LinkOf(link.Next).Previous = link.Previous;
+        if (Entry(name) == 0)
+            return;
+        uint next = Link(name, Next), previous = Link(name, Previous);
+        (previous != 0 ? ref Link(previous, Next) : ref ListOf(name, Entry(name))) = next;
+        if (next != 0)
+            Link(next, Previous) = previous;
         Volatile.Write(ref Entry(name), 0);
     }
 
     private readonly void Clear(int place)
     {
-        for (uint name = Name(place, 0); name < Name(place + 1, 0); name++)
-        {
-            if (Entry(name) != 0)
-                Remove(name);
-        }
+        for (int index = 0; index < Entries; index++)
+            Remove(Name(place, index));
     }
 
-    /// <summary>Gives a table up. Those below stay: they may be found again.</summary>
-    public void Zap(int place)
+    /// <summary>Gives a table up, if there is one. Those below stay: they may be found again.</summary>
+    private void Zap(int place)
     {
         ref ShadowPage page = ref At(place);
+        if (page.Role == 0)
+            return;
         while (page.Parents != 0)
             Remove(page.Parents);
         Clear(place);
@@ -269,50 +232,37 @@ internal struct ShadowTables
         while (previous != place)
             previous = ref At(previous).Next;
         previous = page.Next;
-        if (page.IsTop)
-            RootVersion++;
-        page.Role = default;
-        page.IsUnsync = false;
-        page.Next = _free;
-        _free = place;
-        _freeCount++;
-        _mustFlush = true;
+        RootVersion += page.IsTop ? 1u : 0;
+        (page.Role, page.IsTop, _mustFlush) = (0, false, true);
+        Release(place);
     }
 
-    /// <summary>User space has changed the guest's memory: no table is known.</summary>
-    public static void Renew(ref Vm.Vm vm)
+    /// <summary>Gives up the tables in a part of memory: they are none any more, or have changed unseen.</summary>
+    public static void Forget(ref Vm.Vm vm, Gfn first, Gfn end)
     {
-        if (!vm.Memory.Shadow.IsActive)
+        ref ShadowTables shadow = ref vm.Memory.Shadow;
+        if (!shadow.IsActive)
             return;
         vm.Host.LockMmu();
-        vm.Memory.Shadow.ZapRange(ref vm, default, new Gfn(ulong.MaxValue));
-        vm.Host.UnlockMmu();
-    }
-
-    /// <summary>The same for tables in a part of memory.</summary>
-    public void ZapRange(ref Vm.Vm vm, Gfn first, Gfn end)
-    {
-        for (int place = 1; place <= _made; place++)
+        for (int place = 1; place <= shadow._made; place++)
         {
-            if (At(place).Role.Level != 0 && At(place).Frame >= first.Value && At(place).Frame < end.Value)
-                Zap(place);
+            if (shadow.At(place).Frame >= first.Value && shadow.At(place).Frame < end.Value)
+                shadow.Zap(place);
         }
-        Flush(ref vm);
+        shadow.Unlock(ref vm);
     }
 
-    /// <summary>Gives up all shadows of a guest's table, which is none any more.</summary>
-    public void ZapTable(ulong frame)
-    {
-        int place;
-        while ((place = NextOf(frame, TableBucketOf(frame))) != 0)
-            Zap(place);
-    }
-
-    public void Flush(ref Vm.Vm vm)
+    private void Flush(ref Vm.Vm vm)
     {
         if (_mustFlush)
             vm.Host.FlushTlbs();
         _mustFlush = false;
+    }
+
+    public void Unlock(ref Vm.Vm vm)
+    {
+        Flush(ref vm);
+        vm.Host.UnlockMmu();
     }
 
     /// <summary>
@@ -335,29 +285,17 @@ internal struct ShadowTables
         bool found = false;
         for (uint name = BucketOf(frame), next; name != 0; name = next)
         {
-            next = LinkOf(name).Next;
-            ref ulong entry = ref Entry(name);
-            ulong old = Volatile.Read(ref entry);
+            next = Link(name, Next);
+            ulong old = Volatile.Read(ref Entry(name));
             if (Target(name) != frame || (old & kind) != kind || (old & bits) == 0)
                 continue;
             found = true;
             if (work == Sweeping.Remove)
                 Remove(name);
             else if (work == Sweeping.Take)
-                Interlocked.And(ref entry, ~bits);
+                Interlocked.And(ref Entry(name), ~bits);
         }
         return found;
-    }
-
-    /// <summary>Whether one of the frames that a large page would map is a guest's table.</summary>
-    public readonly bool HasTables(ulong frame)
-    {
-        for (ulong i = frame & ~LargeMask; i <= (frame | LargeMask); i++)
-        {
-            if (NextOf(i, TableBucketOf(i)) != 0)
-                return true;
-        }
-        return false;
     }
 
     /// <summary>
@@ -367,20 +305,19 @@ internal struct ShadowTables
     /// <returns>False when it is a table of a higher level, or too many are so already.</returns>
     public bool TryUnsync(ulong frame)
     {
-        int next, count = 0;
-        for (int place = NextOf(frame, TableBucketOf(frame)); place != 0; place = next)
+        for (int place = FirstOf(frame), next; place != 0; place = next)
         {
             ref ShadowPage page = ref At(place);
-            next = NextOf(frame, page.Next);
+            next = NextOf(place);
             if (page.Parents == 0 && !page.IsTop)
+            {
                 Zap(place);
-            else if (!page.Role.IsLeafTable || _unsyncCount + ++count > MaxUnsync)
+                continue;
+            }
+            if (ShadowRole.LevelOf(page.Role) > 1 || _unsyncCount == MaxUnsync)
                 return false;
-        }
-        for (int place = NextOf(frame, TableBucketOf(frame)); place != 0; place = NextOf(frame, At(place).Next))
-        {
-            At(place).IsUnsync = true;
-            _unsync[_unsyncCount++] = place;
+            page.Role |= ShadowRole.Unsync;
+            At(_unsyncCount++).Unsync = place;
         }
         return true;
     }
@@ -393,43 +330,26 @@ internal struct ShadowTables
     {
         Sequence++;
         for (int i = 0; i < _unsyncCount; i++)
-        {
-            ref ShadowPage page = ref At(_unsync[i]);
-            if (page.IsUnsync)
-                Protect(ref vm, page.Frame);
-            page.IsUnsync = false;
-        }
+            Protect(At(At(i).Unsync).Frame, clear: false);
         Flush(ref vm);
-        for (int i = 0; i < _unsyncCount; i++)
-        {
-            if (At(_unsync[i]).Role.IsLeafTable)
-                Compare(ref vm, _unsync[i]);
-        }
-        _unsyncCount = 0;
+        while (_unsyncCount > 0)
+            Compare(ref vm, At(--_unsyncCount).Unsync);
     }
 
     private readonly void Compare(ref Vm.Vm vm, int place)
     {
-        ShadowPage page = At(place);
-        int size = page.Role.EntrySize;
-        Gpa table = new Gfn(page.Frame).Address + (ulong)(page.Role.Quadrant * Entries * size);
+        ref ShadowPage page = ref At(place);
+        int size = ShadowRole.EntrySizeOf(page.Role);
+        Gpa table = new Gfn(page.Frame).Address + (ulong)(ShadowRole.QuadrantOf(page.Role) * Entries * size);
         ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(table);
-        Chunk chunk = default;
-        Span<byte> bytes = MemoryMarshal.AsBytes(new Span<Chunk>(ref chunk))[..(ChunkSize * size)];
         for (int index = 0; index < Entries; index++)
         {
-            // The table may not be there any more: then nothing agrees.
-            if (index % ChunkSize == 0 && !(slot.TryToHva(table + (ulong)(index * size), out Hva hva)
-                && UserMemory.TryReadPresent(hva, bytes)))
-                bytes.Clear();
             uint name = Name(place, index);
-            ulong entry = Entry(name);
-            if (entry == 0)
-                continue;
-            ReadOnlySpan<byte> own = bytes.Slice(index % ChunkSize * size, size);
-            ulong guest = size == sizeof(uint) ? BinaryPrimitives.ReadUInt32LittleEndian(own)
-                : BinaryPrimitives.ReadUInt64LittleEndian(own);
-            if (!page.Role.Agrees(entry, Target(name), guest))
+            ulong guest = 0;
+            // It may be another table by now: whatever goes can come again. Of one that is not there nothing agrees.
+            if (Entry(name) != 0 && !(slot.TryToHva(table + (ulong)(index * size), out Hva hva)
+                && UserMemory.TryReadPresent(hva, MemoryMarshal.AsBytes(new Span<ulong>(ref guest))[..size])
+                && ShadowRole.Agrees(page.Role, Entry(name), Target(name), guest)))
                 Remove(name);
         }
     }
@@ -445,28 +365,20 @@ internal struct ShadowTables
             return;
         vm.Host.LockMmu();
         shadow.Sequence++;
-        ulong frame = address.Frame.Value;
-        int next;
-        for (int place = shadow.NextOf(frame, shadow.TableBucketOf(frame)); place != 0; place = next)
+        for (int place = shadow.FirstOf(address.Frame.Value), next; place != 0; place = next)
         {
             ref ShadowPage page = ref shadow.At(place);
-            next = shadow.NextOf(frame, page.Next);
-            if (++page.Writes > MaxWrites)
-            {
-                shadow.Zap(place);
-                continue;
-            }
+            next = shadow.NextOf(place);
             // An entry of 4 MiB has two in the shadow.
-            int size = page.Role.EntrySize, scale = size == sizeof(uint) ? page.Role.Level - 1 : 0;
-            int from = ((int)address.Offset / size << scale) - page.Role.Quadrant * Entries;
-            int to = (((int)address.Offset + length - 1) / size + 1 << scale) - page.Role.Quadrant * Entries;
-            for (int index = Math.Max(from, 0); index < Math.Min(to, Entries); index++)
-            {
-                if (shadow.Entry(Name(place, index)) != 0)
-                    shadow.Remove(Name(place, index));
-            }
+            int size = ShadowRole.EntrySizeOf(page.Role), before = ShadowRole.QuadrantOf(page.Role) * Entries;
+            int scale = size == sizeof(uint) ? ShadowRole.LevelOf(page.Role) - 1 : 0;
+            int from = ((int)address.Offset / size << scale) - before;
+            int end = (((int)address.Offset + length - 1) / size + 1 << scale) - before;
+            for (int index = Math.Max(from, 0); index < Math.Min(end, Entries); index++)
+                shadow.Remove(Name(place, index));
+            if (++page.Writes > MaxWrites)
+                shadow.Zap(place);
         }
-        shadow.Flush(ref vm);
-        vm.Host.UnlockMmu();
+        shadow.Unlock(ref vm);
     }
 }

@@ -64,7 +64,8 @@ internal static class SvmExits
         if (vmcb.ExitCode == ExitCode.Msr)
             return vmcb.ExitInfo1 != 0 ? Exits.WriteMsr(ref vcpu) : Exits.ReadMsr(ref vcpu);
         if (vmcb.ExitCode == ExitCode.PageFault && vcpu.Vm.Memory.Shadow.IsActive)
-            return Exits.PageFault(ref vcpu, new Gva(vmcb.ExitInfo2), (PageFaultCode)vmcb.ExitInfo1, vmcb.ExitInterrupt);
+            return Exits.PageFault(
+                ref vcpu, new Gva(vmcb.ExitInfo2), (PageFaultCode)vmcb.ExitInfo1, vmcb.ExitInterrupt);
         switch (vmcb.ExitCode)
         {
             case ExitCode.Intr:
@@ -77,6 +78,7 @@ internal static class SvmExits
             case ExitCode.Cpuid: return Exits.ExecuteCpuid(ref vcpu);
             case ExitCode.Hlt: return Exits.Halt(ref vcpu);
             case ExitCode.Invlpg: return InstructionEmulation<SvmVendor>.Run(ref vcpu);
+            case ExitCode.Invpcid: return Exits.InvalidatePcid(ref vcpu, vmcb.ExitInfo2);
             case ExitCode.Vintr: return SvmEvents.CloseInterruptWindow(ref vmcb);
             case ExitCode.Iret: return SvmEvents.InterceptIret(ref vcpu, ref vmcb);
             case ExitCode.Vmmcall: return Exits.Hypercall(ref vcpu);
@@ -101,7 +103,6 @@ internal static class SvmExits
             case ExitCode.Invlpga:
             case ExitCode.Rsm:
             case ExitCode.Rdtscp:
-            case ExitCode.Invpcid:
             case ExitCode.Rdpru: return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
             case ExitCode.TaskSwitch: return TaskSwitch(ref vcpu, ref vmcb);
             case ExitCode.Invalid: return Exits.EntryFailed(ref vcpu, vmcb.ExitCode);

@@ -39,23 +39,19 @@ internal readonly struct SvmVendor : IVendor
         vmcb.Asid = vcpu.Svm.Asid.Value;
         vmcb.TlbControl = FlushKind;
         vmcb.VirtualInterrupt = VirtualInterrupt.MaskHost;
-        if (HasShadow(ref vcpu))
-        {
-            vmcb.InterceptCr |= CrRead << 3 | CrWrite << 3;
-            vmcb.Intercept3 |= Intercept3.Invlpg;
-            vmcb.Intercept5 = Intercept5.Invpcid;
-            if (vcpu.Shadow.Create() is int error and not Errno.Ok)
-                return error;
-        }
-        else
-        {
-            vmcb.NestedControl = NestedPaging;
-            vmcb.NestedCr3 = vcpu.Vm.Memory.Root.Value;
-        }
         vmcb.Efer = Efer.Svme;
         vmcb.Dr6 = DebugBits.Dr6Fixed;
         vcpu.Svm.Dr6 = DebugBits.Dr6Fixed;
-        return Errno.Ok;
+        if (!HasShadow(ref vcpu))
+        {
+            vmcb.NestedControl = NestedPaging;
+            vmcb.NestedCr3 = vcpu.Vm.Memory.Root.Value;
+            return Errno.Ok;
+        }
+        vmcb.InterceptCr |= CrRead << 3 | CrWrite << 3;
+        vmcb.Intercept3 |= Intercept3.Invlpg;
+        vmcb.Intercept5 = Intercept5.Invpcid;
+        return vcpu.Shadow.Create();
     }
 
     private static bool HasShadow(ref Vcpu vcpu) => vcpu.Vm.Memory.Shadow.IsActive;

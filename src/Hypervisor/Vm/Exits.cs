@@ -10,7 +10,8 @@ namespace SharpKvm.Vm;
 internal static class Opcode
 {
     public const uint Cpuid = 0x0fa2, Rdmsr = 0x0f32, Wrmsr = 0x0f30, Hlt = 0xf4, Vmmcall = 0x0f01d9, Vmcall = 0x0f01c1,
-        Xsetbv = 0x0f01d1, Wbinvd = 0x0f09, Invd = 0x0f08, Monitor = 0x0f01c8, Mwait = 0x0f01c9;
+        Xsetbv = 0x0f01d1, Wbinvd = 0x0f09, Invd = 0x0f08, Monitor = 0x0f01c8, Mwait = 0x0f01c9,
+        Invpcid = 0x0f3882;
 }
 
 /// <summary>What exits mean that both vendors have; each decodes its own (SvmExits, VmxExits).</summary>
@@ -54,39 +55,40 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>Shadow paging: the guest has a root to run with. False: no memory.</summary>
-    public static bool HasRoot(ref Vcpu vcpu)
-    {
-        if (!vcpu.Shadow.MustLoad(in vcpu.Vm.Memory.Shadow))
-            return true;
-        PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu);
-        TVendor.FlushTlb(ref vcpu);
-        return ShadowVcpu.TryLoad(ref vcpu, in paging);
-    }
+    public static bool HasRoot(ref Vcpu vcpu) => !vcpu.Shadow.MustLoad(in vcpu.Vm.Memory.Shadow)
+        || ShadowVcpu.TryLoad(ref vcpu, GuestMachine<TVendor>.Paging(ref vcpu));
 
     /// <summary>Shadow paging: a #PF, which is the guest's own, or has to do with its shadow tables.</summary>
     public static VcpuAction PageFault(ref Vcpu vcpu, Gva address, PageFaultCode code, EventInjection interrupted)
     {
         PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu);
-        bool write = (code & PageFaultCode.Write) != 0;
-        ShadowOutcome outcome = ShadowFault.Handle(ref vcpu, in paging, address, code, out Translation found);
-        switch (outcome)
+        switch (ShadowFault.Handle(ref vcpu, in paging, address, code, out Translation found))
         {
-            case ShadowOutcome.Mapped: return VcpuAction.Resume;
-            case ShadowOutcome.NoMemory: return VcpuAction.NoMemory;
-            case ShadowOutcome.NotMapped:
-                return NestedPageFault<Npt>(ref vcpu, found.Address, write, present: true, final: true, interrupted);
-            case ShadowOutcome.GuestFault:
+            case FaultOutcome.Mapped: return VcpuAction.Resume;
+            case FaultOutcome.NoMemory: return VcpuAction.NoMemory;
+            case FaultOutcome.NotYet: return NestedPageFault<Npt>(ref vcpu, found.Address,
+                (code & PageFaultCode.Write) != 0, present: true, final: true, interrupted);
+            case FaultOutcome.GuestFault:
                 Exceptions<TVendor>.Queue(ref vcpu, Vector.PageFault, (uint)found.Fault, address.Value);
                 return VcpuAction.Resume;
         }
-        // A write to a page table. What cannot be emulated is done by the guest itself when there is no shadow.
-        VcpuAction action = VcpuAction.UserSpace;
-        if (!interrupted.Valid)
-            action = InstructionEmulation<TVendor>.Run(ref vcpu);
-        else
-            UserExit.InternalError(ref vcpu, kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV, interrupted.Raw, address.Value);
-        return action == VcpuAction.UserSpace && vcpu.Run.exit_reason == Exit.KVM_EXIT_INTERNAL_ERROR
-            && ShadowFault.TryRelease(ref vcpu, in paging, address, found.Address.Frame) ? VcpuAction.Resume : action;
+        VcpuAction action = interrupted.Valid ? VcpuAction.UserSpace : InstructionEmulation<TVendor>.Run(ref vcpu);
+        if (action != VcpuAction.UserSpace
+            || !interrupted.Valid && vcpu.Run.exit_reason != Exit.KVM_EXIT_INTERNAL_ERROR)
+            return action;
+        // What cannot be emulated, the guest does itself when there is no shadow.
+        ShadowTables.Forget(ref vcpu.Vm, found.Address.Frame, found.Address.Frame + 1);
+        return VcpuAction.Resume;
+    }
+
+    /// <summary>INVPCID, of which each type flushes all there is; its descriptor is not looked at.</summary>
+    public static VcpuAction InvalidatePcid(ref Vcpu vcpu, ulong type)
+    {
+        if (type > 3)
+            return Raise(ref vcpu, Vector.GeneralProtection);
+        vcpu.Shadow.IsStale = true;
+        TVendor.FlushTlb(ref vcpu);
+        return Skip(ref vcpu, Opcode.Invpcid);
     }
 
     public static VcpuAction ExecuteCpuid(ref Vcpu vcpu)

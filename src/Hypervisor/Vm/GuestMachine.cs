@@ -205,14 +205,13 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public void Cpuid() => CpuidTable.Execute(ref _vcpu);
     public ulong Tsc => HostCpu.Tsc() + TVendor.GetTscOffset(ref _vcpu);
 
-    /// <summary>With nested paging INVLPG is not intercepted; one that is emulated flushes more than asked.</summary>
+    /// <summary>
+    /// With nested paging INVLPG is not intercepted; one that is emulated, or of a guest with shadow tables, flushes
+    /// more than asked.
+    /// </summary>
     public void InvalidatePage(Gva address)
     {
-        if (_vcpu.Vm.Memory.Shadow.IsActive)
-        {
-            PagingState paging = Paging(ref _vcpu);
-            ShadowVcpu.Invalidate(ref _vcpu, in paging, address);
-        }
+        _vcpu.Shadow.IsStale = true;
         _vcpu.Shared.Request(VcpuRequests.FlushTlb);
     }
 

@@ -130,7 +130,8 @@ internal sealed class ShadowPagingTests
                 ulong large = ((ulong)_random.Next(3) << 21) | 0x87 | (ulong)_random.Next(4) << 5;
                 ulong table = (LargeFrame + (ulong)_random.Next((int)LargePages)) << Page.Shift | 7;
                 ulong entry = _random.Next(8) != 0 ? large : table;
-                BitConverter.TryWriteBytes(_image.AsSpan(_random.Next(Frames * Page.Size / size) * size, 4), (uint)entry);
+                int place = _random.Next(Frames * Page.Size / size) * size;
+                BitConverter.TryWriteBytes(_image.AsSpan(place, 4), (uint)entry);
             }
         }
 
@@ -328,7 +329,7 @@ internal sealed class ShadowPagingTests
             _ => 0,
         };
 
-        /// <summary>No translation is of a page that the process does not have behind some frame, or with more rights.</summary>
+        /// <summary>No translation is of a page that the process has not behind some frame, or allows more.</summary>
         private void CheckInvariants()
         {
             Dictionary<ulong, bool> pages = [];
@@ -337,7 +338,10 @@ internal sealed class ShadowPagingTests
                 page = page == Frames ? LargeFrame : page;
                 MemorySlot slot = _memory.Vm.Memory.Slots.Find(new Gfn(page).Address);
                 if (_memory.Process.Present(slot.ToHva(new Gfn(page).Address).Value, out bool writable) is { } frame)
-                    pages[frame.Number.Value] = (writable && !slot.IsReadOnly) | pages.GetValueOrDefault(frame.Number.Value);
+                {
+                    ulong number = frame.Number.Value;
+                    pages[number] = (writable && !slot.IsReadOnly) | pages.GetValueOrDefault(number);
+                }
             }
             foreach ((ulong linear, ShadowProcessor.Found found) in _processor.Tlb)
             {

@@ -9,8 +9,8 @@ using FaultOutcome = SharpKvm.Mmu.FaultOutcome;
 namespace SharpKvm.Tests.Mmu;
 
 /// <summary>
-/// A vCPU on a processor without nested paging, whose accesses go as the run loop has them go: hardware walks the shadow
-/// tables (SDM vol. 3, 4.4 and 4.5), remembers what it finds, and asks the fault handler until it is content.
+/// A vCPU on a processor without nested paging, whose accesses go as the run loop has them go: hardware walks the
+/// shadow tables (SDM vol. 3, 4.4 and 4.5), remembers what it finds, and asks the fault handler until it is content.
 /// </summary>
 internal sealed class ShadowProcessor
 {
@@ -57,7 +57,7 @@ internal sealed class ShadowProcessor
 
     public void Invalidate(ulong linear)
     {
-        ShadowVcpu.Invalidate(ref _memory.Vcpu, in State, new Gva(linear));
+        _memory.Vcpu.Shadow.IsStale = true;
         _tlb.Remove(linear >> Page.Shift);
     }
 
@@ -79,19 +79,19 @@ internal sealed class ShadowProcessor
             }
             _tlb.Remove(linear >> Page.Shift);
             Faults++;
-            ShadowOutcome outcome = ShadowFault.Handle(
+            FaultOutcome outcome = ShadowFault.Handle(
                 ref _memory.Vcpu, in State, new Gva(linear), code, out Translation guest);
             switch (outcome)
             {
-                case ShadowOutcome.GuestFault:
+                case FaultOutcome.GuestFault:
                     return (null, (uint)guest.Fault, FaultOutcome.Mapped);
-                case ShadowOutcome.NotMapped:
+                case FaultOutcome.NotYet:
                     FaultOutcome nested = NestedFault.Handle<Npt>(
                         ref _memory.Vcpu, guest.Address, access.HasFlag(PageAccess.Write), present: true, wait: true);
                     if (nested is not (FaultOutcome.Mapped or FaultOutcome.Retry))
                         return (null, null, nested);
                     break;
-                case ShadowOutcome.Emulate:
+                case FaultOutcome.Emulate:
                     Emulated++;
                     byte written = value ?? 0;
                     if (value != null && GuestMemory.TryWrite(ref _memory.Vm, guest.Address, in written))
@@ -99,7 +99,7 @@ internal sealed class ShadowProcessor
                     MemorySlot slot = _memory.Vm.Memory.Slots.Find(guest.Address);
                     return (_memory.Process.Present(slot.ToHva(guest.Address).Value, out _)!.Number, null,
                         FaultOutcome.Mapped);
-                case ShadowOutcome.NoMemory:
+                case FaultOutcome.NoMemory:
                     throw new AssertionException("no memory");
             }
         }
@@ -146,7 +146,10 @@ internal sealed class ShadowProcessor
             user &= (entry & 4) != 0;
             noExecute |= entry >> 63 != 0;
             if (shift == Page.Shift || isLarge)
-                return new Found(new Pfn((table | linear & inside) >> Page.Shift), writable, user, noExecute, (int)(entry >> 59) & 15);
+            {
+                Pfn frame = new((table | linear & inside) >> Page.Shift);
+                return new Found(frame, writable, user, noExecute, (int)(entry >> 59) & 15);
+            }
         }
     }
 

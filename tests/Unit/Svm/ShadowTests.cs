@@ -60,14 +60,14 @@ internal sealed class ShadowTests
     }
 
     [Test]
-    public void InvlpgForgetsThePage()
+    public void InvlpgFlushes()
     {
         using SvmGuest guest = new(shadow: true);
         guest.EnterLongMode();
         guest.RunThrough(Turn.Exit(ExitCode.PageFault, 2, Data));
         guest.Assemble(code => code.invlpg(__byte_ptr[Data]));
         guest.RunThrough(Turn.Exit(ExitCode.Invlpg));
-        Assert.That(ShadowOf(guest, Data), Is.Zero);
+        Assert.That(guest.Registers.Rip, Is.GreaterThan(SvmGuest.Code));
         Assert.That(guest.Entries[^1].TlbControl, Is.Not.EqualTo(TlbControl.Nothing));
     }
 
