@@ -63,11 +63,10 @@ internal static class SvmExits
             return PortAccess(ref vcpu, ref vmcb);
         if (vmcb.ExitCode == ExitCode.Msr)
             return vmcb.ExitInfo1 != 0 ? Exits.WriteMsr(ref vcpu) : Exits.ReadMsr(ref vcpu);
-        if (vmcb.ExitCode == ExitCode.PageFault && vcpu.Vm.Memory.Shadow.IsActive)
-            return Exits.PageFault(
-                ref vcpu, new Gva(vmcb.ExitInfo2), (PageFaultCode)vmcb.ExitInfo1, vmcb.ExitInterrupt);
         switch (vmcb.ExitCode)
         {
+            case ExitCode.PageFault when vcpu.Vm.Memory.Shadow.IsActive: return Exits.PageFault(
+                ref vcpu, new Gva(vmcb.ExitInfo2), (PageFaultCode)vmcb.ExitInfo1, vmcb.ExitInterrupt);
             case ExitCode.Intr:
             case ExitCode.Nmi:
             case ExitCode.Smi:
