@@ -25,19 +25,23 @@ internal static class BenchRun
 
     /// <summary>
     /// Loads a module by <paramref name="load"/> and measures its device: all rows that are counts, or those by the
-    /// clock, on two CPUs.
+    /// clock, on two CPUs. In Bochs time counts instructions anyway, and what needs room is left out.
     /// </summary>
     /// <exception cref="LabException">L1 died or hung, the kernel log has something wrong, or there are no
     /// rows.</exception>
-    public static IReadOnlyList<BenchRow> Measure(string name, string load, string device, bool clock)
+    public static IReadOnlyList<BenchRow> Measure(Lane lane, string name, string load, string device, bool clock)
     {
+        bool slow = lane.BochsModel is not null;
+        string options = slow ? "--slow " : clock ? "--clock " : "";
         L1Result result = L1Machine.Run(new L1Options
         {
             Name = clock ? $"{name}-clock" : name,
-            Script = $"{MemoryGroup} && {load} || exit 125\n"
-                + $"'{Program}' --device {device} {(clock ? "--clock " : "")}--json >/job/rows.json\n[ $? -le 1 ]\n",
+            Lane = lane,
+            Script = $"{(slow ? "true" : MemoryGroup)} && {load} || exit 125\n"
+                + $"'{Program}' --device {device} {options}--json >/job/rows.json\n[ $? -le 1 ]\n",
+            Files = slow ? [Program, Hypervisor.SharpKvm.Module!] : [],
             Cpus = clock ? 2 : 1,
-            CountInstructions = !clock,
+            CountInstructions = !clock && !slow,
             // An idle CPU would let the counted time jump to the next timer.
             KernelParameters = clock ? "norandmaps" : "idle=poll norandmaps",
             Timeout = TimeSpan.FromMinutes(20),

@@ -5,14 +5,17 @@ using SharpKvm.Lab;
 
 const string Usage =
     """
-    usage: bench [--stock-only | --ours-only] [--no-boots]
-    Measures the same program, and boots of Linux, on stock kvm-amd and on kmod/sharpkvm.ko in throw-away machines.
-    Writes build/bench/svm.json and build/bench/svm.md. Exit code: 0 measured, 1 failed, 2 bad command line.
+    usage: bench [--vmx] [--stock-only | --ours-only] [--no-boots]
+    Measures the same program, and boots of Linux, on stock kvm-amd and on kmod/sharpkvm.ko in throw-away machines; with
+    --vmx the program alone on kvm-intel and kmod/sharpkvm.ko in Bochs. Writes build/bench/svm.json and svm.md, or
+    vmx.json and vmx.md. Exit code: 0 measured, 1 failed, 2 bad command line.
     """;
 
 bool stockOnly = args.Contains("--stock-only"), oursOnly = args.Contains("--ours-only");
-bool boots = !args.Contains("--no-boots");
-if (args.Except(["--stock-only", "--ours-only", "--no-boots"]).Any() || stockOnly && oursOnly)
+Lane lane = args.Contains("--vmx") ? Lane.VmxEpt : Lane.SvmNpt;
+bool isVmx = lane == Lane.VmxEpt, boots = !isVmx && !args.Contains("--no-boots");
+string file = isVmx ? "vmx" : "svm";
+if (args.Except(["--vmx", "--stock-only", "--ours-only", "--no-boots"]).Any() || stockOnly && oursOnly)
 {
     Console.Error.WriteLine(Usage);
     return 2;
@@ -23,8 +26,8 @@ try
     IReadOnlyList<BenchRow> stock = [], ours = [];
     if (!oursOnly)
     {
-        AnsiConsole.MarkupLine("Measuring stock kvm-amd …");
-        stock = [.. Rows("bench-stock", "modprobe kvm-amd", "/dev/kvm"), .. Boots(Hypervisor.Stock)];
+        AnsiConsole.MarkupLine($"Measuring stock {lane.StockModule} …");
+        stock = [.. Rows("bench-stock", $"modprobe {lane.StockModule}", "/dev/kvm"), .. Boots(Hypervisor.Stock)];
     }
     if (!stockOnly)
     {
@@ -34,11 +37,11 @@ try
     }
 
     IReadOnlyList<Comparison> rows = Report.Join(ours, stock);
-    Report.Print(rows);
+    Report.Print(rows, lane.StockModule);
     string folder = Repository.PathOf("build", "bench");
     Directory.CreateDirectory(folder);
-    File.WriteAllText(Path.Combine(folder, "svm.json"), Report.ToJson(rows));
-    File.WriteAllText(Path.Combine(folder, "svm.md"), Report.ToMarkdown(rows));
+    File.WriteAllText(Path.Combine(folder, $"{file}.json"), Report.ToJson(rows));
+    File.WriteAllText(Path.Combine(folder, $"{file}.md"), Report.ToMarkdown(rows, lane.StockModule));
     foreach (BenchRow failed in stock.Concat(ours).Where(row => row.Error is not null))
         AnsiConsole.MarkupLineInterpolated($"[red]{failed.Name}[/]: {failed.Error}");
     return stock.Concat(ours).Any(row => row.Error is not null) ? 1 : 0;
@@ -49,7 +52,7 @@ catch (LabException error)
     return 1;
 }
 
-static IEnumerable<BenchRow> Rows(string name, string load, string device) =>
-    ((bool[])[false, true]).SelectMany(clock => BenchRun.Measure(name, load, device, clock));
+IEnumerable<BenchRow> Rows(string name, string load, string device) => ((bool[])(isVmx ? [false] : [false, true]))
+    .SelectMany(clock => BenchRun.Measure(lane, $"{name}-{file}", load, device, clock));
 
 IReadOnlyList<BenchRow> Boots(Hypervisor hypervisor) => boots ? BootRows.Measure(hypervisor) : [];

@@ -54,11 +54,11 @@ internal static class Report
         return new(name, ours?.Minimum, stock?.Minimum, missing, ours?.Counters ?? new Dictionary<string, double>());
     }
 
-    public static void Print(IEnumerable<Comparison> rows)
+    public static void Print(IEnumerable<Comparison> rows, string stock)
     {
         var table = new Table().Border(TableBorder.Rounded).Title("Instructions per round trip");
         table.AddColumn("row");
-        foreach (string column in (string[])["SharpKVM", "stock kvm-amd", "ratio", "goal"])
+        foreach (string column in (string[])["SharpKVM", $"stock {stock}", "ratio", "goal"])
             table.AddColumn(new TableColumn(column).RightAligned());
         table.AddColumn("per round trip");
         foreach (Comparison row in rows)
@@ -71,13 +71,13 @@ internal static class Report
         AnsiConsole.Write(table);
     }
 
-    public static string ToMarkdown(IEnumerable<Comparison> rows)
+    public static string ToMarkdown(IEnumerable<Comparison> rows, string stock)
     {
         var text = new StringBuilder();
-        text.AppendLine("# Instructions per round trip, AMD SVM with nested paging").AppendLine();
-        text.AppendLine("Counted by QEMU's `-icount shift=0` on one CPU; the smallest of the samples. A row's goal is"
+        text.AppendLine($"# Instructions per round trip, beside {stock}").AppendLine();
+        text.AppendLine("Counted by the emulator on one CPU; the smallest of the samples. A row's goal is"
             + " the part of stock's count that it may take.").AppendLine();
-        text.AppendLine("| row | SharpKVM | stock kvm-amd | ratio | goal | per round trip |");
+        text.AppendLine($"| row | SharpKVM | stock {stock} | ratio | goal | per round trip |");
         text.AppendLine("|---|--:|--:|--:|--:|---|");
         foreach (Comparison row in rows)
         {

@@ -3,7 +3,8 @@ namespace SharpKvm.Bench;
 
 /// <summary>One row of the table: a name and how to measure it.</summary>
 /// <param name="Patience">Seconds after which the guest is interrupted.</param>
-sealed record Row(string Name, Func<Measurement> Measure, int Patience = 2);
+/// <param name="NeedsRoom">More memory or time than a small, slow machine has (<c>--slow</c>).</param>
+sealed record Row(string Name, Func<Measurement> Measure, int Patience = 2, bool NeedsRoom = false);
 
 /// <summary>Time stamp counter ticks per round trip. Where the machine counts instructions, a tick is an instruction.
 /// </summary>

@@ -20,12 +20,12 @@ static unsafe partial class Rows
         new("dirty_clear_64m", () => DirtyLog(LogStep.Clear)),
         new("slot_create_delete_1", () => SlotChange(1, moves: false)),
         new("slot_create_delete_100", () => SlotChange(100, moves: false)),
-        new("slot_create_delete_10k", () => SlotChange(10_000, moves: false)),
+        new("slot_create_delete_10k", () => SlotChange(10_000, moves: false), NeedsRoom: true),
         new("slot_move_1", () => SlotChange(1, moves: true)),
         new("slot_move_100", () => SlotChange(100, moves: true)),
-        new("slot_move_10k", () => SlotChange(10_000, moves: true)),
-        new("vm_kernel_bytes", MachineMemory, Patience),
-        new("map_1g_kernel_bytes", MappingMemory, Patience),
+        new("slot_move_10k", () => SlotChange(10_000, moves: true), NeedsRoom: true),
+        new("vm_kernel_bytes", MachineMemory, Patience, NeedsRoom: true),
+        new("map_1g_kernel_bytes", MappingMemory, Patience, NeedsRoom: true),
     ];
 
     /// <summary>Rows by the clock, for a machine with two CPUs.</summary>

@@ -37,7 +37,7 @@ static unsafe partial class Rows
         new("npt_fault_fresh", () => NestedFaults(populated: false)),
         .. MemoryRows,
         .. InterruptRows,
-        new("vm_create_destroy", CreateDestroy),
+        new("vm_create_destroy", CreateDestroy, NeedsRoom: true),
     ];
 
     static Measurement ImmediateExit()

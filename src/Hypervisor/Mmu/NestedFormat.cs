@@ -48,6 +48,7 @@ internal readonly struct Ept : INestedFormat
 
     /// <summary>What the CPUs have; set when the module is loaded.</summary>
     public static bool HasAccessedDirty;
+    public static int LargestLevel;
     /// <summary>
     /// Large pages are not executable: CPUs with the erratum of instruction TLBs that hold a page in two sizes at once
     /// check the machine (iTLB multihit).
@@ -61,7 +62,7 @@ internal readonly struct Ept : INestedFormat
     public static ulong Accessed => HasAccessedDirty ? AccessedBit : Read | NestedTables.Writable | Execute;
 
     /// <summary>The highest level that a fault maps.</summary>
-    public static int LargestFor(bool fetch) => fetch && ExecutesSmallOnly ? 1 : 3;
+    public static int LargestFor(bool fetch) => fetch && ExecutesSmallOnly ? 1 : LargestLevel;
 
     public static ulong Table(Hpa table) => table.Value | Read | NestedTables.Writable | Execute | AccessedBit;
 

@@ -10,9 +10,9 @@ internal static class VmxHardware
     private const uint MsrFeatureControl = 0x3a, MsrBasic = 0x480, MsrMisc = 0x485, MsrCr0Fixed0 = 0x486,
         MsrCr4Fixed0 = 0x488, MsrSecondary = 0x48b, MsrEptVpid = 0x48c, MsrTrueOffset = 0xc;
     private const ulong TrueControls = 1ul << 55, FeatureLock = 1 << 0, FeatureVmx = 1 << 2;
-    /// <summary>Of EPT_VPID_CAP: four levels, write-back tables, 2 MiB and 1 GiB pages, INVEPT by context.</summary>
-    private const ulong EptNeeded = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 25;
-    private const ulong EptAccessedDirty = 1 << 21, Invvpid = 1ul << 32, InvvpidSingle = 1ul << 41;
+    /// <summary>Of EPT_VPID_CAP: four levels, write-back tables, 2 MiB pages, INVEPT by context.</summary>
+    private const ulong EptNeeded = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 20 | 1 << 25;
+    private const ulong EptHuge = 1 << 17, EptAccessedDirty = 1 << 21, Invvpid = 1ul << 32, InvvpidSingle = 1ul << 41;
 
     public static PinControls Pin;
     public static PrimaryControls Primary;
@@ -56,6 +56,7 @@ internal static class VmxHardware
             Log.Error("this CPU's extended page tables lack something that is needed; EPT_VPID_CAP\0"u8, ept);
             return Errno.ENODEV;
         }
+        Ept.LargestLevel = (ept & EptHuge) != 0 ? 3 : 2;
         Ept.HasAccessedDirty = (ept & EptAccessedDirty) != 0;
         if (!Ept.HasAccessedDirty)
             Secondary &= ~SecondaryControls.Pml;

@@ -135,6 +135,7 @@ public class EptTests
     public void WhereLargePagesMayNotBeExecutedAFetchSplitsThem()
     {
         Ept.ExecutesSmallOnly = true;
+        Ept.LargestLevel = 3;
         using TestMemory memory = new();
         Assert.That((Ept.LargestFor(fetch: true), Ept.LargestFor(fetch: false)), Is.EqualTo((1, 3)));
         ulong large = Ept.Leaf(new Pfn(0x1200), 2) | NestedTables.Writable;

@@ -90,9 +90,10 @@ public class HardwareTests
             cpu.Msrs[Secondary] = 0x82ul << 32;
             cpu.Msrs[TruePin] &= ~(1ul << 38);
             cpu.Msrs[TruePrimary] &= ~(1ul << 53);
-            cpu.Msrs[EptVpid] &= ~(1ul << 21);
+            cpu.Msrs[EptVpid] &= ~(1ul << 21 | 1 << 17);
         });
         AssertAccepted();
+        Assert.That(Ept.LargestFor(fetch: false), Is.EqualTo(2), "no pages of 1 GiB");
         Assert.That(VmxHardware.Secondary, Is.EqualTo(SecondaryControls.Ept | SecondaryControls.UnrestrictedGuest));
         Assert.That(AddressSpaces.Count, Is.Zero);
         Assert.That(Ept.HasAccessedDirty, Is.False);
