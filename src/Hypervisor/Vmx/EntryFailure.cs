@@ -6,7 +6,7 @@ namespace SharpKvm.Vmx;
 
 /// <summary>
 /// An entry that the CPU refused, for the kernel log: which check of the manual's failed, where that is simple to tell,
-/// and the VMCS. At most once in a second.
+/// and the VMCS, but for the host's addresses, which are no one's business. At most once in a second.
 /// </summary>
 internal static class EntryFailure
 {
@@ -40,11 +40,11 @@ internal static class EntryFailure
         Line("\u00013sharpkvm: controls pin %llx primary %llx secondary %llx exit %llx entry %llx\n\0"u8,
             VmcsField.PinControls, VmcsField.PrimaryControls, VmcsField.SecondaryControls, VmcsField.ExitControls,
             VmcsField.EntryControls);
-        Line("\u00013sharpkvm: injects %llx error code %llx length %llx; exceptions %llx; EPT %llx\n\0"u8,
+        Line("\u00013sharpkvm: injects %llx error code %llx length %llx; exceptions %llx; VPID %llx\n\0"u8,
             VmcsField.EntryInterruption, VmcsField.EntryErrorCode, VmcsField.EntryInstructionLength,
-            VmcsField.ExceptionBitmap, VmcsField.EptPointer);
-        Line("\u00013sharpkvm: host CR0 %llx CR3 %llx CR4 %llx EFER %llx RIP %llx\n\0"u8, VmcsField.HostCr0,
-            VmcsField.HostCr3, VmcsField.HostCr4, VmcsField.HostEfer, VmcsField.HostRip);
+            VmcsField.ExceptionBitmap, VmcsField.Vpid);
+        Line("\u00013sharpkvm: host CR0 %llx CR4 %llx EFER %llx PAT %llx SYSENTER_CS %llx\n\0"u8, VmcsField.HostCr0,
+            VmcsField.HostCr4, VmcsField.HostEfer, VmcsField.HostPat, VmcsField.HostSysenterCs);
     }
 
     private static void Line(

@@ -76,10 +76,8 @@ internal enum VmcsField : uint
     SysenterEsp = 0x6824,
     SysenterEip = 0x6826,
     HostCr0 = 0x6c00,
-    HostCr3 = 0x6c02,
     HostCr4 = 0x6c04,
     HostSysenterEip = 0x6c12,
-    HostRip = 0x6c16,
 }
 
 /// <summary>The VMCS that is loaded on this CPU: that of the vCPU whose thread this is.</summary>

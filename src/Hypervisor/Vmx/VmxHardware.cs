@@ -65,7 +65,8 @@ internal static class VmxHardware
         if ((ept & Invvpid) == 0 || (ept & InvvpidSingle) == 0)
             Secondary &= ~SecondaryControls.Vpid;
         AddressSpaces.Count = (Secondary & SecondaryControls.Vpid) != 0 ? 1u << 16 : 0;
-        bool timer = (Pin & PinControls.PreemptionTimer) != 0 && HostCpu.TscIsStable();
+        // On some CPUs before those that have the flags the timer counts at another rate than it says.
+        bool timer = (Pin & PinControls.PreemptionTimer) != 0 && HostCpu.TscIsStable() && Ept.HasAccessedDirty;
         TimerShift = timer ? (int)Capability(MsrMisc) & 0x1f : -1;
         // It is on while there is a deadline.
         Pin &= ~PinControls.PreemptionTimer;
