@@ -12,7 +12,7 @@ namespace SharpKvm.Cpu;
 /// </summary>
 internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 {
-    private const ushort InitialFcw = 0x37f;
+    public const ushort InitialFcw = 0x37f;
     private const ulong PdptrReserved = 0x1e6;
 
     private static ReadOnlySpan<Gpr> GprOrder =>

@@ -14,8 +14,7 @@ internal enum Shadow : byte
 [InlineArray(Size)]
 internal struct InstructionBytes
 {
-    public const int Limit = 15;
-    private const int Size = 16;
+    public const int Limit = 15, Size = 16;
     private byte _first;
 }
 

@@ -59,9 +59,7 @@ internal ref partial struct Execution<TMachine>
         else if (!Alu.Divide(high, low, operand, size, signed, out low, out high))
             return Raise(Fault.DivideError);
         SetFull(Gpr.Rax, size == 1 ? 2 : size, size == 1 ? high << 8 | low : low);
-        if (size > 1)
-            SetFull(Gpr.Rdx, size, high);
-        return true;
+        return size == 1 || SetFull(Gpr.Rdx, size, high);
     }
 
     private bool Product(Op operation)
@@ -70,8 +68,8 @@ internal ref partial struct Execution<TMachine>
             return false;
         ulong b = operation == Op.ImulThree ? _i.Immediate & Alu.Mask(_i.OperandSize)
             : GetRegister(_i.Reg, _i.OperandSize);
-        SetRegister(_i.Reg, _i.OperandSize, Alu.Multiply(a, b, _i.OperandSize, true, out _, ref Registers.Rflags));
-        return true;
+        ulong product = Alu.Multiply(a, b, _i.OperandSize, true, out _, ref Registers.Rflags);
+        return SetRegister(_i.Reg, _i.OperandSize, product);
     }
 
     /// <summary>BSF, BSR, TZCNT, LZCNT and POPCNT. TZCNT and LZCNT are taken to exist in the host.</summary>
@@ -86,10 +84,8 @@ internal ref partial struct Execution<TMachine>
             return Unsupported();
         ref ulong flags = ref Registers.Rflags;
         ulong result = operation == Op.Popcnt ? Alu.PopCount(value, ref flags) : 0;
-        if (operation != Op.Popcnt && !Alu.Scan(operation == Op.Bsf, repeat, value, size, ref flags, out result))
-            return true;
-        SetRegister(_i.Reg, size, result);
-        return true;
+        return operation != Op.Popcnt && !Alu.Scan(operation == Op.Bsf, repeat, value, size, ref flags, out result)
+            || SetRegister(_i.Reg, size, result);
     }
 
     private bool Move(Op operation)
@@ -109,10 +105,9 @@ internal ref partial struct Execution<TMachine>
         int size = operation switch { Op.MovDword => 4, Op.MovQword => 8, Op.MovLow => _i.OperandSize, _ => 16 };
         if (!_i.IsMemory)
             return Unsupported();
-        if ((_machine.Cr0 & Cr0.Em) != 0 || (_machine.Cr4 & Cr4.Osfxsr) == 0)
-            return Raise(Fault.InvalidOpcode);
-        if ((_machine.Cr0 & Cr0.Ts) != 0)
-            return Raise(Fault.NoDevice);
+        bool exists = (_machine.Cr0 & Cr0.Em) == 0 && (_machine.Cr4 & Cr4.Osfxsr) != 0;
+        if (!exists || (_machine.Cr0 & Cr0.Ts) != 0)
+            return Raise(exists ? Fault.NoDevice : Fault.InvalidOpcode);
         if (!Locate(size, store))
             return false;
         Gva address = new(_fetched.Linear);
@@ -128,19 +123,24 @@ internal ref partial struct Execution<TMachine>
         return true;
     }
 
+    /// <summary>FNINIT, FNSTCW and FNSTSW, by which boot code looks for an x87; nothing else of it.</summary>
+    private bool Fpu()
+    {
+        bool initializes = _i.Opcode == 0xdb, inMemory = _i.Opcode is 0xd9 or 0xdd;
+        if (_i.IsMemory != inMemory || !inMemory && _i.Rm != (initializes ? 3 : 0))
+            return Unsupported();
+        if ((_machine.Cr0 & (Cr0.Em | Cr0.Ts)) != 0)
+            return Raise(Fault.NoDevice);
+        uint words = _machine.FpuWords(initializes);
+        return initializes || Store(Op.RmOperand, 2, _i.Opcode == 0xd9 ? words : words >> 16);
+    }
+
     private bool MoveExtended(Op operation)
     {
-        int from = operation switch
-        {
-            Op.MovzxByte or Op.MovsxByte => 1,
-            Op.MovzxWord or Op.MovsxWord => 2,
-            _ => Math.Min((int)_i.OperandSize, 4),
-        };
-        if (!Load(_i.Source, from, out ulong value))
-            return false;
-        bool signed = operation >= Op.MovsxByte;
-        SetRegister(_i.Reg, _i.OperandSize, signed ? Alu.SignExtend(value, from) : value);
-        return true;
+        int from = operation is Op.MovzxByte or Op.MovsxByte ? 1 : operation is Op.MovzxWord or Op.MovsxWord ? 2
+            : Math.Min((int)_i.OperandSize, 4);
+        return Load(_i.Source, from, out ulong value) && SetRegister(_i.Reg, _i.OperandSize,
+            operation >= Op.MovsxByte ? Alu.SignExtend(value, from) : value);
     }
 
     /// <summary>XCHG and XADD. XCHG with memory is locked always.</summary>
@@ -210,11 +210,8 @@ internal ref partial struct Execution<TMachine>
     }
 
     /// <summary>Two registers of the operand size as one value.</summary>
-    private UInt128 Pair(Gpr high, Gpr low)
-    {
-        int half = _i.OperandSize;
-        return (UInt128)(Registers[high] & Alu.Mask(half)) << (half * 8) | Registers[low] & Alu.Mask(half);
-    }
+    private UInt128 Pair(Gpr high, Gpr low) =>
+        (UInt128)GetRegister((int)high, _i.OperandSize) << (_i.OperandSize * 8) | GetRegister((int)low, _i.OperandSize);
 
     private bool Conditional(Op operation)
     {
@@ -222,10 +219,8 @@ internal ref partial struct Execution<TMachine>
         if (operation == Op.Set)
             return Store(_i.Destination, 1, holds ? 1UL : 0);
         // CMOVcc reads its source in any case, and with 4 bytes clears the upper half in any case.
-        if (!LoadSource(out ulong value))
-            return false;
-        SetRegister(_i.Reg, _i.OperandSize, holds ? value : GetRegister(_i.Reg, _i.OperandSize));
-        return true;
+        return LoadSource(out ulong value)
+            && SetRegister(_i.Reg, _i.OperandSize, holds ? value : GetRegister(_i.Reg, _i.OperandSize));
     }
 
     private bool Miscellaneous(Op operation)
@@ -237,23 +232,17 @@ internal ref partial struct Execution<TMachine>
         ulong al = rax & 0xff;
         switch (operation)
         {
-            case Op.Lea: SetRegister(_i.Reg, size, EffectiveAddress()); return true;
+            case Op.Lea: return SetRegister(_i.Reg, size, EffectiveAddress());
             case Op.Xlat:
-                if (!ReadMemory(_i.Segment, (Registers[Gpr.Rbx] + al) & AddressMask, 1, out ulong entry))
-                    return false;
-                SetFull(Gpr.Rax, 1, entry);
-                return true;
+                return ReadMemory(_i.Segment, (Registers[Gpr.Rbx] + al) & AddressMask, 1, out ulong entry)
+                    && SetFull(Gpr.Rax, 1, entry);
             case Op.Bswap:
                 // With 2 bytes the result is undefined: processors give zero.
-                SetRegister(_i.Rm, size, size == 2 ? 0 : Reverse(GetRegister(_i.Rm, size), size));
-                return true;
-            case Op.Cbw:
-                SetFull(Gpr.Rax, size, Alu.SignExtend(rax & Alu.Mask(size / 2), size / 2));
-                return true;
+                return SetRegister(_i.Rm, size, size == 2 ? 0 : Reverse(GetRegister(_i.Rm, size), size));
+            case Op.Cbw: return SetFull(Gpr.Rax, size, Alu.SignExtend(rax & Alu.Mask(size / 2), size / 2));
             case Op.Cwd:
-                SetFull(Gpr.Rdx, size, (ulong)((long)Alu.SignExtend(rax & Alu.Mask(size), size) >> 63));
-                return true;
-            case Op.Lahf: SetFull(Gpr.Rax, 2, ((flags & inAh) | Rflags.Fixed) << 8 | al); return true;
+                return SetFull(Gpr.Rdx, size, (ulong)((long)Alu.SignExtend(rax & Alu.Mask(size), size) >> 63));
+            case Op.Lahf: return SetFull(Gpr.Rax, 2, ((flags & inAh) | Rflags.Fixed) << 8 | al);
             case Op.Sahf: flags = (flags & ~inAh) | (rax >> 8 & inAh); return true;
             case Op.Fence: return Fence();
             default: return true;

@@ -8,6 +8,10 @@ namespace SharpKvm.Emulator;
 /// </summary>
 internal ref partial struct Execution<TMachine>
 {
+    /// <summary>As they lie on the stack in and out of virtual-8086 mode, behind the stack pointer.</summary>
+    private static ReadOnlySpan<SegmentName> VirtualSegments =>
+        [SegmentName.Ss, SegmentName.Es, SegmentName.Ds, SegmentName.Fs, SegmentName.Gs];
+
     private ulong Selector(SegmentName name) => _machine.GetSegment(name).Selector;
 
     /// <summary>
@@ -18,12 +22,9 @@ internal ref partial struct Execution<TMachine>
     {
         Segment code = _machine.GetSegment(SegmentName.Cs), stack = _machine.GetSegment(SegmentName.Ss);
         int cpl = _machine.Cpl;
-        bool done = operation switch
-        {
-            Op.CallFar or Op.JmpFar => FarBranch(call: operation == Op.CallFar),
-            Op.RetFar or Op.Iret => FarReturn(interrupt: operation == Op.Iret),
-            _ => Interrupt(in raised, software: operation <= Op.Into),
-        };
+        bool done = operation is Op.CallFar or Op.JmpFar ? FarBranch(call: operation == Op.CallFar)
+            : operation is Op.RetFar or Op.Iret ? FarReturn(interrupt: operation == Op.Iret)
+            : Interrupt(in raised, software: operation <= Op.Into);
         Result.Returned = operation == Op.Iret;
         if (done || Result.TaskSwitched)
             return done;
@@ -79,7 +80,7 @@ internal ref partial struct Execution<TMachine>
             return Unsupported();
         if (!target.Segment.Present)
             return Refuse(Fault.SegmentNotPresent, selector);
-        return type == SystemType.CallGate ? ThroughGate(in target, jump: !call, interrupt: false)
+        return type == SystemType.CallGate ? ThroughGate(in target, default, jump: !call, interrupt: false)
             : SwitchTask(type == SystemType.Tss ? selector : target.GateSelector,
                 call ? TaskSwitchCause.Call : TaskSwitchCause.Jump, default);
     }
@@ -112,29 +113,42 @@ internal ref partial struct Execution<TMachine>
             return Raise(Fault.SegmentNotPresent, error | _external);
         if (toTask)
             return SwitchTask(gate.GateSelector, TaskSwitchCause.Gate, in raised);
-        return _virtual8086 ? Unsupported() : ThroughGate(in gate, jump: false, interrupt: true)
-            && (!raised.HasErrorCode || Push(gate.Segment.FieldSize, raised.ErrorCode));
+        return ThroughGate(in gate, in raised, jump: false, interrupt: true);
     }
 
     /// <summary>
     /// Enters the code of a call, interrupt or trap gate, on a stack of its own if it is more privileged.
     /// </summary>
-    private bool ThroughGate(in Descriptor gate, bool jump, bool interrupt)
+    private bool ThroughGate(in Descriptor gate, in Fault raised, bool jump, bool interrupt)
     {
+        bool virtual8086 = _virtual8086;
         int cpl = _machine.Cpl, size = gate.Segment.FieldSize;
         ulong pointer = Registers[Gpr.Rsp], flags = Registers.Rflags, back = _next;
         ulong selector = Selector(SegmentName.Cs), stack = Selector(SegmentName.Ss);
         if (!ReadSegment(SegmentName.Cs, gate.GateSelector, cpl, out Segment code, inner: !jump))
             return false;
         int level = code.IsConforming ? cpl : code.Dpl;
+        if (virtual8086 && level != 0)
+            return Refuse(_refusal, gate.GateSelector);
         // Parameters of a call gate are not copied.
         if (level != cpl && !interrupt && (gate.Raw >> 32 & 31) != 0)
             return Unsupported();
         if (interrupt)
-            Registers.Rflags &= ~(Rflags.Tf | Rflags.Nt | Rflags.Rf | (gate.Type % 2 == 0 ? Rflags.If : 0));
-        return Enter(code, gate.GateOffset, level)
-            && (level == cpl || LoadInnerStack(level) && Push(size, stack) && Push(size, pointer))
-            && (!interrupt || Push(size, flags)) && (jump || Push(size, selector) && Push(size, back));
+            Registers.Rflags &= ~(Rflags.Tf | Rflags.Nt | Rflags.Rf | Rflags.Vm
+                | (gate.Type % 2 == 0 ? Rflags.If : 0));
+        _virtual8086 = false;
+        if (!Enter(code, gate.GateOffset, level) || level != cpl && !LoadInnerStack(level))
+            return false;
+        for (int n = VirtualSegments.Length - 1; virtual8086 && n > 0; n--)
+            if (!Push(size, Selector(VirtualSegments[n])))
+                return false;
+        if (level != cpl && !(Push(size, stack) && Push(size, pointer)) || interrupt && !Push(size, flags)
+            || !jump && !(Push(size, selector) && Push(size, back))
+            || raised.HasErrorCode && !Push(size, raised.ErrorCode))
+            return false;
+        for (int n = 1; virtual8086 && n < VirtualSegments.Length; n++)
+            _machine.SetSegment(VirtualSegments[n], default);
+        return true;
     }
 
     private bool FarReturn(bool interrupt)
@@ -156,7 +170,7 @@ internal ref partial struct Execution<TMachine>
         bool outer = HasDescriptors && (level > cpl || interrupt && Long64);
         Segment code = RealSegment(SegmentName.Cs, selector);
         if (HasDescriptors && (flags & Rflags.Vm) != 0 && cpl == 0 && !IsLongMode)
-            return Unsupported();
+            return EnterVirtual8086(selector, offset, flags);
         if (level < cpl)
             return Refuse(_refusal, selector);
         if (HasDescriptors && !ReadSegment(SegmentName.Cs, selector, level, out code)
@@ -175,6 +189,30 @@ internal ref partial struct Execution<TMachine>
             if (_machine.GetSegment(name) is { IsConforming: false } segment && segment.Dpl < level)
                 _machine.SetSegment(name, default);
         return true;
+    }
+
+    private bool EnterVirtual8086(ulong selector, ulong offset, ulong flags)
+    {
+        InlineArray8<ulong> popped = default;
+        for (int n = 0; n <= VirtualSegments.Length; n++)
+            if (!Pop(4, out popped[n]))
+                return false;
+        SetFlags(flags, 4);
+        Registers.Rflags |= Rflags.Vm;
+        for (int n = 0; n < VirtualSegments.Length; n++)
+            SetVirtualSegment(VirtualSegments[n], popped[n + 1]);
+        SetVirtualSegment(SegmentName.Cs, selector);
+        _machine.Cpl = 3;
+        Registers[Gpr.Rsp] = popped[0];
+        _next = offset & 0xffff;
+        return true;
+    }
+
+    private void SetVirtualSegment(SegmentName name, ulong selector)
+    {
+        const ushort Rights = Segment.CodeOrData | Segment.PresentBit | 3 << Segment.DplShift | 3;
+        _machine.SetSegment(name, new() { Limit = ushort.MaxValue, Attributes = Rights });
+        _machine.SetSegment(name, RealSegment(name, selector));
     }
 
     private bool PushReturn(int size) => Push(size, Selector(SegmentName.Cs)) && Push(size, _next);
@@ -200,10 +238,8 @@ internal ref partial struct Execution<TMachine>
         _refusal = Fault.InvalidTss;
         if (!task.Present || at + size + 1 > task.Limit)
             return Refuse(_refusal, task.Selector);
-        if (!ReadLinear(task.Base + at, (int)size, Rights.System, out ulong pointer)
-            || !ReadLinear(task.Base + at + size, 2, Rights.System, out ulong selector)
-            || !LoadSegment(SegmentName.Ss, selector, level))
-            return false;
-        return SetStackPointer(pointer);
+        return ReadLinear(task.Base + at, (int)size, Rights.System, out ulong pointer)
+            && ReadLinear(task.Base + at + size, 2, Rights.System, out ulong selector)
+            && LoadSegment(SegmentName.Ss, selector, level) && SetStackPointer(pointer);
     }
 }

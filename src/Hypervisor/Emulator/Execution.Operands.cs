@@ -14,24 +14,24 @@ internal ref partial struct Execution<TMachine>
             ? Registers[(Gpr)(register - 4)] >> 8 & 0xff
             : Registers[(Gpr)register] & Alu.Mask(size);
 
-    private void SetRegister(int register, int size, ulong value)
+    /// <summary>True, as the end of an instruction.</summary>
+    private bool SetRegister(int register, int size, ulong value)
     {
-        if (size == 1 && HighByte(register))
-        {
-            ref ulong whole = ref Registers[(Gpr)(register - 4)];
-            whole = (whole & ~0xff00UL) | (value & 0xff) << 8;
-        }
-        else
-            SetFull((Gpr)register, size, value);
+        if (size != 1 || !HighByte(register))
+            return SetFull((Gpr)register, size, value);
+        ref ulong whole = ref Registers[(Gpr)(register - 4)];
+        whole = (whole & ~0xff00UL) | (value & 0xff) << 8;
+        return true;
     }
 
-    /// <summary>Writes the low part of a register; 4 bytes clear the upper half.</summary>
+    /// <summary>Writes the low part of a register; 4 bytes clear the upper half. True.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private void SetFull(Gpr register, int size, ulong value)
+    private bool SetFull(Gpr register, int size, ulong value)
     {
         ref ulong whole = ref Registers[register];
         ulong mask = Alu.Mask(size);
         whole = (size == 4 ? 0 : whole & ~mask) | (value & mask);
+        return true;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -159,8 +159,8 @@ internal ref partial struct Execution<TMachine>
     {
         if (IsMemory(operand))
             return Locate(size, true) && WriteLinear(_fetched.Linear, size, value);
-        SetRegister(operand == Op.RegOperand ? _i.Reg : operand == Op.AccOperand ? (int)Gpr.Rax : _i.Rm, size, value);
-        return true;
+        int register = operand == Op.RegOperand ? _i.Reg : operand == Op.AccOperand ? (int)Gpr.Rax : _i.Rm;
+        return SetRegister(register, size, value);
     }
 
     /// <summary>Stores the result of a read-modify-write; atomically under LOCK.</summary>

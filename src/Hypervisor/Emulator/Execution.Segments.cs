@@ -18,10 +18,8 @@ internal ref partial struct Execution<TMachine>
     {
         SegmentName name = _i.Map == 0 ? _i.Opcode == 0xc4 ? SegmentName.Es : SegmentName.Ds
             : (SegmentName)(_i.Opcode & 7);
-        if (!LoadFarPointer(out ulong offset, out ulong selector) || !LoadSegment(name, selector, _machine.Cpl))
-            return false;
-        SetRegister(_i.Reg, _i.OperandSize, offset);
-        return true;
+        return LoadFarPointer(out ulong offset, out ulong selector) && LoadSegment(name, selector, _machine.Cpl)
+            && SetRegister(_i.Reg, _i.OperandSize, offset);
     }
 
     /// <summary>A segment of real mode or virtual-8086 mode: limit and rights stay.</summary>

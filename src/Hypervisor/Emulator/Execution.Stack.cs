@@ -7,11 +7,7 @@ internal ref partial struct Execution<TMachine>
     /// <summary>Width of the stack pointer: 8 in 64-bit code, else by SS.B.</summary>
     private int StackWidth => Long64 ? 8 : _machine.GetSegment(SegmentName.Ss).Big ? 4 : 2;
 
-    private bool SetStackPointer(ulong value)
-    {
-        SetFull(Gpr.Rsp, StackWidth, value);
-        return true;
-    }
+    private bool SetStackPointer(ulong value) => SetFull(Gpr.Rsp, StackWidth, value);
 
     private bool Push(int size, ulong value)
     {
@@ -55,12 +51,8 @@ internal ref partial struct Execution<TMachine>
                 return true;
             case Op.Popa:
                 for (int register = (int)Gpr.Rdi; register >= 0; register--)
-                {
-                    if (!Pop(size, out value))
+                    if (!Pop(size, out value) || register != (int)Gpr.Rsp && !SetFull((Gpr)register, size, value))
                         return false;
-                    if (register != (int)Gpr.Rsp)
-                        SetFull((Gpr)register, size, value);
-                }
                 return true;
             case Op.Pushf:
                 return FlagsPermitted()
@@ -68,11 +60,7 @@ internal ref partial struct Execution<TMachine>
             case Op.Popf: return FlagsPermitted() && Pop(size, out value) && SetFlags(value, size);
             case Op.Enter: return Enter(size);
             default:
-                SetStackPointer(Registers[Gpr.Rbp]);
-                if (!Pop(size, out value))
-                    return false;
-                SetFull(Gpr.Rbp, size, value);
-                return true;
+                return SetStackPointer(Registers[Gpr.Rbp]) && Pop(size, out value) && SetFull(Gpr.Rbp, size, value);
         }
     }
 
@@ -146,10 +134,8 @@ internal ref partial struct Execution<TMachine>
             case Op.Jcc: return !Alu.Condition(_i.Opcode & 15, Registers.Rflags) || Jump(relative);
             case Op.Jcxz: return count != AddressMask || Jump(relative);
             case Op.Loop or Op.Loope or Op.Loopne:
-                if (count != 0 && (operation == Op.Loop || zero == (operation == Op.Loope)) && !Jump(relative))
-                    return false;
-                SetFull(Gpr.Rcx, _i.AddressSize, count);
-                return true;
+                bool ends = count == 0 || operation != Op.Loop && zero != (operation == Op.Loope);
+                return (ends || Jump(relative)) && SetFull(Gpr.Rcx, _i.AddressSize, count);
             case Op.Jmp or Op.Call:
                 ulong target = relative;
                 if (_i.Destination != Op.ImmOperand && !Load(_i.Destination, size, out target))

@@ -10,8 +10,7 @@ internal ref partial struct Execution<TMachine>
     private ulong Forward(ulong register, ulong bytes) =>
         (Registers.Rflags & Rflags.Df) != 0 ? register - bytes : register + bytes;
 
-    private ulong SourceOffset => Registers[Gpr.Rsi] & AddressMask;
-    private ulong DestinationOffset => Registers[Gpr.Rdi] & AddressMask;
+    private ulong Offset(Gpr register) => Registers[register] & AddressMask;
 
     private void Advance(Gpr register, int bytes) =>
         SetFull(register, _i.AddressSize, Forward(Registers[register], (uint)bytes));
@@ -56,12 +55,12 @@ internal ref partial struct Execution<TMachine>
         bool destination = operation != Op.Lods;
         ulong linear = 0;
         // The destination's faults come before a read that may have an effect on a device.
-        if (destination && (!Linear(SegmentName.Es, DestinationOffset, size, stores, out linear)
+        if (destination && (!Linear(SegmentName.Es, Offset(Gpr.Rdi), size, stores, out linear)
             || operation == Op.Movs && !Check(_machine.Probe(new Gva(linear), size, Rights.Write, out _,
                 ref Result.Fault))))
             return false;
         ulong value = GetRegister((int)Gpr.Rax, size);
-        if (reads && !ReadMemory(_i.Segment, SourceOffset, size, out value))
+        if (reads && !ReadMemory(_i.Segment, Offset(Gpr.Rsi), size, out value))
             return false;
         ulong other = 0;
         if (destination
@@ -104,8 +103,8 @@ internal ref partial struct Execution<TMachine>
     {
         int size = _i.OperandSize;
         ushort port = (ushort)Registers[Gpr.Rdx];
-        int count = input ? Batch(SegmentName.Es, DestinationOffset, true, limit, out ulong linear)
-            : Batch(_i.Segment, SourceOffset, false, limit, out linear);
+        int count = input ? Batch(SegmentName.Es, Offset(Gpr.Rdi), true, limit, out ulong linear)
+            : Batch(_i.Segment, Offset(Gpr.Rsi), false, limit, out linear);
         Gva address = new(linear);
         Span<byte> data = _machine.PortData[..(count * size)];
         bool done = count != 0 && (input
@@ -136,8 +135,7 @@ internal ref partial struct Execution<TMachine>
         if (!Check(_machine.Port(write: false, port, size, 1)))
             return false;
         _machine.PortData[..size].CopyTo(bytes);
-        SetFull(Gpr.Rax, size, value);
-        return true;
+        return SetFull(Gpr.Rax, size, value);
     }
 
     /// <summary>IOPL, then the I/O permission bitmap in the TSS (SDM vol. 1, 19.5.2).</summary>

@@ -125,8 +125,7 @@ internal ref partial struct Execution<TMachine>
         ulong value = control ? _machine.ReadControl(index) : 0;
         if (!control && !Permit(_machine.TryReadDebug(index, out value)))
             return false;
-        SetRegister(_i.Rm, size, value);
-        return true;
+        return SetRegister(_i.Rm, size, value);
     }
 
     private bool StoreTable(DescriptorTable table)

@@ -103,12 +103,8 @@ internal ref partial struct Execution<TMachine>
             fetched.ByteCount = (byte)end;
             decoding = fetched.Decode(code);
         }
-        return decoding switch
-        {
-            Decoding.Done => true,
-            Decoding.Unknown => Unsupported(),
-            _ => Raise(decoding == Decoding.Invalid ? Fault.InvalidOpcode : Fault.GeneralProtection),
-        };
+        return decoding == Decoding.Done || (decoding == Decoding.Unknown ? Unsupported()
+            : Raise(decoding == Decoding.Invalid ? Fault.InvalidOpcode : Fault.GeneralProtection));
     }
 
     /// <summary>Conditions that the opcode row states.</summary>
@@ -123,11 +119,9 @@ internal ref partial struct Execution<TMachine>
             if (!lockable && i.Operation is not (Op.MovFromControl or Op.MovToControl))
                 return Raise(Fault.InvalidOpcode);
         }
-        if ((i.Row & (Op.Mem | Op.Cpl0)) == 0)
-            return true;
         if ((i.Row & Op.Mem) != 0 && !i.IsMemory)
             return Raise(Fault.InvalidOpcode);
-        return (i.Row & Op.Cpl0) == 0 || _machine.Cpl == 0 || Raise(Fault.GeneralProtection);
+        return (i.Row & Op.Cpl0) == 0 || Supervisor();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -147,6 +141,7 @@ internal ref partial struct Execution<TMachine>
             case Op.Cmpxchg8b: return CompareExchangeWide();
             case Op.Cmov or Op.Set: return Conditional(operation);
             case >= Op.MovVector and <= Op.MovLow: return MoveVector(operation);
+            case Op.Fpu: return Fpu();
             case >= Op.Lea and <= Op.Fence: return Miscellaneous(operation);
             case >= Op.Movs and <= Op.Outs: return Repeat(operation);
             case Op.In or Op.Out: return Port(operation);

@@ -120,6 +120,8 @@ internal interface IMachine
     /// <see cref="PortData"/>, or to be found there after <see cref="Access.Done"/>.</summary>
     Access Port(bool write, ushort port, int size, int count);
 
+    /// <summary>Control word of the x87, its status word in the upper half; after an FNINIT, if so.</summary>
+    uint FpuWords(bool initialize);
     /// <summary>The 16 bytes of an XMM register, until the guest runs.</summary>
     Span<ulong> Vector(int register);
 

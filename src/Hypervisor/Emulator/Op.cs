@@ -17,7 +17,7 @@ internal enum Op : uint
     Bt, Bts, Btr, Btc, Bsf, Bsr, Popcnt,
     Mov, Movbe, Movnti, MovzxByte, MovzxWord, MovsxByte, MovsxWord, Movsxd, Xchg, Cmpxchg, Cmpxchg8b, Xadd, Cmov, Set,
     MovVector, MovAligned, MovDword, MovQword, MovLow,
-    Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence,
+    Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence, Fpu,
     Movs, Cmps, Stos, Lods, Scas, Ins, Outs, In, Out,
     Push, Pop, PushSeg, PopSeg, Pusha, Popa, Pushf, Popf, Enter, Leave,
     Call, Jmp, Ret, Jcc, Loopne, Loope, Loop, Jcxz, CallFar, JmpFar, RetFar, Iret,

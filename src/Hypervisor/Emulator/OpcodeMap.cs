@@ -11,7 +11,7 @@ internal static class OpcodeMap
     private const Op Immediate = Group | (Op)0, Pop8F = Group | (Op)1, Shift = Group | (Op)2, Unary = Group | (Op)3,
         UnaryZ = Group | (Op)4, IncDec = Group | (Op)5, Indirect = Group | (Op)6, Tables = Group | (Op)7,
         BitTest = Group | (Op)8, Wide = Group | (Op)9, MovImmediate = Group | (Op)10, Fences = Group | (Op)11,
-        Systems = Group | (Op)12;
+        Systems = Group | (Op)12, FpuD9 = Group | (Op)13, FpuDb = Group | (Op)14, FpuDf = Group | (Op)15;
 
     /// <summary>Rows that ModRM.reg selects; they are combined with the row of the opcode.</summary>
     public static ReadOnlySpan<Op> Groups =>
@@ -30,6 +30,9 @@ internal static class OpcodeMap
         /* MovImmediate */ Mov, None, None, None, None, None, None, None,
         /* Fences */ None, None, None, None, None, Fence, Fence, Fence,
         /* Systems */ None, None, Lldt | w, Ltr | w, None, None, None, None,
+        /* FpuD9, DD */ None, None, None, None, None, None, None, Fpu | w,
+        /* FpuDB */ None, None, None, None, Fpu | w, None, None, None,
+        /* FpuDF */ None, None, None, None, Fpu | w, None, None, None,
     ];
 
     public static ReadOnlySpan<Op> OneByte =>
@@ -86,7 +89,8 @@ internal static class OpcodeMap
         /* C8 */ Enter | s | Iwb, Leave | s, RetFar | v | Iw, RetFar | v,
         /* CC */ Int3 | v, Int | v | Ib, Into | v | No64, Iret | v,
         /* D0 */ Shift | E1 | b, Shift | E1 | v, Shift | EC | b, Shift | EC | v,
-        /* D4 */ None, None, None, Xlat, None, None, None, None, None, None, None, None,
+        /* D4 */ None, None, None, Xlat,
+        /* D8 */ None, FpuD9 | E, None, FpuDb | E, None, FpuD9 | E, None, FpuDf | E,
         /* E0 */ Loopne | I | f | Ib, Loope | I | f | Ib, Loop | I | f | Ib, Jcxz | I | f | Ib,
         /* E4 */ In | b | Ib, In | z | Ib, Out | b | Ib, Out | z | Ib,
         /* E8 */ Call | I | f | Iz, Jmp | I | f | Iz, JmpFar | v | Ap | No64, Jmp | I | f | Ib,

@@ -162,6 +162,18 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return Access.UserSpace;
     }
 
+    public uint FpuWords(bool initialize)
+    {
+        ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(_vcpu.Shared.Host.LegacyFpu());
+        bool absent = (image.present & fxregs_state.X87) == 0 && HostCpu.SupportedXcr0() != 0;
+        if (absent)
+            image.st = default;
+        if (absent || initialize)
+            image.x87 = new() { fcw = StateIoctls<TVendor>.InitialFcw };
+        image.present |= fxregs_state.X87;
+        return image.x87.fcw | (uint)image.x87.fsw << 16;
+    }
+
     public Span<ulong> Vector(int register)
     {
         ref fxregs_state image = ref MemoryMarshal.AsRef<fxregs_state>(_vcpu.Shared.Host.LegacyFpu());

@@ -478,6 +478,7 @@ static class ModeTests
     /// <summary>An exception with an error code that is a task: the code is on its stack.</summary>
     static void TaskGateException()
     {
+        Check.Needs(!HostCpu.IsEmulatedByTcg, "exceptions with an error code that are tasks");
         using var guest = new Guest(GuestMode.Protected, code =>
         {
             code.mov(eax, 0x7F8);

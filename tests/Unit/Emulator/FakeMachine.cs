@@ -38,6 +38,7 @@ internal sealed class FakeState
     public bool Yield;
     public readonly ulong[] Control = new ulong[16];
     public readonly ulong[] Debug = new ulong[8];
+    public uint Fpu = 0xaaaa5555;
     public readonly ulong[] Vectors = new ulong[16 * 2];
     public FetchedInstruction Fetched;
 
@@ -255,6 +256,8 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
         }
         return access;
     }
+
+    public uint FpuWords(bool initialize) => state.Fpu = initialize ? 0x37f : state.Fpu;
 
     public Span<ulong> Vector(int register) => state.Vectors.AsSpan(register * 2, 2);
 

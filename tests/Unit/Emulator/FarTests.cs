@@ -375,6 +375,41 @@ public class FarTests
         Assert.That(machine.Place, Is.EqualTo(before));
     }
 
+    /// <summary>IRET with VM set, an interrupt in there, and IRET again.</summary>
+    [TestCase(true, -1)]
+    [TestCase(false, -1, TestName = "an exception in virtual-8086 mode")]
+    [TestCase(false, 3, TestName = "a gate of virtual-8086 mode that leads to level 3")]
+    public void VirtualModeAndBack(bool software, int wrong)
+    {
+        ProtectedMachine machine = new(CodeSize.Bits32);
+        machine.PutIdt(0x40, Gate(14, 3, wrong < 0 ? CodeOf(0) : CodeOf(wrong), Target));
+        ulong flags = Rflags.Fixed | Rflags.Vm | Rflags.Iopl | Rflags.If;
+        ulong[] frame = [0x100, 0x2000, flags, 0x1000, 0x3000, 0x3001, 0x3002, 0x3003, 0x3004];
+        for (uint n = 0; n < 9; n++)
+            machine.Put(StackTop + 4 * n, frame[n], 4);
+        Assert.That(machine.Run(0xcf).Outcome, Is.EqualTo(Access.Done));
+        Assert.That(machine.Place, Is.EqualTo(((ushort)0x2000, (ushort)0x3000, 3, 0x100ul, 0x1000ul, flags)));
+        SegmentName[] order = [SegmentName.Ss, SegmentName.Es, SegmentName.Ds, SegmentName.Fs, SegmentName.Gs];
+        Segment[] virtuals = [.. order.Select(name => machine.State[name])];
+        Assert.That(virtuals.Select(s => (ulong)s.Selector), Is.EqualTo(frame[4..]));
+        Assert.That(virtuals.All(s => s.Base == (ulong)s.Selector << 4 && s is { Limit: 0xffff, Attributes: 0xf3 }));
+
+        machine.State.Code(0x100, 0xcd, 0x40);
+        Emulation result = software ? machine.State.Run() : machine.Deliver(new Fault { Vector = 0x40 });
+        if (wrong >= 0)
+        {
+            Faulted(in result, Gp, CodeOf(wrong) & 0xfcu | 1);
+            Assert.That(order.Select(name => machine.State[name]), Is.EqualTo(virtuals));
+            return;
+        }
+        Assert.That(machine.Place, Is.EqualTo((CodeOf(0), DataOf(0), 0, Target, InnerTop - 36,
+            Rflags.Fixed | Rflags.Iopl)));
+        Assert.That(machine.Stack(9, 4), Is.EqualTo((ulong[])[software ? 0x102u : 0x100u, .. frame[1..]]));
+        Assert.That(order[1..].All(name => machine.State[name] is { Present: false, Selector: 0 }));
+        Assert.That(machine.Run(0xcf).Outcome, Is.EqualTo(Access.Done));
+        Assert.That(order.Select(name => machine.State[name]), Is.EqualTo(virtuals));
+    }
+
     [Test]
     public void SystemSegmentsAreTheKernels()
     {

@@ -98,4 +98,24 @@ public class VectorTests
     [Test]
     public void BetweenRegistersIsNotEmulated([Values("440F10C9", "0F6FC1", "660F6EC0")] string code) =>
         Assert.That(State(code, 0).Run().Outcome, Is.EqualTo(Access.Unsupported));
+
+    /// <summary>How Linux's set-up looks for an FPU.</summary>
+    [TestCase("DBE3", 0x37fu, 0ul, TestName = "FNINIT")]
+    [TestCase("D93B", 0xaaaa5555, 0x5555ul, TestName = "FNSTCW")]
+    [TestCase("DD3B", 0xaaaa5555, 0xaaaaul, TestName = "FNSTSW")]
+    [TestCase("DFE0", 0xaaaa5555, 0ul, TestName = "FNSTSW AX")]
+    public void FpuWords(string code, uint words, ulong stored)
+    {
+        FakeState state = State(code, 0x40000);
+        Assert.That(state.Run().Outcome, Is.EqualTo(Access.Done));
+        Assert.That((state.Fpu, BitConverter.ToUInt64(state.At(0x40000, 8))), Is.EqualTo((words, stored)));
+        Assert.That(state.Registers[Gpr.Rax], Is.EqualTo(code == "DFE0" ? 0xaaaaul : 0));
+        state = State(code, 0x40000);
+        state.Cr0 |= Cr0.Ts;
+        Assert.That(state.Run().Fault.Vector, Is.EqualTo(Fault.NoDevice));
+    }
+
+    [Test]
+    public void TheRestOfTheX87IsNotEmulated([Values("DBE2", "D9F8", "DB3B", "DFE1", "DF23", "D9C0")] string code) =>
+        Assert.That(State(code, 0x40000).Run().Outcome, Is.EqualTo(Access.Unsupported));
 }
