@@ -75,6 +75,9 @@ internal sealed class ShadowPagingTests
         private readonly Random _random;
         private readonly (ulong Cr0, ulong Cr4, ulong Efer) _mode;
         private readonly bool _allowNoExecute, _logs, _large;
+        /// <summary>Pages that were found, to come back to, and where the entries lie that led to them.</summary>
+        private readonly List<(ulong Linear, ulong Frame)> _known = [];
+        private readonly List<ulong> _entries = [];
         private byte[] _image;
         private byte[] _logged;
         /// <summary>A table was written to, and not all that it may have meant is flushed.</summary>
@@ -187,6 +190,8 @@ internal sealed class ShadowPagingTests
             if (_random.Next(4) != 0)
                 state.Cr3 = PointerTable((int)(state.Cr3 >> 5) & 7);
             state.Cr4 = _mode.Cr4 | Pick(Cr4.Pse) | Pick(Cr4.Smep) | Pick(Cr4.Smap) | Pick(Cr4.Pke);
+            _known.Clear();
+            _entries.Clear();
             state.Efer = _mode.Efer | (_allowNoExecute ? Efer.Nxe : Pick(Efer.Nxe));
             Reload();
         }
@@ -257,6 +262,7 @@ internal sealed class ShadowPagingTests
                 linear &= 0x8080_8060_3fff;
             if (_random.Next(4) == 0)
                 linear &= _large ? 0x7f_ffffUL : 0xffff;
+            linear = ComeBack(linear);
             PageAccess access = _random.Next(3) switch
             {
                 0 => PageAccess.Read, 1 => PageAccess.Write, _ => PageAccess.Fetch,
@@ -277,14 +283,35 @@ internal sealed class ShadowPagingTests
             if (_isStale)
                 _image = GuestWalkerTests.Load(_memory);
             PagingState copy = state;
-            PagingModel model = new(copy, at => GuestWalkerTests.Entry(_image, at, copy), (at, entry) =>
+            PagingModel model = new(copy, ReadEntry, (at, entry) =>
             {
                 if (at < WritableFrames * Page.Size)
                     GuestWalkerTests.SetEntry(_image, at, entry, copy);
             });
             (ulong? address, uint error) = model.Translate(linear, access);
+
+            ulong? ReadEntry(ulong at)
+            {
+                if (at < WritableFrames * Page.Size)
+                    _entries.Add(at);
+                return GuestWalkerTests.Entry(_image, at, copy);
+            }
+
             (Pfn? frame, uint? fault, FaultOutcome outcome) = _processor.Access(linear, access, value);
+            if (frame != null)
+                _known.Add((linear & ~Page.OffsetMask, address!.Value >> Page.Shift));
             Compare($"{linear:x} {access} CPL {state.Cpl}", address, error, frame, fault, outcome, value);
+        }
+
+        /// <summary>Often a page of before, if it can be at an entry by which another one was found.</summary>
+        private ulong ComeBack(ulong linear)
+        {
+            if (_known.Count == 0 || _entries.Count == 0 || _random.Next(2) == 0)
+                return linear;
+            ulong entry = _entries[_random.Next(_entries.Count)];
+            int table = _known.FindIndex(page => page.Frame == entry >> Page.Shift);
+            return table >= 0 ? _known[table].Linear | (entry & Page.OffsetMask) + (ulong)_random.Next(2)
+                : _known[_random.Next(_known.Count)].Linear | (linear & Page.OffsetMask);
         }
 
         private void Compare(string what, ulong? address, uint error, Pfn? frame, uint? fault, FaultOutcome outcome,
