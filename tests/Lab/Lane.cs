@@ -19,11 +19,14 @@ public sealed record Lane(string Name, string StockModule)
     /// <summary>Intel's, with extended page tables and unrestricted guests, in Bochs.</summary>
     public static Lane VmxEpt { get; } = new("vmx-ept", "kvm-intel") { BochsModel = "corei7_skylake_x" };
 
+    /// <summary>Intel's whose extended page tables have no flags and no pages of 1 GiB, in Bochs.</summary>
+    public static Lane VmxOld { get; } = new("vmx-old", "kvm-intel") { BochsModel = "corei7_sandy_bridge_2600k" };
+
     /// <summary>Intel's first, without both, in Bochs.</summary>
     public static Lane VmxShadow { get; } = new("vmx-shadow", "kvm-intel") { BochsModel = "core2_penryn_t9600" };
 
     /// <summary>All that there are.</summary>
-    public static IReadOnlyList<Lane> All { get; } = [SvmNpt, SvmShadow, VmxEpt, VmxShadow];
+    public static IReadOnlyList<Lane> All { get; } = [SvmNpt, SvmShadow, VmxEpt, VmxOld, VmxShadow];
 
     /// <summary>The one that a run is on when it does not say: the environment's <c>LAB_LANE</c>, else SVM.</summary>
     public static Lane Default =>
