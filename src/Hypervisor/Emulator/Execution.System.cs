@@ -41,8 +41,9 @@ internal ref partial struct Execution<TMachine>
                 return _i.Reg == (int)SegmentName.Cs || _i.Reg > (int)SegmentName.Gs ? Raise(Fault.InvalidOpcode)
                     : Load(Op.RmOperand, 2, out value) && MoveToSegment((SegmentName)_i.Reg, value);
             case Op.LoadFar: return LoadFarSegment();
-            case Op.Sgdt or Op.Sidt or Op.Lgdt or Op.Lidt or Op.Invlpg when !_i.IsMemory:
-                return Unsupported();
+            // VMCALL and VMMCALL; what else has a register there is other instructions.
+            case Op.Sgdt or Op.Lidt when !_i.IsMemory && _i.Rm == 1: return _machine.Hypercall();
+            case Op.Sgdt or Op.Sidt or Op.Lgdt or Op.Lidt or Op.Invlpg when !_i.IsMemory: return Unsupported();
             case Op.Lldt or Op.Ltr:
                 if (!HasDescriptors)
                     return Raise(Fault.InvalidOpcode);

@@ -138,6 +138,8 @@ internal interface IMachine
     bool TryReadMsr(uint index, out ulong value);
     bool TryWriteMsr(uint index, ulong value);
     void Cpuid();
+    /// <summary>True.</summary>
+    bool Hypercall();
     ulong Tsc { get; }
     void InvalidatePage(Gva address);
 }

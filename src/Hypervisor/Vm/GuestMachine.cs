@@ -215,6 +215,13 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         _vcpu.Vm.MsrFilter.Allows(index, write: true) && Msrs<TVendor>.TryWrite(ref _vcpu, index, value);
 
     public void Cpuid() => CpuidTable.Execute(ref _vcpu);
+
+    public bool Hypercall()
+    {
+        Hypercalls<TVendor>.Execute(ref _vcpu);
+        return true;
+    }
+
     public ulong Tsc => HostCpu.Tsc() + TVendor.GetTscOffset(ref _vcpu);
 
     /// <summary>

@@ -297,6 +297,12 @@ internal readonly struct FakeMachine(FakeState state) : IMachine
         return true;
     }
 
+    public bool Hypercall()
+    {
+        state.Trace.Add("hypercall");
+        return true;
+    }
+
     public void Cpuid()
     {
         ref GuestRegisters registers = ref Registers;

@@ -442,6 +442,17 @@ public class ProtectionTests
         Same(state.Registers, before);
     }
 
+    [TestCase("0F01C1", true)]
+    [TestCase("0F01D9", true)]
+    [TestCase("0F01C2", false)]
+    [TestCase("0F01D8", false)]
+    public void Hypercalls(string code, bool known)
+    {
+        FakeState state = State(CodeSize.Bits32, Convert.FromHexString(code));
+        Assert.That(state.Run().Outcome, Is.EqualTo(known ? Access.Done : Access.Unsupported));
+        Assert.That(state.Trace, Is.EqualTo(known ? ["hypercall"] : Array.Empty<string>()));
+    }
+
     [Test]
     public void ShadowsAndSingleStep()
     {
