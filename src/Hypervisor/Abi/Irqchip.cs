@@ -54,10 +54,9 @@ internal struct kvm_irqchip
     public const uint KVM_IRQCHIP_PIC_SLAVE = 1;
     public const uint KVM_IRQCHIP_IOAPIC = 2;
 
-    [StructLayout(LayoutKind.Explicit)]
+    [StructLayout(LayoutKind.Explicit, Size = 512)]
     public struct chip_state
     {
-        [FieldOffset(0)] public InlineArray8<InlineArray8<ulong>> dummy;
         [FieldOffset(0)] public kvm_pic_state pic;
         [FieldOffset(0)] public kvm_ioapic_state ioapic;
     }

@@ -43,6 +43,4 @@ internal struct VmCpuState
         ulong difference = wanted > host ? wanted - host : host - wanted;
         return difference * 1_000_000 <= host * TolerancePerMillion ? 0 : Errno.EINVAL;
     }
-
-    public static int GetTscKhz() => (int)HostCpu.TscKhz();
 }

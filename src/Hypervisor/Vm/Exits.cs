@@ -43,11 +43,9 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
             // A stack or a table in device memory: no instruction made the access.
             FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when interrupted.Valid => UserExit.InternalError(
                 ref vcpu, kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV, interrupted.Raw, address.Value),
-            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite when final =>
-                InstructionEmulation<TVendor>.RunAfterFault(ref vcpu, address, write,
-                    device: outcome == FaultOutcome.Mmio),
-            // A guest page table is no memory: the address is an entry's, not the operand's.
-            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<TVendor>.Run(ref vcpu),
+            // If a guest page table is no memory, the address is an entry's, not the operand's.
+            FaultOutcome.Mmio or FaultOutcome.ReadOnlyWrite => InstructionEmulation<TVendor>.RunAfterFault(
+                ref vcpu, address, write, device: final && outcome == FaultOutcome.Mmio),
             FaultOutcome.Interrupted => VcpuAction.Retry,
             FaultOutcome.NoMemory => VcpuAction.NoMemory,
             _ => VcpuAction.Fault,
@@ -198,16 +196,12 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     public static VcpuAction Debug(ref Vcpu vcpu, ulong causes)
     {
         if (vcpu.Debug.SingleSteps || vcpu.Debug.HardwareBreakpoints)
-        {
-            return UserExit.Debug(ref vcpu, Vector.Debug.Value, Instructions<TVendor>.LinearRip(ref vcpu),
-                causes ^ DebugBits.Dr6Fixed, TVendor.GetDr7(ref vcpu));
-        }
+            return UserExit.Debug<TVendor>(ref vcpu, Vector.Debug, causes ^ DebugBits.Dr6Fixed);
         Exceptions<TVendor>.Queue(ref vcpu, Vector.Debug, payload: causes);
         return VcpuAction.Resume;
     }
 
-    public static VcpuAction Breakpoint(ref Vcpu vcpu) => UserExit.Debug(ref vcpu, Vector.Breakpoint.Value,
-        Instructions<TVendor>.LinearRip(ref vcpu), 0, TVendor.GetDr7(ref vcpu));
+    public static VcpuAction Breakpoint(ref Vcpu vcpu) => UserExit.Debug<TVendor>(ref vcpu, Vector.Breakpoint, dr6: 0);
 
     public static VcpuAction EntryFailed(ref Vcpu vcpu, ulong reason)
     {

@@ -8,8 +8,9 @@ namespace SharpKvm.Vm;
 internal static class InstructionEmulation<TVendor> where TVendor : struct, IVendor
 {
     /// <summary>
-    /// The instruction whose access to <paramref name="address"/> has no memory behind it, or a write to memory that
-    /// may only be read (<paramref name="device"/> false).
+    /// The instruction whose access to <paramref name="address"/> has no memory behind it; or, when
+    /// <paramref name="device"/> is false, one that writes to memory that may only be read, or whose translation met
+    /// what is no memory.
     /// </summary>
     public static VcpuAction RunAfterFault(ref Vcpu vcpu, Gpa address, bool write, bool device)
     {

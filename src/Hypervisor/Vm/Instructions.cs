@@ -57,10 +57,7 @@ internal static class Instructions<TVendor> where TVendor : struct, IVendor
     public static VcpuAction Stepped(ref Vcpu vcpu)
     {
         if (vcpu.Debug.SingleSteps)
-        {
-            return UserExit.Debug(ref vcpu, Vector.Debug.Value, LinearRip(ref vcpu),
-                DebugBits.Dr6Fixed | DebugBits.Dr6Bs, TVendor.GetDr7(ref vcpu));
-        }
+            return UserExit.Debug<TVendor>(ref vcpu, Vector.Debug, DebugBits.Dr6Fixed | DebugBits.Dr6Bs);
         Exceptions<TVendor>.Queue(ref vcpu, Vector.Debug, payload: DebugBits.Dr6Bs);
         return VcpuAction.Resume;
     }

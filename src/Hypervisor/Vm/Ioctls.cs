@@ -87,7 +87,7 @@ internal static class VmIoctls
             KVM_GET_CLOCK => VmClock.Get(ref vm, out data.Out<kvm_clock_data>()),
             KVM_SET_CLOCK when data.Read() => VmClock.Set(ref vm, data.As<kvm_clock_data>()),
             KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
-            KVM_GET_TSC_KHZ => VmCpuState.GetTscKhz(),
+            KVM_GET_TSC_KHZ => (int)HostCpu.TscKhz(),
             _ => Errno.ENOTTY,
         });
     }
@@ -152,7 +152,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
                 ref vcpu, data.Elements, data.As<kvm_cpuid2>().nent, legacy: command == KVM_SET_CPUID),
             KVM_GET_CPUID2 when data.Read() => data.AnswerList(vcpu.Cpuid.Entries),
             KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
-            KVM_GET_TSC_KHZ => VmCpuState.GetTscKhz(),
+            KVM_GET_TSC_KHZ => (int)HostCpu.TscKhz(),
             KVM_TRANSLATE when data.Read() => StateIoctls<TVendor>.Translate(ref vcpu, ref data.Out<kvm_translation>()),
             KVM_INTERRUPT when data.Read() => StateIoctls<TVendor>.Interrupt(ref vcpu, data.As<uint>()),
             KVM_NMI => StateIoctls<TVendor>.Nmi(ref vcpu),

@@ -29,9 +29,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             TVendor.ApplyCpuid(ref vcpu);
         }
 
-        VcpuAction action = VcpuAction.Resume;
-        if (vcpu.Pending.Kind != PendingKind.None)
-            action = FinishPending(ref vcpu);
+        VcpuAction action = vcpu.Pending.Kind != PendingKind.None ? FinishPending(ref vcpu) : VcpuAction.Resume;
         // Checked after what was pending is finished: this is how user space completes it without running the guest.
         if (action == VcpuAction.Resume)
             action = run.immediate_exit != 0 ? VcpuAction.Interrupted : Loop(ref vcpu);

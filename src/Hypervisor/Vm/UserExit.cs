@@ -38,10 +38,11 @@ internal static class UserExit
         return Plain(ref vcpu, Exit.KVM_EXIT_MMIO);
     }
 
-    /// <summary>KVM_EXIT_DEBUG.</summary>
-    public static VcpuAction Debug(ref Vcpu vcpu, uint exception, ulong pc, ulong dr6, ulong dr7)
+    /// <summary>KVM_EXIT_DEBUG at the instruction that is next.</summary>
+    public static VcpuAction Debug<TVendor>(ref Vcpu vcpu, Vector exception, ulong dr6) where TVendor : struct, IVendor
     {
-        vcpu.Run.debug = new kvm_debug_exit_arch { exception = exception, pc = pc, dr6 = dr6, dr7 = dr7 };
+        ulong pc = Instructions<TVendor>.LinearRip(ref vcpu), dr7 = TVendor.GetDr7(ref vcpu);
+        vcpu.Run.debug = new() { exception = exception.Value, pc = pc, dr6 = dr6, dr7 = dr7 };
         return Plain(ref vcpu, Exit.KVM_EXIT_DEBUG);
     }
 
