@@ -19,9 +19,9 @@ confined() {
 	exec "$@"
 }
 
-# resident PROCESS: MiB.
+# resident PROCESS: MiB, without what it maps of files.
 resident() {
-	awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$1/status"
+	awk '/^RssAnon/ { print int($2 / 1024) }' "/proc/$1/status"
 }
 
 # ksm NAME: one of its numbers.
@@ -43,7 +43,7 @@ swapped() {
 	local console=$1.console group=/sys/fs/cgroup/small
 	shift
 	modprobe zram && echo 512M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null && swapon /dev/zram0 || return
-	group small 160M
+	group small 128M
 	vmm 4501 "$console" confined small "$@"
 	await 240 rounds "$console" 4 || return
 	echo "swapped $(($(<$group/memory.swap.current) >> 20))"
@@ -87,8 +87,8 @@ ballooned() {
 	vmm 4501 "$console" "$@" -mem-prealloc -device virtio-balloon-pci
 	await 240 rounds "$console" 2 || return
 	before=$(resident "$vmm")
-	ask 4501 "balloon $((memory - 32))"
-	await 120 below $((before - 28)) resident "$vmm"
+	ask 4501 "balloon $((memory - 64))"
+	await 240 below $((before - 60)) resident "$vmm"
 	echo "resident $before $(resident "$vmm")"
 	ask 4501 'info balloon'
 	go_on "$console" || return
