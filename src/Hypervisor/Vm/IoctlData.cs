@@ -5,7 +5,7 @@ namespace SharpKvm.Vm;
 /// The structure that an ioctl's argument points to, of the size that the command's number says: a copy, which user
 /// space cannot change any more, and of which no byte is uninitialised.
 /// </summary>
-internal ref struct IoctlData(uint command, ulong argument)
+internal ref struct IoctlData
 {
     /// <summary>Words of the largest, struct kvm_lapic_state.</summary>
     private const int Words = 1024 / sizeof(ulong);
@@ -16,15 +16,18 @@ internal ref struct IoctlData(uint command, ulong argument)
         private ulong _first;
     }
 
+    /// <summary>As the ioctl has them.</summary>
+    public uint Command;
+    public ulong Argument;
     private Buffer _buffer;
     private bool _failed, _answers;
 
     /// <summary>For a handler that copies it itself.</summary>
-    public readonly Hva Pointer => new(argument);
+    public readonly Hva Pointer => new(Argument);
     /// <summary>Where the elements lie that follow the structure.</summary>
     public readonly Hva Elements => Pointer + Size;
 
-    private readonly uint Size => command >> 16 & 0x3fff;
+    private readonly uint Size => Command >> 16 & 0x3fff;
 
     [UnscopedRef]
     private Span<byte> Bytes => MemoryMarshal.AsBytes((Span<ulong>)_buffer);

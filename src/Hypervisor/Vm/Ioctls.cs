@@ -16,7 +16,7 @@ internal static class SystemIoctls
 
     public static long Dispatch(uint command, ulong argument)
     {
-        IoctlData data = new(command, argument);
+        IoctlData data = new() { Command = command, Argument = argument };
         return data.Finish(command switch
         {
             KVM_GET_API_VERSION => argument == 0 ? ApiVersion : Errno.EINVAL,
@@ -46,7 +46,7 @@ internal static class VmIoctls
 
     public static long Dispatch(ref Vm vm, uint command, ulong argument)
     {
-        IoctlData data = new(command, argument);
+        IoctlData data = new() { Command = command, Argument = argument };
         return data.Finish(command switch
         {
             KVM_CHECK_EXTENSION => Capabilities.Check(argument),
@@ -116,7 +116,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
 
     public static long Dispatch(ref Vcpu vcpu, uint command, ulong argument)
     {
-        IoctlData data = new(command, argument);
+        IoctlData data = new() { Command = command, Argument = argument };
         Halting<TVendor>.AcceptMessages(ref vcpu);
         return data.Finish(command switch
         {
