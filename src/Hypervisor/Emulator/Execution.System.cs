@@ -45,11 +45,10 @@ internal ref partial struct Execution<TMachine>
             case Op.Sgdt or Op.Lidt when !_i.IsMemory && _i.Rm == 1: return _machine.Hypercall();
             case Op.Sgdt or Op.Sidt or Op.Lgdt or Op.Lidt or Op.Invlpg when !_i.IsMemory: return Unsupported();
             case Op.Lldt or Op.Ltr:
-                if (!HasDescriptors)
-                    return Raise(Fault.InvalidOpcode);
+                SegmentName name = operation == Op.Ltr ? SegmentName.Tr : SegmentName.Ldtr;
                 // In long mode their descriptors are longer: not emulated.
-                return IsLongMode ? Unsupported() : Supervisor() && Load(Op.RmOperand, 2, out value)
-                    && LoadSegment(operation == Op.Ltr ? SegmentName.Tr : SegmentName.Ldtr, value, 0);
+                return !HasDescriptors ? Raise(Fault.InvalidOpcode) : IsLongMode ? Unsupported()
+                    : Supervisor() && Load(Op.RmOperand, 2, out value) && LoadSegment(name, value, 0);
             case Op.Sgdt or Op.Sidt: return StoreTable(operation == Op.Sgdt ? _machine.Gdtr : _machine.Idtr);
             case Op.Lgdt or Op.Lidt: return LoadTable(operation == Op.Lgdt);
             case Op.Smsw:
