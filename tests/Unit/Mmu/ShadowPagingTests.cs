@@ -77,7 +77,9 @@ internal sealed class ShadowPagingTests
         private readonly bool _allowNoExecute, _logs, _large;
         /// <summary>Pages that were found, to come back to, and where the entries lie that led to them.</summary>
         private readonly List<(ulong Linear, ulong Frame)> _known = [];
-        private readonly List<ulong> _entries = [];
+        private readonly List<(ulong At, ulong Linear)> _entries = [];
+        /// <summary>An address that was found by an entry which has just been written to.</summary>
+        private ulong? _affected;
         private byte[] _image;
         private byte[] _logged;
         /// <summary>A table was written to, and not all that it may have meant is flushed.</summary>
@@ -262,7 +264,10 @@ internal sealed class ShadowPagingTests
                 linear &= 0x8080_8060_3fff;
             if (_random.Next(4) == 0)
                 linear &= _large ? 0x7f_ffffUL : 0xffff;
-            linear = ComeBack(linear);
+            linear = _affected ?? ComeBack(linear);
+            if (_affected != null && _random.Next(2) == 0)
+                Reload();
+            _affected = null;
             PageAccess access = _random.Next(3) switch
             {
                 0 => PageAccess.Read, 1 => PageAccess.Write, _ => PageAccess.Fetch,
@@ -293,7 +298,7 @@ internal sealed class ShadowPagingTests
             ulong? ReadEntry(ulong at)
             {
                 if (at < WritableFrames * Page.Size)
-                    _entries.Add(at);
+                    _entries.Add((at, linear));
                 return GuestWalkerTests.Entry(_image, at, copy);
             }
 
@@ -308,7 +313,7 @@ internal sealed class ShadowPagingTests
         {
             if (_known.Count == 0 || _entries.Count == 0 || _random.Next(2) == 0)
                 return linear;
-            ulong entry = _entries[_random.Next(_entries.Count)];
+            ulong entry = _entries[_random.Next(_entries.Count)].At;
             int table = _known.FindIndex(page => page.Frame == entry >> Page.Shift);
             return table >= 0 ? _known[table].Linear | (entry & Page.OffsetMask) + (ulong)_random.Next(2)
                 : _known[_random.Next(_known.Count)].Linear | (linear & Page.OffsetMask);
@@ -342,6 +347,8 @@ internal sealed class ShadowPagingTests
             {
                 if (isSmall)
                     _image[found] = stored;
+                int by = _entries.FindIndex(entry => entry.At >> 3 == found >> 3);
+                _affected = by >= 0 ? _entries[by].Linear : null;
                 // Any page may be a table; those in large pages have zeros only.
                 _isStale |= isSmall;
             }
