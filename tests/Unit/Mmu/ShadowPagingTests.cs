@@ -303,8 +303,8 @@ internal sealed class ShadowPagingTests
             }
 
             (Pfn? frame, uint? fault, FaultOutcome outcome) = _processor.Access(linear, access, value);
-            if (frame != null)
-                _known.Add((linear & ~Page.OffsetMask, address!.Value >> Page.Shift));
+            if (frame != null && address is { } physical)
+                _known.Add((linear & ~Page.OffsetMask, physical >> Page.Shift));
             Compare($"{linear:x} {access} CPL {state.Cpl}", address, error, frame, fault, outcome, value);
         }
 
