@@ -49,10 +49,8 @@ internal struct Vcpu
     public SvmVcpu Svm;
     public VmxVcpu Vmx;
 
-    [UnscopedRef]
-    public ref GuestRegisters Registers => ref Shared.Registers;
-    [UnscopedRef]
-    public ref kvm_run Run => ref Shared.Run.Value;
+    [UnscopedRef] public ref GuestRegisters Registers => ref Shared.Registers;
+    [UnscopedRef] public ref kvm_run Run => ref Shared.Run.Value;
     public readonly ref Vm.Vm Vm => ref VmRef.Value;
     /// <summary>Whether the kernel has a local APIC for it.</summary>
     public readonly bool HasApic => Vm.Irqchip.Mode != IrqchipMode.None;
@@ -72,8 +70,7 @@ internal struct Vcpu
     }
 
     /// <summary>Notes an exit in the trace ring.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void Trace(uint reason, ulong info1, ulong info2)
+    [MethodImpl(AggressiveInlining)] public void Trace(uint reason, ulong info1, ulong info2)
     {
         ref ExitRecord record = ref Exits[(int)(ExitCount++ % ExitTrace.Length)];
         record.Tsc = HostCpu.Tsc();

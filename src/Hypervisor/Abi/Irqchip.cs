@@ -4,17 +4,9 @@ namespace SharpKvm.Abi;
 // Arguments of the ioctls of interrupt chips, interrupt routes and event channels (asm/kvm.h, linux/kvm.h). A Size
 // larger than the fields stands for reserved ones at the end of what only user space fills.
 
-[InlineArray(24)]
-internal struct ulong_24
-{
-    private ulong _first;
-}
+[InlineArray(24)] internal struct ulong_24 { private ulong _first; }
 
-[InlineArray(1024)]
-internal struct byte_1024
-{
-    private byte _first;
-}
+[InlineArray(1024)] internal struct byte_1024 { private byte _first; }
 
 /// <summary>One 8259, in <see cref="kvm_irqchip"/>.</summary>
 internal struct kvm_pic_state

@@ -40,8 +40,7 @@ internal struct kvm_sregs_common
 
     /// <summary>The segments in the order of their fields, <see cref="cs"/> to <see cref="ldt"/>.</summary>
     // SAFETY: the layout is sequential, the eight fields stand one after the other.
-    [UnscopedRef]
-    public Span<kvm_segment> Segments => MemoryMarshal.CreateSpan(ref cs, 8);
+    [UnscopedRef] public Span<kvm_segment> Segments => MemoryMarshal.CreateSpan(ref cs, 8);
 }
 
 /// <summary>KVM_GET_SREGS, KVM_SET_SREGS.</summary>

@@ -13,6 +13,5 @@ internal struct CpuidLeaf
     }
 
     /// <summary>A register by number, EAX = 0.</summary>
-    [UnscopedRef]
-    public ref uint this[int register] => ref MemoryMarshal.CreateSpan(ref Eax, 4)[register];
+    [UnscopedRef] public ref uint this[int register] => ref MemoryMarshal.CreateSpan(ref Eax, 4)[register];
 }

@@ -17,11 +17,9 @@ internal struct GuestRegisters
     public ulong Rip;
     public ulong Rflags;
 
-    [UnscopedRef]
-    public ref ulong this[Gpr register]
+    [UnscopedRef] public ref ulong this[Gpr register]
     {
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        get => ref _general[(int)register & 15];
+        [MethodImpl(AggressiveInlining)] get => ref _general[(int)register & 15];
     }
 
     /// <summary>EDX:EAX, by which MSRs and XCR0 are written.</summary>

@@ -24,8 +24,7 @@ internal static class Cr4
     public const ulong Always = 0x7ff;
 
     /// <summary>Whether a linear address is canonical, 48 or 57 bits by the paging mode.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static bool IsCanonical(ulong cr4, ulong address)
+    [MethodImpl(AggressiveInlining)] public static bool IsCanonical(ulong cr4, ulong address)
     {
         int unused = (cr4 & La57) != 0 ? 64 - 57 : 64 - 48;
         return (long)(address << unused) >> unused == (long)address;

@@ -11,11 +11,7 @@ internal static class AddressSpaces
 
     private static Set s_taken;
 
-    [InlineArray(Words)]
-    private struct Set
-    {
-        private ulong _first;
-    }
+    [InlineArray(Words)] private struct Set { private ulong _first; }
 
     public static Asid Allocate()
     {

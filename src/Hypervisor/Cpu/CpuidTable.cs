@@ -14,11 +14,7 @@ internal struct CpuidTable
     /// <summary>Basic, hypervisor's and extended leaves begin at 0, 0x40000000 and 0x80000000.</summary>
     private const int Ranges = 3, SlotsPerRange = 40;
 
-    [InlineArray(Ranges * SlotsPerRange)]
-    private struct Starts
-    {
-        private ushort _first;
-    }
+    [InlineArray(Ranges * SlotsPerRange)] private struct Starts { private ushort _first; }
 
     private KernelArray<kvm_cpuid_entry2> _entries;
     /// <summary>Where to begin looking for the leaves that real systems have.</summary>
@@ -89,8 +85,7 @@ internal struct CpuidTable
         }
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private readonly bool TryGet(uint leaf, uint subleaf, out CpuidLeaf result)
+    [MethodImpl(AggressiveInlining)] private readonly bool TryGet(uint leaf, uint subleaf, out CpuidLeaf result)
     {
         result = default;
         int found = Find(leaf, subleaf);
@@ -123,8 +118,7 @@ internal struct CpuidTable
         return ref found >= 0 ? ref _entries.Span[found] : ref nobodys;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static int Slot(uint leaf)
+    [MethodImpl(AggressiveInlining)] private static int Slot(uint leaf)
     {
         uint range = leaf >> 30, place = leaf & 0x3fffffff;
         return range < Ranges && place < SlotsPerRange ? (int)(range * SlotsPerRange + place) : -1;

@@ -30,12 +30,11 @@ internal struct DebugState
         1 << 1 | 1 << 6 | 1 << 17 | 1 << 18 | (SoftwareBreakpoints ? 1u << 3 : 0);
 
     /// <summary>What hardware gets as RFLAGS: stepping by user space sets TF behind the guest's back.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     public readonly ulong EntryRflags(ulong rflags) => SingleSteps ? rflags | Rflags.Tf : rflags;
 
     /// <summary>What the guest has after an exit: while stepped, the TF that it had before.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public readonly ulong ExitRflags(ulong hardware, ulong before) =>
+    [MethodImpl(AggressiveInlining)] public readonly ulong ExitRflags(ulong hardware, ulong before) =>
         SingleSteps ? hardware & ~Rflags.Tf | before & Rflags.Tf : hardware;
 }
 

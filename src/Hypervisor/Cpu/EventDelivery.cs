@@ -12,8 +12,7 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
     /// <summary>
     /// Decides what this entry injects. May be called again before the guest has run: it comes out the same.
     /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static EventInjection Next(ref Vcpu vcpu)
+    [MethodImpl(AggressiveInlining)] public static EventInjection Next(ref Vcpu vcpu)
     {
         ref EventState events = ref vcpu.Events;
         EventInjection next = default;
@@ -59,8 +58,7 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>The entry has delivered what was injected; what the exit interrupted is injected again.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void AfterExit(ref EventState events, EventInjection interrupted)
+    [MethodImpl(AggressiveInlining)] public static void AfterExit(ref EventState events, EventInjection interrupted)
     {
         if (events.AnyInjected)
             events.ClearInjected();

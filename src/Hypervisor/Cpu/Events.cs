@@ -54,8 +54,7 @@ internal struct EventState
     /// <summary>Something must be injected again before anything new.</summary>
     public readonly bool AnyInjected
     {
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        get => Exception.Injected || Interrupt.Injected || Nmi.Injected;
+        [MethodImpl(AggressiveInlining)] get => Exception.Injected || Interrupt.Injected || Nmi.Injected;
     }
 
     /// <summary>The entry delivered what was injected.</summary>

@@ -16,11 +16,7 @@ internal struct MsrState
     /// <summary>Eight variable pairs, fixed ranges, write-combining (SDM vol. 3, 12.11.1).</summary>
     public const ulong MtrrCapabilities = 0x500 | VariableMtrrCount / 2;
 
-    [InlineArray(MaxBanks * RegistersPerBank)]
-    internal struct McBanks
-    {
-        private ulong _first;
-    }
+    [InlineArray(MaxBanks * RegistersPerBank)] internal struct McBanks { private ulong _first; }
 
     public ulong ApicBase, MiscEnable, TscAdjust, Hwcr, DeCfg, MicrocodeRevision, MtrrCap, MtrrDefType;
     public ulong McgCap, McgStatus, McgCtl, PlatformInfo;

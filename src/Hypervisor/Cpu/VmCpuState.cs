@@ -2,8 +2,7 @@
 namespace SharpKvm.Cpu;
 
 /// <summary>KVM_X86_QUIRK_*: what differs from real CPUs unless user space disables it.</summary>
-[Flags]
-internal enum Quirks : uint
+[Flags] internal enum Quirks : uint
 {
     /// <summary>CPUID's MONITOR bit does not follow IA32_MISC_ENABLE.</summary>
     MiscEnableNoMwait = 1 << 4,

@@ -104,7 +104,7 @@ internal ref struct Decoder
         return i.Operation == Op.Ud ? Decoding.Invalid : Decoding.Done;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     private byte Prefixes(CodeSize code, ref Instruction i, out bool addressPrefix, out int overridden)
     {
         bool long64 = code == CodeSize.Bits64;
@@ -137,8 +137,7 @@ internal ref struct Decoder
         }
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static byte OperandSize(Op kind, CodeSize code, in Instruction i)
+    [MethodImpl(AggressiveInlining)] private static byte OperandSize(Op kind, CodeSize code, in Instruction i)
     {
         bool long64 = code == CodeSize.Bits64;
         bool wide = (i.Rex & 8) != 0;
@@ -156,8 +155,7 @@ internal ref struct Decoder
         });
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private void MemoryOperand(byte modRm, bool long64, ref Instruction i)
+    [MethodImpl(AggressiveInlining)] private void MemoryOperand(byte modRm, bool long64, ref Instruction i)
     {
         i.IsMemory = true;
         int mod = modRm >> 6;
@@ -189,8 +187,7 @@ internal ref struct Decoder
         i.Displacement = mod == 1 ? Signed(1) : mod == 2 || mod == 0 && rm == 5 ? Signed(4) : 0;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private void Immediates(ref Instruction i)
+    [MethodImpl(AggressiveInlining)] private void Immediates(ref Instruction i)
     {
         switch (i.Row & Op.ImmediateMask)
         {
@@ -214,8 +211,7 @@ internal ref struct Decoder
     private ulong Signed(int size) => Alu.SignExtend(Next(size), size);
 
     /// <summary>The next little-endian value; 0 and a note when the bytes end before it.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ulong Next(int size)
+    [MethodImpl(AggressiveInlining)] private ulong Next(int size)
     {
         if (_exhausted || _bytes.Length - _position < size)
         {

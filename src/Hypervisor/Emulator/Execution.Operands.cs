@@ -8,8 +8,7 @@ internal ref partial struct Execution<TMachine>
 
     private readonly bool HighByte(int register) => _i.Rex == 0 && register is >= 4 and < 8;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ulong GetRegister(int register, int size) =>
+    [MethodImpl(AggressiveInlining)] private ulong GetRegister(int register, int size) =>
         size == 1 && HighByte(register)
             ? Registers[(Gpr)(register - 4)] >> 8 & 0xff
             : Registers[(Gpr)register] & Alu.Mask(size);
@@ -25,8 +24,7 @@ internal ref partial struct Execution<TMachine>
     }
 
     /// <summary>Writes the low part of a register; 4 bytes clear the upper half. True.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool SetFull(Gpr register, int size, ulong value)
+    [MethodImpl(AggressiveInlining)] private bool SetFull(Gpr register, int size, ulong value)
     {
         ref ulong whole = ref Registers[register];
         ulong mask = Alu.Mask(size);
@@ -34,8 +32,7 @@ internal ref partial struct Execution<TMachine>
         return true;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ulong EffectiveAddress()
+    [MethodImpl(AggressiveInlining)] private ulong EffectiveAddress()
     {
         ulong address = _i.Displacement + _beyond;
         if (_i.RipRelative)
@@ -48,7 +45,7 @@ internal ref partial struct Execution<TMachine>
     }
 
     /// <summary>Segmentation without raising: the fault's vector, or 0 and the linear address.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     private byte Translate(SegmentName name, ulong offset, int size, bool write, out ulong linear)
     {
         byte vector = name == SegmentName.Ss ? Fault.StackSegment : Fault.GeneralProtection;
@@ -85,8 +82,7 @@ internal ref partial struct Execution<TMachine>
         return !checks || _machine.Cpl != 3 || Raise(Fault.AlignmentCheck);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool ReadLinear(ulong linear, int size, Rights rights, out ulong value)
+    [MethodImpl(AggressiveInlining)] private bool ReadLinear(ulong linear, int size, Rights rights, out ulong value)
     {
         ulong buffer = 0;
         bool done = Check(_machine.Read(new Gva(linear), MemoryMarshal.AsBytes(new Span<ulong>(ref buffer))[..size],
@@ -95,7 +91,7 @@ internal ref partial struct Execution<TMachine>
         return done;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     private bool WriteLinear(ulong linear, int size, ulong value, Rights rights = Rights.None) =>
         Check(_machine.Write(new Gva(linear), MemoryMarshal.AsBytes(new Span<ulong>(ref value))[..size],
             rights, ref Result.Fault));
@@ -113,7 +109,7 @@ internal ref partial struct Execution<TMachine>
     private bool IsMemory(Op operand) => operand == Op.OffsetOperand || operand == Op.RmOperand && _i.IsMemory;
 
     /// <summary>Finds the linear address of the memory operand, once.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     private bool Locate(int size, bool write) => _fetched.IsLocated || FirstLocate(size, write);
 
     private bool FirstLocate(int size, bool write)

@@ -27,8 +27,7 @@ internal ref partial struct Execution<TMachine>
     private uint _external;
     public Emulation Result;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public Execution(TMachine machine)
+    [MethodImpl(AggressiveInlining)] public Execution(TMachine machine)
     {
         _machine = machine;
         _fetched = ref machine.Fetched;
@@ -74,8 +73,7 @@ internal ref partial struct Execution<TMachine>
         : code.Big ? CodeSize.Bits32 : CodeSize.Bits16;
 
     /// <summary>Reads and decodes. Goes into the next page only when the instruction does.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool Fetch()
+    [MethodImpl(AggressiveInlining)] private bool Fetch()
     {
         Segment cs = _machine.GetSegment(SegmentName.Cs);
         CodeSize code = SizeOf(in cs);
@@ -108,8 +106,7 @@ internal ref partial struct Execution<TMachine>
     }
 
     /// <summary>Conditions that the opcode row states.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool Legal()
+    [MethodImpl(AggressiveInlining)] private bool Legal()
     {
         ref readonly Instruction i = ref _i;
         if (i.Locked)
@@ -124,8 +121,7 @@ internal ref partial struct Execution<TMachine>
         return (i.Row & Op.Cpl0) == 0 || Supervisor();
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool Execute()
+    [MethodImpl(AggressiveInlining)] private bool Execute()
     {
         Op operation = _i.Operation;
         switch (operation)
@@ -161,8 +157,7 @@ internal ref partial struct Execution<TMachine>
     private bool Unsupported() => Stop(Access.Unsupported);
 
     /// <summary>True when the access is done; else the instruction ends as the access did.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool Check(Access access) => access == Access.Done || Stop(access);
+    [MethodImpl(AggressiveInlining)] private bool Check(Access access) => access == Access.Done || Stop(access);
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private bool Stop(Access access)

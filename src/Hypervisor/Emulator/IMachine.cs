@@ -29,8 +29,7 @@ internal enum Access : byte
 }
 
 /// <summary>A change to how the guest's page tables are consulted for an access.</summary>
-[Flags]
-internal enum Rights : byte
+[Flags] internal enum Rights : byte
 {
     /// <summary>A read with the guest's current privilege.</summary>
     None = 0,

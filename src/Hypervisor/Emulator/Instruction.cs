@@ -25,8 +25,7 @@ internal struct FetchedInstruction
     /// Decodes the bytes, unless they begin with the instruction that was decoded last: a guest speaks to a device by
     /// the same few instructions again and again.
     /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public Decoding Decode(CodeSize code) =>
+    [MethodImpl(AggressiveInlining)] public Decoding Decode(CodeSize code) =>
         code == Code && ByteCount >= Decoded.Length
             && Bytes[..Decoded.Length].SequenceEqual(_decodedBytes[..Decoded.Length])
             ? Decoding.Done : DecodeAnew(code);

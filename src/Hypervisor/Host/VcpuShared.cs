@@ -110,8 +110,4 @@ internal enum VcpuRequests : uint
 }
 
 /// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>
-[InlineArray(Page.Size)]
-internal struct PortPage
-{
-    private byte _first;
-}
+[InlineArray(Page.Size)] internal struct PortPage { private byte _first; }

@@ -13,8 +13,7 @@ internal enum IrqchipMode : byte
 }
 
 /// <summary>Who drives a line: a line is high while any of them holds it high.</summary>
-[Flags]
-internal enum LineSource : byte
+[Flags] internal enum LineSource : byte
 {
     UserSpace = 1 << 0,
     ResampleFd = 1 << 1,

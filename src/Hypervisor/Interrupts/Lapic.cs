@@ -36,11 +36,7 @@ internal enum ApicMode : byte
 /// </summary>
 internal struct Lapic
 {
-    [InlineArray(ApicRegister.Count)]
-    internal struct RegisterFile
-    {
-        private uint _first;
-    }
+    [InlineArray(ApicRegister.Count)] internal struct RegisterFile { private uint _first; }
 
     public const uint SoftwareEnable = 1 << 8;
     /// <summary>Vectors below are the CPU's exceptions (SDM vol. 3, 11.5.2).</summary>
@@ -107,7 +103,7 @@ internal struct Lapic
     public int HighestInService() => Highest(ApicRegister.Isr, Words - 1);
 
     /// <summary>The vector that the CPU should take now, as far as priorities go; -1 when there is none.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     public int HighestPending() => Volatile.Read(ref _mayHaveRequests) == 0 ? -1 : SearchPending();
 
     private int SearchPending()

@@ -7,8 +7,7 @@ namespace SharpKvm.Interrupts;
 /// </summary>
 internal static class PendingInterrupts
 {
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static bool Any(ref Vcpu vcpu) =>
+    [MethodImpl(AggressiveInlining)] public static bool Any(ref Vcpu vcpu) =>
         vcpu.HasApic && (vcpu.Apic.HighestPending() >= 0 || HasExternal(ref vcpu));
 
     /// <summary>Whether one by KVM_INTERRUPT would be taken, as far as its controllers go.</summary>

@@ -104,8 +104,7 @@ internal struct Pic
         Cascade();
     }
 
-    [UnscopedRef]
-    private ref Pic8259 Chip(int index) => ref (index & 1) == 0 ? ref _master : ref _slave;
+    [UnscopedRef] private ref Pic8259 Chip(int index) => ref (index & 1) == 0 ? ref _master : ref _slave;
 
     private static int ChipOf(ushort port) => port >= ElcrPorts ? port : port >> 7;
 

@@ -29,11 +29,7 @@ internal struct Route
 }
 
 /// <summary>Something of each line, as <see cref="RouteTable"/> numbers them.</summary>
-[InlineArray(RouteTable.Lines)]
-internal struct PerLine<T>
-{
-    private T _first;
-}
+[InlineArray(RouteTable.Lines)] internal struct PerLine<T> { private T _first; }
 
 /// <summary>
 /// The routes of a VM by GSI (KVM_SET_GSI_ROUTING). Replaced as a whole under the irqchip lock. The inputs of the

@@ -111,14 +111,14 @@ internal static class GuestWalker
         return Fail(in request, PageFaultCode.Present);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     private static Gpa EntryAddress<TMode>(ulong table, Gva address, int shift) where TMode : struct, IPagingMode
     {
         ulong index = (address.Value >> shift) & ((1UL << TMode.IndexBits) - 1);
         return new Gpa(table + (index << TMode.EntryShift));
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     private static bool TryReadEntry<TMode>(Hva hva, out ulong entry) where TMode : struct, IPagingMode
     {
         if (TMode.EntryShift == 3)

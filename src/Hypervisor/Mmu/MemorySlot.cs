@@ -2,8 +2,7 @@
 namespace SharpKvm.Mmu;
 
 /// <summary>Properties of a memory slot: the flags of the UAPI, and one of our own.</summary>
-[Flags]
-internal enum SlotFlags : uint
+[Flags] internal enum SlotFlags : uint
 {
     None = 0,
     LogDirty = 1 << 0,
@@ -31,12 +30,10 @@ internal struct MemorySlot
     public readonly Gpa End => Start + Size;
     public readonly ulong PageCount => Size >> Page.Shift;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public readonly bool Contains(Gpa address) => address.Value - Start.Value < Size;
+    [MethodImpl(AggressiveInlining)] public readonly bool Contains(Gpa address) => address.Value - Start.Value < Size;
 
     /// <summary>Host address of a guest physical address that the slot contains.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public readonly Hva ToHva(Gpa address) => Address + (address.Value - Start.Value);
+    [MethodImpl(AggressiveInlining)] public readonly Hva ToHva(Gpa address) => Address + (address.Value - Start.Value);
 
     /// <summary>The largest mappings that the slot can have: small ones while writes are logged page by page.</summary>
     public readonly int LargestLevel => LogsDirty ? 1 : 3;
@@ -59,8 +56,7 @@ internal struct MemorySlot
     }
 
     /// <summary>Host address of a guest physical address, if the slot contains it.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public readonly bool TryToHva(Gpa address, out Hva hva)
+    [MethodImpl(AggressiveInlining)] public readonly bool TryToHva(Gpa address, out Hva hva)
     {
         hva = ToHva(address);
         return Contains(address);

@@ -238,10 +238,9 @@ internal static class NestedTables
 
     private static bool IsLeaf(ulong entry, int level) => level == 1 || (entry & Large) != 0;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Hpa Target(ulong entry) => new(entry & AddressMask);
+    [MethodImpl(AggressiveInlining)] private static Hpa Target(ulong entry) => new(entry & AddressMask);
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     private static int IndexOf(ulong gfn, int level) => (int)((gfn >> (IndexBits * (level - 1))) & IndexMask);
 
     /// <summary>The first frame that another entry of this level covers.</summary>

@@ -19,8 +19,7 @@ internal static class GuestEntry
     /// Bits that must be 0 in entries of 64 bits: addresses that the processor does not have, no-execute when that is
     /// off.
     /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Reserved(in PagingState paging) =>
+    [MethodImpl(AggressiveInlining)] public static ulong Reserved(in PagingState paging) =>
         AddressMask & (~0UL << paging.PhysicalBits) | ((paging.Efer & Efer.Nxe) != 0 ? 0 : NoExecute);
 
     /// <summary>Bits 13 up to the page's size, which are no part of a large page's address.</summary>

@@ -17,8 +17,7 @@ internal struct PagingState
 }
 
 /// <summary>An access by linear address; a read if no flag says otherwise.</summary>
-[Flags]
-internal enum PageAccess : uint
+[Flags] internal enum PageAccess : uint
 {
     Read = 0,
     Write = 1 << 1,
@@ -28,8 +27,7 @@ internal enum PageAccess : uint
 }
 
 /// <summary>Error code of #PF (SDM vol. 3, 4.7).</summary>
-[Flags]
-internal enum PageFaultCode : uint
+[Flags] internal enum PageFaultCode : uint
 {
     None = 0,
     Present = 1 << 0,

@@ -39,8 +39,7 @@ internal struct VmMemory
     /// </summary>
     public readonly ulong LogBit => Ept.LogsWrites && RingEntries == 0 ? NestedTables.Written : NestedTables.Writable;
 
-    [UnscopedRef]
-    public ref SlotTable Slots => ref CurrentTable.Value;
+    [UnscopedRef] public ref SlotTable Slots => ref CurrentTable.Value;
 
     /// <summary>Whether <paramref name="table"/> is still the current one.</summary>
     public bool IsCurrent(KernelRef<SlotTable> table) => Volatile.Read(ref _slots) == table.Address;
@@ -99,8 +98,7 @@ internal struct VmMemory
     public void Publish(KernelRef<SlotTable> table) => Volatile.Write(ref _slots, table.Address);
 
     /// <summary>The slot with this id; one of no size when there is none.</summary>
-    [UnscopedRef]
-    public ref MemorySlot SlotById(uint id)
+    [UnscopedRef] public ref MemorySlot SlotById(uint id)
     {
         ulong start = id < (uint)_starts.Length ? _starts.Span[(int)id] : 0;
         return ref start != 0 ? ref Slots.Find(new Gpa(start & ~1UL)) : ref Slots.Chunks[0].RefAt(0).Value;

@@ -24,11 +24,7 @@ internal struct AsyncFaultState
     public const ulong Reserved = 0x30;
     public const int Limit = 32;
 
-    [InlineArray(Limit)]
-    private struct FetchedPages
-    {
-        private FetchedPage _first;
-    }
+    [InlineArray(Limit)] private struct FetchedPages { private FetchedPage _first; }
 
     private FetchedPages _pages;
     /// <summary>MSR_KVM_ASYNC_PF_EN and MSR_KVM_ASYNC_PF_INT.</summary>
@@ -49,8 +45,7 @@ internal struct AsyncFaultState
     /// <summary>struct kvm_vcpu_pv_apf_data.</summary>
     public readonly Gpa Record => new(Control & ~0x3ful);
 
-    [UnscopedRef]
-    public ref FetchedPage this[int number] => ref _pages[number];
+    [UnscopedRef] public ref FetchedPage this[int number] => ref _pages[number];
 
     /// <summary>
     /// A page has been fetched, or cannot be: the guest finds out when it tries again. From any thread.

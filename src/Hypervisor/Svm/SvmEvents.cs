@@ -21,8 +21,7 @@ internal static class SvmEvents
     /// <summary>
     /// Notes what the exit interrupted, so that it is injected again, and when an IRET has completed.
     /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void AfterExit(ref Vcpu vcpu, ref Vmcb vmcb)
+    [MethodImpl(AggressiveInlining)] public static void AfterExit(ref Vcpu vcpu, ref Vmcb vmcb)
     {
         if (vcpu.Svm.IretRunning && vcpu.Registers.Rip != vcpu.Svm.IretRip)
             vcpu.Svm.IretRunning = false;

@@ -64,8 +64,7 @@ internal readonly struct SvmVendor : IVendor
         vcpu.Svm = default;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Segment GetSegment(ref Vcpu vcpu, SegmentName name)
+    [MethodImpl(AggressiveInlining)] public static Segment GetSegment(ref Vcpu vcpu, SegmentName name)
     {
         ref Vmcb vmcb = ref Control(ref vcpu);
         return name switch

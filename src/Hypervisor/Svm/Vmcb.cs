@@ -57,57 +57,26 @@ internal struct Vmcb
 }
 
 /// <summary>ES, CS, SS, DS, FS, GS in encoding order.</summary>
-[InlineArray(6)]
-internal struct SegmentFile
-{
-    private Segment _first;
-}
+[InlineArray(6)] internal struct SegmentFile { private Segment _first; }
 
 /// <summary>Intercept vector 3, offset 00Ch.</summary>
-[Flags]
-internal enum Intercept3 : uint
+[Flags] internal enum Intercept3 : uint
 {
-    Intr = 1u << 0,
-    Nmi = 1u << 1,
-    Smi = 1u << 2,
-    Init = 1u << 3,
-    Vintr = 1u << 4,
-    Rdpmc = 1u << 15,
-    Cpuid = 1u << 18,
-    Rsm = 1u << 19,
-    Iret = 1u << 20,
-    Invd = 1u << 22,
-    Hlt = 1u << 24,
-    Invlpg = 1u << 25,
-    Invlpga = 1u << 26,
-    Ioio = 1u << 27,
-    Msr = 1u << 28,
-    TaskSwitch = 1u << 29,
-    Shutdown = 1u << 31,
+    Intr = 1u << 0, Nmi = 1u << 1, Smi = 1u << 2, Init = 1u << 3, Vintr = 1u << 4, Rdpmc = 1u << 15,
+    Cpuid = 1u << 18, Rsm = 1u << 19, Iret = 1u << 20, Invd = 1u << 22, Hlt = 1u << 24, Invlpg = 1u << 25,
+    Invlpga = 1u << 26, Ioio = 1u << 27, Msr = 1u << 28, TaskSwitch = 1u << 29, Shutdown = 1u << 31,
 }
 
 /// <summary>Intercept vector 4, offset 010h.</summary>
-[Flags]
-internal enum Intercept4 : uint
+[Flags] internal enum Intercept4 : uint
 {
-    Vmrun = 1u << 0,
-    Vmmcall = 1u << 1,
-    Vmload = 1u << 2,
-    Vmsave = 1u << 3,
-    Stgi = 1u << 4,
-    Clgi = 1u << 5,
-    Skinit = 1u << 6,
-    Rdtscp = 1u << 7,
-    Wbinvd = 1u << 9,
-    Monitor = 1u << 10,
-    Mwait = 1u << 11,
-    Xsetbv = 1u << 13,
-    Rdpru = 1u << 14,
+    Vmrun = 1u << 0, Vmmcall = 1u << 1, Vmload = 1u << 2, Vmsave = 1u << 3, Stgi = 1u << 4, Clgi = 1u << 5,
+    Skinit = 1u << 6, Rdtscp = 1u << 7, Wbinvd = 1u << 9, Monitor = 1u << 10, Mwait = 1u << 11,
+    Xsetbv = 1u << 13, Rdpru = 1u << 14,
 }
 
 /// <summary>Intercept vector 5, offset 014h.</summary>
-[Flags]
-internal enum Intercept5 : uint
+[Flags] internal enum Intercept5 : uint
 {
     Invpcid = 1u << 2,
 }
@@ -120,8 +89,7 @@ internal enum TlbControl : uint
 }
 
 /// <summary>Offset 060h: virtual TPR and interrupt (APM vol. 2, 15.21).</summary>
-[Flags]
-internal enum VirtualInterrupt : uint
+[Flags] internal enum VirtualInterrupt : uint
 {
     TprMask = 0xf,
     Pending = 1u << 8,
@@ -133,48 +101,12 @@ internal enum VirtualInterrupt : uint
 /// <summary>#VMEXIT codes (APM vol. 2, appendix C).</summary>
 internal static class ExitCode
 {
-    public const ulong ReadCr0 = 0x00;
-    public const ulong WriteCr0 = 0x10;
-    public const ulong ReadDr0 = 0x20;
-    public const ulong WriteDr15 = 0x3f;
-    public const ulong Debug = 0x41;
-    public const ulong Breakpoint = 0x43;
-    public const ulong InvalidOpcode = 0x46;
-    public const ulong PageFault = 0x4e;
-    public const ulong AlignmentCheck = 0x51;
-    public const ulong MachineCheck = 0x52;
-    public const ulong Intr = 0x60;
-    public const ulong Nmi = 0x61;
-    public const ulong Smi = 0x62;
-    public const ulong Init = 0x63;
-    public const ulong Vintr = 0x64;
-    public const ulong Rdpmc = 0x6f;
-    public const ulong Cpuid = 0x72;
-    public const ulong Rsm = 0x73;
-    public const ulong Iret = 0x74;
-    public const ulong Invd = 0x76;
-    public const ulong Hlt = 0x78;
-    public const ulong Invlpg = 0x79;
-    public const ulong Invlpga = 0x7a;
-    public const ulong Ioio = 0x7b;
-    public const ulong Msr = 0x7c;
-    public const ulong TaskSwitch = 0x7d;
-    public const ulong Shutdown = 0x7f;
-    public const ulong Vmrun = 0x80;
-    public const ulong Vmmcall = 0x81;
-    public const ulong Vmload = 0x82;
-    public const ulong Vmsave = 0x83;
-    public const ulong Stgi = 0x84;
-    public const ulong Clgi = 0x85;
-    public const ulong Skinit = 0x86;
-    public const ulong Rdtscp = 0x87;
-    public const ulong Wbinvd = 0x89;
-    public const ulong Monitor = 0x8a;
-    public const ulong Mwait = 0x8b;
-    public const ulong MwaitArmed = 0x8c;
-    public const ulong Xsetbv = 0x8d;
-    public const ulong Rdpru = 0x8e;
-    public const ulong Invpcid = 0xa2;
-    public const ulong NestedPageFault = 0x400;
-    public const ulong Invalid = ulong.MaxValue;
+    public const ulong ReadCr0 = 0x00, WriteCr0 = 0x10, ReadDr0 = 0x20, WriteDr15 = 0x3f, Debug = 0x41,
+        Breakpoint = 0x43, InvalidOpcode = 0x46, PageFault = 0x4e, AlignmentCheck = 0x51, MachineCheck = 0x52,
+        Intr = 0x60, Nmi = 0x61, Smi = 0x62, Init = 0x63, Vintr = 0x64, Rdpmc = 0x6f, Cpuid = 0x72, Rsm = 0x73,
+        Iret = 0x74, Invd = 0x76, Hlt = 0x78, Invlpg = 0x79, Invlpga = 0x7a, Ioio = 0x7b, Msr = 0x7c,
+        TaskSwitch = 0x7d, Shutdown = 0x7f, Vmrun = 0x80, Vmmcall = 0x81, Vmload = 0x82, Vmsave = 0x83,
+        Stgi = 0x84, Clgi = 0x85, Skinit = 0x86, Rdtscp = 0x87, Wbinvd = 0x89, Monitor = 0x8a, Mwait = 0x8b,
+        MwaitArmed = 0x8c, Xsetbv = 0x8d, Rdpru = 0x8e, Invpcid = 0xa2, NestedPageFault = 0x400,
+        Invalid = ulong.MaxValue;
 }

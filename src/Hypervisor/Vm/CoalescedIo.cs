@@ -9,11 +9,7 @@ internal struct CoalescedIo
 {
     private const int Limit = 100;
 
-    [InlineArray(Limit)]
-    private struct Zones
-    {
-        private kvm_coalesced_mmio_zone _first;
-    }
+    [InlineArray(Limit)] private struct Zones { private kvm_coalesced_mmio_zone _first; }
 
     /// <summary>The page as the ABI has it; user space may change any of it at any time.</summary>
     private KernelRef<kvm_coalesced_mmio_ring> _ring;

@@ -256,8 +256,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     }
 
     /// <summary>How an access ended, unless it is one to a device.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool IsMemory(MemoryAccess memory, out Access access)
+    [MethodImpl(AggressiveInlining)] private static bool IsMemory(MemoryAccess memory, out Access access)
     {
         access = memory == MemoryAccess.Done ? Access.Done : Access.Absent;
         return memory is MemoryAccess.Done or MemoryAccess.Fault;

@@ -63,8 +63,7 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
     private const VcpuRequests Messages = VcpuRequests.Nmi | VcpuRequests.Init | VcpuRequests.StartUp;
 
     /// <summary>Other CPUs' messages take effect before user space looks at the vCPU's state.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void AcceptMessages(ref Vcpu vcpu)
+    [MethodImpl(AggressiveInlining)] public static void AcceptMessages(ref Vcpu vcpu)
     {
         if ((vcpu.Shared.Requests & Messages) != 0)
             Accept(ref vcpu, (VcpuRequests)Interlocked.And(ref vcpu.Shared.RequestBits, ~(uint)Messages));

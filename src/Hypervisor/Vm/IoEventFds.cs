@@ -37,11 +37,7 @@ internal struct IoEventFds
     /// <summary>As many as KVM has room for devices on a bus.</summary>
     private const int Limit = 1000;
 
-    [InlineArray(Limit)]
-    private struct Rows
-    {
-        private IoEventFd _first;
-    }
+    [InlineArray(Limit)] private struct Rows { private IoEventFd _first; }
 
     private struct Table
     {

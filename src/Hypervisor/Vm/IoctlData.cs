@@ -10,11 +10,7 @@ internal ref struct IoctlData
     /// <summary>Words of the largest, struct kvm_lapic_state.</summary>
     private const int Words = 1024 / sizeof(ulong);
 
-    [InlineArray(Words)]
-    private struct Buffer
-    {
-        private ulong _first;
-    }
+    [InlineArray(Words)] private struct Buffer { private ulong _first; }
 
     /// <summary>As the ioctl has them.</summary>
     public uint Command;
@@ -29,10 +25,8 @@ internal ref struct IoctlData
 
     private readonly uint Size => Command >> 16 & 0x3fff;
 
-    [UnscopedRef]
-    private Span<byte> Bytes => MemoryMarshal.AsBytes((Span<ulong>)_buffer);
-    [UnscopedRef]
-    private Span<byte> Structure => Bytes[..(int)Size];
+    [UnscopedRef] private Span<byte> Bytes => MemoryMarshal.AsBytes((Span<ulong>)_buffer);
+    [UnscopedRef] private Span<byte> Structure => Bytes[..(int)Size];
 
     /// <summary>Copies the structure from user space. False: <see cref="Finish"/> returns EFAULT.</summary>
     public bool Read()
@@ -42,12 +36,10 @@ internal ref struct IoctlData
     }
 
     /// <summary>What was read, or zeros.</summary>
-    [UnscopedRef]
-    public ref T As<T>() where T : unmanaged => ref MemoryMarshal.AsRef<T>(Bytes);
+    [UnscopedRef] public ref T As<T>() where T : unmanaged => ref MemoryMarshal.AsRef<T>(Bytes);
 
     /// <summary>The same, which goes to user space if the handler succeeds.</summary>
-    [UnscopedRef]
-    public ref T Out<T>() where T : unmanaged
+    [UnscopedRef] public ref T Out<T>() where T : unmanaged
     {
         _answers = true;
         return ref As<T>();

@@ -45,20 +45,20 @@ internal static class KernelDevices<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>Whether a write is an ioeventfd's, or goes into the ring.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     public static bool TryTake(ref Vm vm, bool port, ulong address, uint length, ulong data) => WatchesWrites(ref vm)
         && (vm.IoEventFds.TrySignal(port, address, length, data)
             || CoalescedIo.TryAdd(ref vm, port, address, length, data));
 
     /// <summary>Spares most accesses the search.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     private static bool WatchesWrites(ref Vm vm) => !vm.IoEventFds.IsEmpty || !vm.Coalesced.IsEmpty;
 
     /// <summary>
     /// <paramref name="data"/> is <paramref name="count"/> items of <paramref name="size"/> bytes.
     /// </summary>
     /// <returns>How many items were served; the others go to user space.</returns>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     public static int Ports(ref Vm vm, bool write, ushort port, int size, int count, Span<byte> data) =>
         vm.Irqchip.Mode == IrqchipMode.Kernel || write && WatchesWrites(ref vm)
             ? Serve(ref vm, write, port, size, count, data)

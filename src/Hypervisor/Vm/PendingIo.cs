@@ -99,11 +99,7 @@ internal struct AccessList
     /// </summary>
     private const int Capacity = 40;
 
-    [InlineArray(Capacity)]
-    private struct Entries
-    {
-        private DeviceAccess _first;
-    }
+    [InlineArray(Capacity)] private struct Entries { private DeviceAccess _first; }
 
     private Entries _entries;
     public int Count;

@@ -78,8 +78,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         }
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static VcpuAction Step(ref Vcpu vcpu) =>
+    [MethodImpl(AggressiveInlining)] private static VcpuAction Step(ref Vcpu vcpu) =>
         TVendor.CanRun(ref vcpu) ? TVendor.Step(ref vcpu) : Interpreter<TVendor>.Run(ref vcpu);
 
     private static VcpuAction StepWithTpr(ref Vcpu vcpu)

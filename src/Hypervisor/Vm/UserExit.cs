@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Emulator;
-
 namespace SharpKvm.Vm;
 
 /// <summary>Fills the run page for an exit to user space.</summary>

@@ -7,11 +7,7 @@ namespace SharpKvm.Vm;
 /// </summary>
 internal struct VcpuTable
 {
-    [InlineArray((int)Capabilities.MaxVcpuId)]
-    private struct ById
-    {
-        private nint _first;
-    }
+    [InlineArray((int)Capabilities.MaxVcpuId)] private struct ById { private nint _first; }
 
     private ById _vcpus;
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Vmx;

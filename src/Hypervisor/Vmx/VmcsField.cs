@@ -83,13 +83,12 @@ internal enum VmcsField : uint
 /// <summary>The VMCS that is loaded on this CPU: that of the vCPU whose thread this is.</summary>
 internal static class Vmcs
 {
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Read(VmcsField field) => HostCpu.ReadVmcs((uint)field);
+    [MethodImpl(AggressiveInlining)] public static ulong Read(VmcsField field) => HostCpu.ReadVmcs((uint)field);
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     public static void Write(VmcsField field, ulong value) => HostCpu.WriteVmcs((uint)field, value);
 
     /// <summary>A field of a segment register.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(AggressiveInlining)]
     public static VmcsField Of(VmcsField field, SegmentName name) => field + 2 * (uint)name;
 }

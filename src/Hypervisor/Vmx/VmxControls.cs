@@ -2,8 +2,7 @@
 namespace SharpKvm.Vmx;
 
 /// <summary>Pin-based controls (SDM vol. 3, 25.6.1).</summary>
-[Flags]
-internal enum PinControls : uint
+[Flags] internal enum PinControls : uint
 {
     ExternalInterrupt = 1u << 0,
     Nmi = 1u << 3,
@@ -12,8 +11,7 @@ internal enum PinControls : uint
 }
 
 /// <summary>Primary processor-based controls (25.6.2).</summary>
-[Flags]
-internal enum PrimaryControls : uint
+[Flags] internal enum PrimaryControls : uint
 {
     InterruptWindow = 1u << 2,
     TscOffset = 1u << 3,
@@ -32,8 +30,7 @@ internal enum PrimaryControls : uint
 }
 
 /// <summary>Secondary processor-based controls (25.6.2).</summary>
-[Flags]
-internal enum SecondaryControls : uint
+[Flags] internal enum SecondaryControls : uint
 {
     Ept = 1u << 1,
     Rdtscp = 1u << 3,
@@ -46,8 +43,7 @@ internal enum SecondaryControls : uint
 }
 
 /// <summary>VM-exit controls (25.7.1).</summary>
-[Flags]
-internal enum ExitControls : uint
+[Flags] internal enum ExitControls : uint
 {
     SaveDebug = 1u << 2,
     HostLongMode = 1u << 9,
@@ -56,8 +52,7 @@ internal enum ExitControls : uint
 }
 
 /// <summary>VM-entry controls (25.8.1).</summary>
-[Flags]
-internal enum EntryControls : uint
+[Flags] internal enum EntryControls : uint
 {
     LoadDebug = 1u << 2,
     LongMode = 1u << 9,
@@ -76,34 +71,9 @@ internal static class ExitReason
 {
     public const uint EntryFailure = 1u << 31;
 
-    public const uint Exception = 0;
-    public const uint Interrupt = 1;
-    public const uint TripleFault = 2;
-    public const uint Init = 3;
-    public const uint StartUp = 4;
-    public const uint InterruptWindow = 7;
-    public const uint NmiWindow = 8;
-    public const uint TaskSwitch = 9;
-    public const uint Cpuid = 10;
-    public const uint Hlt = 12;
-    public const uint Invd = 13;
-    public const uint Rdpmc = 15;
-    public const uint Vmcall = 18;
-    public const uint Vmclear = 19;
-    public const uint Vmxon = 27;
-    public const uint ControlRegister = 28;
-    public const uint DebugRegister = 29;
-    public const uint Port = 30;
-    public const uint Rdmsr = 31;
-    public const uint Wrmsr = 32;
-    public const uint Mwait = 36;
-    public const uint Monitor = 39;
-    public const uint TprBelowThreshold = 43;
-    public const uint EptViolation = 48;
-    public const uint Invept = 50;
-    public const uint PreemptionTimer = 52;
-    public const uint Invvpid = 53;
-    public const uint Wbinvd = 54;
-    public const uint Xsetbv = 55;
-    public const uint PmlFull = 62;
+    public const uint Exception = 0, Interrupt = 1, TripleFault = 2, Init = 3, StartUp = 4, InterruptWindow = 7,
+        NmiWindow = 8, TaskSwitch = 9, Cpuid = 10, Hlt = 12, Invd = 13, Rdpmc = 15, Vmcall = 18, Vmclear = 19,
+        Vmxon = 27, ControlRegister = 28, DebugRegister = 29, Port = 30, Rdmsr = 31, Wrmsr = 32, Mwait = 36,
+        Monitor = 39, TprBelowThreshold = 43, EptViolation = 48, Invept = 50, PreemptionTimer = 52,
+        Invvpid = 53, Wbinvd = 54, Xsetbv = 55, PmlFull = 62;
 }

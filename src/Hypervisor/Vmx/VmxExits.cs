@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
-using SharpKvm.Emulator;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Paravirt;
@@ -112,8 +111,7 @@ internal static class VmxExits
         Vmcs.Write(VmcsField.PmlIndex, LastLogged);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Update(VmcsField field, ref ulong known, ulong value)
+    [MethodImpl(AggressiveInlining)] private static void Update(VmcsField field, ref ulong known, ulong value)
     {
         if (known != value)
             Vmcs.Write(field, known = value);
@@ -158,16 +156,14 @@ internal static class VmxExits
     /// A step that waits for the end of an interrupt shadow must stand in the VMCS for an entry, and may not when there
     /// is none (SDM vol. 3, 27.3.1.5): user space may stop to step in between.
     /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void KeepStep(ref Vcpu vcpu, ulong step)
+    [MethodImpl(AggressiveInlining)] private static void KeepStep(ref Vcpu vcpu, ulong step)
     {
         if ((vcpu.Vmx.Rflags & Rflags.Tf) != 0 && VmxVendor.GetInterruptShadow(ref vcpu) != InterruptShadow.None)
             Vmcs.Write(VmcsField.PendingDebug, Vmcs.Read(VmcsField.PendingDebug) & ~DebugBits.Dr6Bs | step);
     }
 
     /// <summary>The event whose delivery the exit has cut short; mostly none.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static EventInjection Interrupted()
+    [MethodImpl(AggressiveInlining)] private static EventInjection Interrupted()
     {
         EventInjection found = new((uint)Vmcs.Read(VmcsField.InterruptedEvent));
         return found is { Valid: true, HasErrorCode: true }

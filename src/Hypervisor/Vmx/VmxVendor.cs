@@ -372,8 +372,7 @@ internal readonly struct VmxVendor : IVendor
     /// <summary>
     /// Both at once is no state of the CPU: STI stands for them, as the weaker promise, unless IF rules it out.
     /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void SetInterruptShadow(ref Vcpu vcpu, int shadow)
+    [MethodImpl(AggressiveInlining)] public static void SetInterruptShadow(ref Vcpu vcpu, int shadow)
     {
         bool sti = (shadow & InterruptShadow.Sti) != 0 && (vcpu.Registers.Rflags & Rflags.If) != 0;
         SetInterruptibility(Interruptibility.Sti | Interruptibility.MovSs,

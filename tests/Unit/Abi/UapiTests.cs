@@ -2,8 +2,6 @@
 using System.Reflection;
 using System.Text.RegularExpressions;
 using NUnit.Framework;
-using SharpKvm.Abi;
-using SharpKvm.Host;
 
 namespace SharpKvm.Tests.Abi;
 

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using CsCheck;
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using Delivery = SharpKvm.Cpu.EventDelivery<SharpKvm.Tests.Cpu.FakeVendor>;
 using static SharpKvm.Abi.Ioctl;
 using Queue = SharpKvm.Cpu.Exceptions<SharpKvm.Tests.Cpu.FakeVendor>;

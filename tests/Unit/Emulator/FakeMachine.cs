@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
 using SharpKvm.Emulator;
-using SharpKvm.Host;
 
 namespace SharpKvm.Tests.Emulator;
 

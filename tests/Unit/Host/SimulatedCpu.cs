@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 
 namespace SharpKvm.Tests.Host;
 

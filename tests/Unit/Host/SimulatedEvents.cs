@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Host;
-
 namespace SharpKvm.Tests.Host;
 
 /// <summary>The process's eventfds: who holds them and how often they were signalled.</summary>

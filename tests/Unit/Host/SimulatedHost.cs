@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime.InteropServices;
 using NUnit.Framework;
-using SharpKvm.Host;
 
 namespace SharpKvm.Tests.Host;
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Buffers.Binary;
-using SharpKvm.Host;
 
 namespace SharpKvm.Tests.Host;
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Host;
 using SharpKvm.Interrupts;
 
 namespace SharpKvm.Tests.Interrupts;

@@ -2,7 +2,6 @@
 using CsCheck;
 using NUnit.Framework;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using Lapics = SharpKvm.Interrupts.Apic<SharpKvm.Tests.Cpu.FakeVendor>;
 

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime.CompilerServices;
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Mmu;
 using SharpKvm.Tests.Cpu;

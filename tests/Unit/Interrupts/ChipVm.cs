@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime.CompilerServices;
 using NUnit.Framework;
-using SharpKvm.Abi;
-using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using SharpKvm.Tests.Host;
 using SharpKvm.Vm;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using CsCheck;
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Interrupts;
 
 namespace SharpKvm.Tests.Interrupts;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Interrupts;
 using static SharpKvm.Tests.Interrupts.ChipVm;
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using CsCheck;
 using NUnit.Framework;
-using SharpKvm.Abi;
-using SharpKvm.Host;
 using SharpKvm.Interrupts;
 using Timers = SharpKvm.Interrupts.ApicTimer<SharpKvm.Tests.Cpu.FakeVendor>;
 

@@ -2,7 +2,6 @@
 using System.Numerics;
 using CsCheck;
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Interrupts;
 using static SharpKvm.Abi.kvm_pit_state2;
 

@@ -2,7 +2,6 @@
 using System.Buffers.Binary;
 using NUnit.Framework;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Mmu;
 
 namespace SharpKvm.Tests.Mmu;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using CsCheck;
 using NUnit.Framework;
-using SharpKvm.Host;
 using SharpKvm.Mmu;
 using SharpKvm.Tests.Host;
 using FaultOutcome = SharpKvm.Mmu.FaultOutcome;

@@ -2,9 +2,7 @@
 using System.Buffers.Binary;
 using CsCheck;
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Mmu;
 using FaultOutcome = SharpKvm.Mmu.FaultOutcome;
 

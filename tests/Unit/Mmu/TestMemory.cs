@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using NUnit.Framework;
-using SharpKvm.Abi;
-using SharpKvm.Host;
 using SharpKvm.Mmu;
 using SharpKvm.Tests.Host;
 using SharpKvm.Vm;

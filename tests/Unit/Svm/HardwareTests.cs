@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using NUnit.Framework;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Svm;
 using SharpKvm.Tests.Host;
 using SharpKvm.Vm;

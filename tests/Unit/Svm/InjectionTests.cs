@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Svm;
 
 namespace SharpKvm.Tests.Svm;

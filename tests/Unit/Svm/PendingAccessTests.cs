@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Cpu;
 using SharpKvm.Emulator;
-using SharpKvm.Host;
 using SharpKvm.Svm;
 using SharpKvm.Tests.Mmu;
 using static Iced.Intel.AssemblerRegisters;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime.InteropServices;
 using NUnit.Framework;
-using SharpKvm.Abi;
-using SharpKvm.Host;
 using SharpKvm.Vm;
 using static SharpKvm.Abi.Ioctl;
 

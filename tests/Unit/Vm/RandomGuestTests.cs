@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using CsCheck;
 using NUnit.Framework;
-using SharpKvm.Abi;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Svm;
 using SharpKvm.Tests.Svm;
 using static SharpKvm.Abi.Ioctl;

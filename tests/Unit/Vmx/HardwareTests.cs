@@ -2,7 +2,6 @@
 using System.Runtime.CompilerServices;
 using NUnit.Framework;
 using SharpKvm.Cpu;
-using SharpKvm.Host;
 using SharpKvm.Mmu;
 using SharpKvm.Tests.Cpu;
 using SharpKvm.Tests.Host;

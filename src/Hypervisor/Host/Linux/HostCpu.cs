@@ -63,11 +63,9 @@ internal static unsafe class HostCpu
     [KernelImport("sk_vmx_off")] public static extern void LeaveVmx();
 
     /// <summary>A field of the VMCS that is loaded; 0 when there is no such field.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong ReadVmcs(uint field) => X86.Vmread(field);
+    [MethodImpl(AggressiveInlining)] public static ulong ReadVmcs(uint field) => X86.Vmread(field);
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void WriteVmcs(uint field, ulong value) => X86.Vmwrite(field, value);
+    [MethodImpl(AggressiveInlining)] public static void WriteVmcs(uint field, ulong value) => X86.Vmwrite(field, value);
 
     /// <summary>
     /// Ends what this CPU knows of a guest's memory: by its extended page tables and, unless it is 0, under its VPID.
