@@ -80,8 +80,9 @@ report() {
 	ask "$1" 'info migrate' | grep -Ei 'status|downtime:|total time:|transferred ram:|dirty sync count|postcopy req'
 }
 
-# go_on CONSOLE: waits until the guest has done more rounds.
+# go_on CONSOLE: waits until the guest has done more rounds. One that came from elsewhere begins with any number.
 go_on() {
+	await 90 grep -q 'round .*date [0-9]' "$1" || return
 	await 90 rounds "$1" $(($(last "$1") + 3))
 }
 
