@@ -162,28 +162,33 @@ internal struct SlotTable
     private static int Merge(
         ReadOnlySpan<MemorySlot> chunk, MemorySlot removed, MemorySlot added, Span<KernelArray<MemorySlot>> result)
     {
-        int length = chunk.Length - (removed.Size != 0 ? 1 : 0) + (added.Size != 0 ? 1 : 0);
-        int first = length > ChunkSize ? length - length / 2 : length;
+        int kept = chunk.Length - (removed.Size != 0 ? 1 : 0), length = kept + (added.Size != 0 ? 1 : 0);
+        int first = length > ChunkSize ? length / 2 : length;
         if (length == 0)
             return 0;
-        if (!KernelArray<MemorySlot>.TryAllocate(first, out result[0]))
+        if (!KernelArray<MemorySlot>.TryAllocate(length, out result[0]))
             return -1;
         if (first < length && !KernelArray<MemorySlot>.TryAllocate(length - first, out result[1]))
         {
             result[0].Free();
             return -1;
         }
-        bool adds = added.Size != 0;
-        for (int i = 0, next = 0; i < length; i++)
+        Span<MemorySlot> all = result[0].Span;
+        int gone = removed.Size != 0 ? PlaceOf(chunk, removed.Start) : kept;
+        chunk[..gone].CopyTo(all);
+        chunk[^(kept - gone)..].CopyTo(all[gone..]);
+        if (added.Size != 0)
         {
-            if (removed.Size != 0 && next < chunk.Length && chunk[next].Contains(removed.Start))
-                next++;
-            bool isAdded = adds && (next == chunk.Length || chunk[next].Start.Value > added.Start.Value);
-            ref MemorySlot slot = ref i < first ? ref result[0].Span[i] : ref result[1].Span[i - first];
-            slot = isAdded ? added : chunk[next++];
-            adds &= !isAdded;
+            bool follows = kept != 0 && all[0].Start.Value <= added.Start.Value;
+            int place = follows ? PlaceOf(all[..kept], added.Start) + 1 : 0;
+            all[place..kept].CopyTo(all[(place + 1)..]);
+            all[place] = added;
         }
-        return first < length ? 2 : 1;
+        if (first == length)
+            return 1;
+        all[first..].CopyTo(result[1].Span);
+        result[0] = result[0].First(first);
+        return 2;
     }
 
     /// <summary>
