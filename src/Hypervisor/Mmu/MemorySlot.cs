@@ -137,14 +137,16 @@ internal struct SlotTable
         if (!TryAllocate(old.Length + 1, out table))
             return false;
         Span<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span;
-        int count = 0, made = 1;
-        for (int i = 0; i < old.Length && made >= 0; i++)
+        int count = 0, made = 0;
+        for (int done = 0, next; done < old.Length && made >= 0; done = next + 1)
         {
-            made = 1;
-            chunks[count] = old[i];
-            if (i == left || i == entered)
-                made = Merge(
-                    old[i].Span, i == left ? removed : default, i == entered ? added : default, chunks[count..]);
+            next = Math.Min(left >= done ? left : old.Length, entered >= done ? entered : old.Length);
+            old[done..next].CopyTo(chunks[count..]);
+            count += next - done;
+            if (next == old.Length)
+                break;
+            made = Merge(
+                old[next].Span, next == left ? removed : default, next == entered ? added : default, chunks[count..]);
             count += Math.Max(0, made);
         }
         table.Value._chunks = table.Value._chunks.First(count);
