@@ -111,11 +111,12 @@ internal readonly struct SvmVendor : IVendor
     public static int GetCpl(ref Vcpu vcpu) => Control(ref vcpu).Cpl;
     public static void SetCpl(ref Vcpu vcpu, int cpl) => Control(ref vcpu).Cpl = (byte)cpl;
 
-    public static ulong GetCr0(ref Vcpu vcpu) => vcpu.Svm.Cr0;
+    // A task switch that hardware carries out sets TS.
+    public static ulong GetCr0(ref Vcpu vcpu) => vcpu.Svm.Cr0 & ~Cr0.Ts | Control(ref vcpu).Cr0 & Cr0.Ts;
 
     public static void SetCr0(ref Vcpu vcpu, ulong value)
     {
-        vcpu.Svm.Cr0 = value;
+        vcpu.Svm.Cr0 = Control(ref vcpu).Cr0 = value;
         PagingChanged(ref vcpu);
     }
 
@@ -154,14 +155,15 @@ internal readonly struct SvmVendor : IVendor
     {
         ref Vmcb vmcb = ref Control(ref vcpu);
         ref SvmVcpu svm = ref vcpu.Svm;
+        ulong guest = GetCr0(ref vcpu), cr0 = guest & ~Cr0Cacheability;
         // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
-        ulong cr0 = svm.Cr0 & ~Cr0Cacheability, cr4 = svm.Cr4 | Cr4.Mce, efer = svm.Efer | Efer.Svme;
+        ulong cr4 = svm.Cr4 | Cr4.Mce, efer = svm.Efer | Efer.Svme;
         if (HasShadow(ref vcpu))
             ShadowVcpu.Adapt(ref cr0, ref cr4, ref efer);
         vmcb.Cr0 = cr0;
         vmcb.Cr4 = cr4;
         vmcb.Efer = efer;
-        SetIntercept(ref vmcb.InterceptCr, CrRead << 0, cr0 != svm.Cr0 || HasShadow(ref vcpu));
+        SetIntercept(ref vmcb.InterceptCr, CrRead << 0, cr0 != guest || HasShadow(ref vcpu));
         SetIntercept(ref vmcb.InterceptCr, CrRead << 4, cr4 != svm.Cr4);
         vcpu.Shadow.IsStale = true;
         FlushTlb(ref vcpu);
