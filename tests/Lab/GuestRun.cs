@@ -29,7 +29,7 @@ public sealed class GuestRun
             {
                 Name = start == 1 ? name : $"{name}-{start}",
                 Lane = hypervisor.Lane,
-                Files = hypervisor.Lane.IsAlone ? [.. FilesFor(hypervisor, left)] : [],
+                Files = [.. FilesFor(hypervisor, left)],
                 Timeout = Extra + left.Aggregate(TimeSpan.Zero, (sum, guest) => sum + guest.Limit),
                 Script = BuildScript(hypervisor, left),
                 Live = live,

@@ -42,7 +42,7 @@ internal static class ConformanceCommand
         }
 
         IReadOnlyList<KvmSelftestResult>? stock =
-            arguments.GetRequiredValue(OursOnly) ? null : RunOn(Hypervisor.Stock, "stock kvm-amd", tests);
+            arguments.GetRequiredValue(OursOnly) ? null : RunOn(Hypervisor.Stock, Hypervisor.Stock.Title, tests);
         IReadOnlyList<KvmSelftestResult> ours = RunOn(Hypervisor.SharpKvm, "SharpKVM", tests);
         Comparison[] rows = [.. ours.Select((result, i) => new Comparison(result, stock?[i]))];
         ConformanceReport.Print(rows);

@@ -126,9 +126,9 @@ internal readonly struct SvmVendor : IVendor
 
     public static void SetCr3(ref Vcpu vcpu, ulong value)
     {
-        vcpu.Svm.Cr3 = value;
-        Control(ref vcpu).Cr3 = value;
-        PagingChanged(ref vcpu);
+        vcpu.Svm.Cr3 = Control(ref vcpu).Cr3 = value;
+        vcpu.Shadow.IsStale = true;
+        FlushTlb(ref vcpu);
     }
 
     public static ulong GetCr4(ref Vcpu vcpu) => vcpu.Svm.Cr4;
