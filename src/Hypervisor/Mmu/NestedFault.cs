@@ -71,8 +71,10 @@ internal static class NestedFault
                     _ => FaultOutcome.Error,
                 };
             sequence = vm.Host.InvalidationSequence();
+            // One who does not wait gets no page marked as dirty that is there, as after a huge page was split.
             if (!vm.Host.FindPage(hva, write, out page))
-                return FaultOutcome.Retry;
+                return wait ? FaultOutcome.Retry
+                    : Handle<TFormat>(ref vcpu, address, write, present, wait: true, largest);
         }
 
         page.Level = Math.Min(page.Level, largest);

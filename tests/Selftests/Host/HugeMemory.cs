@@ -5,7 +5,7 @@ namespace SharpKvm.Selftests;
 sealed class HugeMemory : IDisposable
 {
     public const ulong Huge = 2 << 20;
-    const int AdviseHuge = 14, AdviseNoHuge = 15, AdviseCollapse = 25;
+    const int AdviseDontNeed = 4, AdviseHuge = 14, AdviseNoHuge = 15, AdviseCollapse = 25;
 
     readonly GuestMemory _memory;
     readonly ulong _offset;
@@ -32,6 +32,13 @@ sealed class HugeMemory : IDisposable
     {
         _ = Process.Advise((nint)Address, (nuint)Size, AdviseHuge);
         return Process.Advise((nint)Address, (nuint)Size, AdviseCollapse) == 0;
+    }
+
+    /// <summary>Gives one small page back to Linux, which makes no huge pages here any more.</summary>
+    public void TakeAway(ulong at)
+    {
+        Check.Equal(0, Process.Advise((nint)(Address + at), 4096, AdviseDontNeed), "madvise(MADV_DONTNEED)");
+        Check.Equal(0, Process.Advise((nint)Address, (nuint)Size, AdviseNoHuge), "madvise(MADV_NOHUGEPAGE)");
     }
 
     /// <summary>Huge pages of this process now, in bytes, as Linux counts them.</summary>

@@ -31,6 +31,8 @@ internal sealed class SimulatedProcess(SimulatedHost host)
         public Frame? Frame;
         /// <summary>Part of a 2 MiB page.</summary>
         public bool Large;
+        /// <summary>Not marked as dirty: what is left of a large page.</summary>
+        public bool Clean;
     }
 
     private readonly Dictionary<ulong, Mapping> _mappings = [];
@@ -115,7 +117,7 @@ internal sealed class SimulatedProcess(SimulatedHost host)
             return false;
         if (!_mappings.TryGetValue(address.Value >> Page.Shift, out Mapping? mapping) || mapping.Frame == null)
             return false;
-        bool writable = mapping.Writable && !mapping.CopyOnWrite;
+        bool writable = mapping.Writable && !mapping.CopyOnWrite && !mapping.Clean;
         if (write && !writable)
             return false;
         page = new HostPage { Frame = mapping.Frame.Number, Level = mapping.Large ? 2 : 1, Writable = writable };
@@ -141,7 +143,12 @@ internal sealed class SimulatedProcess(SimulatedHost host)
             SignalPending = false;
             return PageLookup.Interrupted;
         }
-        return Fault(address.Value, write) == null ? PageLookup.Absent : PageLookup.Found;
+        // One who does not wait only looks up what is there.
+        bool clean = !wait && _mappings.TryGetValue(address.Value >> Page.Shift, out Mapping? there) && there.Clean;
+        if (Fault(address.Value, write) is not { } mapping)
+            return PageLookup.Absent;
+        mapping.Clean |= clean;
+        return PageLookup.Found;
     }
 
     public bool Read(ulong address, Span<byte> destination)
@@ -222,6 +229,8 @@ internal sealed class SimulatedProcess(SimulatedHost host)
             mapping.Frame = _zero;
             mapping.CopyOnWrite = true;
         }
+        if (write)
+            mapping.Clean = false;
         return mapping;
     }
 
@@ -255,6 +264,7 @@ internal sealed class SimulatedProcess(SimulatedHost host)
             {
                 if (!_mappings.TryGetValue(page, out Mapping? mapping))
                     continue;
+                mapping.Clean |= mapping.Large;
                 mapping.Large = false;
                 if (page < first || page >= end)
                     continue;

@@ -94,6 +94,18 @@ internal sealed class LargePageTests
         Assert.That(_memory.Vm.Memory.Statistics.TablePages, Is.EqualTo(3), "the table of the small ones is gone");
     }
 
+    [TestCase(true)]
+    [TestCase(false)]
+    public void WhatIsLeftOfALargePageIsWrittenTo(bool wait)
+    {
+        AddLarge(1, 0, LargePages);
+        _memory.Access(5, write: true, out _);
+        _memory.Process.Unmap(TestMemory.UserAddress(1, 7), 1);
+        FaultOutcome outcome =
+            NestedFault.Handle<Npt>(ref _memory.Vcpu, new Gfn(5).Address, write: true, present: false, wait);
+        Assert.That(outcome, Is.EqualTo(FaultOutcome.Mapped));
+    }
+
     [Test]
     public void LoggingSplitsAtTheFirstWriteAndJoinsAtItsEnd()
     {
