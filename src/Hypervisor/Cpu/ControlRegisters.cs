@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Interrupts;
-
 namespace SharpKvm.Cpu;
 
 /// <summary>

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Interrupts;
-using SharpKvm.Paravirt;
-
 namespace SharpKvm.Cpu;
 
 /// <summary>

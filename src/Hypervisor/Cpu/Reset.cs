@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Interrupts;
-
 namespace SharpKvm.Cpu;
 
 /// <summary>The state of a CPU after power-up (SDM vol. 3, table 9-1; APM vol. 2, table 14-1).</summary>

@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Interrupts;
-using SharpKvm.Mmu;
-
 namespace SharpKvm.Paravirt;
 
 /// <summary>A page that Linux fetches while its vCPU runs on.</summary>

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Interrupts;
 using SharpKvm.Vm;
 
 namespace SharpKvm.Paravirt;
@@ -75,7 +73,7 @@ internal static class Paravirtual<TVendor> where TVendor : struct, IVendor
             Wide = true, Mode = (DeliveryMode)(icr >> 8 & 7), Vector = new Vector((byte)icr),
         };
         uint reached = 0, id = (uint)first;
-        for (int bit = 0; bit < 2 * width && id < Capabilities.MaxVcpuId; bit++, id++)
+        for (int bit = 0; bit < 2 * width && id < VcpuTable.Size; bit++, id++)
         {
             if (((bit < width ? low : high) >> bit % width & 1) == 0)
                 continue;

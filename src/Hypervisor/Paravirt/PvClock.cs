@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Mmu;
-
 namespace SharpKvm.Paravirt;
 
 /// <summary>The clock that guests read from memory: a page for each vCPU, and the time of day at zero.</summary>

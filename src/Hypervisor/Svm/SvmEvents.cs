@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-
 namespace SharpKvm.Svm;
 
 /// <summary>Events through EVENTINJ, and the windows that SVM has no intercept of its own for.</summary>

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-
 namespace SharpKvm.Svm;
 
 /// <summary>What all SVM guests share: features and the permission bitmaps.</summary>

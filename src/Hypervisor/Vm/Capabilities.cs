@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Interrupts;
-using SharpKvm.Mmu;
-
 namespace SharpKvm.Vm;
 
 /// <summary>KVM_CHECK_EXTENSION: only what is complete (UAPI linux/kvm.h, KVM_CAP_*).</summary>
 internal static class Capabilities
 {
-    public const int MaxVcpus = 1024;
-    public const uint MaxVcpuId = 1024;
-
     private const uint
         // What a VM and its memory have.
         KVM_CAP_USER_MEMORY = 3, KVM_CAP_SET_TSS_ADDR = 4, KVM_CAP_SET_IDENTITY_MAP_ADDR = 37, KVM_CAP_NR_VCPUS = 9,
@@ -65,8 +58,7 @@ internal static class Capabilities
         KVM_CAP_ADJUST_CLOCK => (int)Abi.kvm_clock_data.Flags,
         KVM_CAP_XSAVE or KVM_CAP_XCRS => HostCpu.SupportedXcr0() != 0 ? 1 : 0,
         KVM_CAP_XSAVE2 => 4096,
-        KVM_CAP_NR_VCPUS or KVM_CAP_MAX_VCPUS => MaxVcpus,
-        KVM_CAP_MAX_VCPU_ID => (int)MaxVcpuId,
+        KVM_CAP_NR_VCPUS or KVM_CAP_MAX_VCPUS or KVM_CAP_MAX_VCPU_ID => VcpuTable.Size,
         KVM_CAP_NR_MEMSLOTS => MemorySlots.MaxSlots,
         KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => (int)(DirtyLog.ManualProtect | DirtyLog.InitiallySet),
         KVM_CAP_DIRTY_LOG_RING or KVM_CAP_DIRTY_LOG_RING_ACQ_REL => (int)DirtyRing.MaxBytes,
@@ -104,7 +96,7 @@ internal static class Capabilities
                 vm.Irqchip.Wide |= (argument & Use32BitIds) != 0;
                 vm.Irqchip.NoBroadcastQuirk |= (argument & DisableBroadcastQuirk) != 0;
                 return Errno.Ok;
-            case KVM_CAP_MAX_VCPU_ID when argument is not 0 and <= MaxVcpuId && vm.VcpuIdLimit == 0:
+            case KVM_CAP_MAX_VCPU_ID when argument is not 0 and <= VcpuTable.Size && vm.VcpuIdLimit == 0:
                 vm.VcpuIdLimit = (uint)argument;
                 return Errno.Ok;
             case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: return DirtyLog.Choose(ref vm, argument);

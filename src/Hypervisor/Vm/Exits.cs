@@ -1,9 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Emulator;
-using SharpKvm.Mmu;
-using SharpKvm.Paravirt;
-
 namespace SharpKvm.Vm;
 
 /// <summary>Bytes of intercepted instructions, the first in the highest place.</summary>

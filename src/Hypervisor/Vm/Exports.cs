@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 using System.Runtime;
-using SharpKvm.Cpu;
-using SharpKvm.Interrupts;
-using SharpKvm.Mmu;
-using SharpKvm.Paravirt;
 using SharpKvm.Svm;
 using SharpKvm.Vmx;
 

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Paravirt;
-
 namespace SharpKvm.Vm;
 
 /// <summary>VMMCALL and VMCALL: the number in RAX, the result too (UAPI linux/kvm_para.h).</summary>

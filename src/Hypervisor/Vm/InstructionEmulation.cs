@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Emulator;
-
 namespace SharpKvm.Vm;
 
 /// <summary>Runs the emulator for the instruction at RIP and turns its result into what the run loop does.</summary>

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Emulator;
-
 namespace SharpKvm.Vm;
 
 /// <summary>Steps over intercepted instructions that the core has carried out.</summary>

@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Emulator;
-using SharpKvm.Paravirt;
-
 namespace SharpKvm.Vm;
 
 /// <summary>

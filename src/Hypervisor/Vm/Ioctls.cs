@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Interrupts;
-using SharpKvm.Mmu;
-using SharpKvm.Paravirt;
 using static SharpKvm.Abi.Ioctl;
 
 namespace SharpKvm.Vm;
@@ -94,7 +90,7 @@ internal static class VmIoctls
 
     private static long CreateVcpu(ref Vm vm, ulong id)
     {
-        if (id >= (vm.VcpuIdLimit != 0 ? vm.VcpuIdLimit : Capabilities.MaxVcpuId))
+        if (id >= (vm.VcpuIdLimit != 0 ? vm.VcpuIdLimit : VcpuTable.Size))
             return Errno.EINVAL;
         return vm.Vcpus.Find((uint)id).IsNull ? vm.Host.CreateVcpu((uint)id) : Errno.EEXIST;
     }

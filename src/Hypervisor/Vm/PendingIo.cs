@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Emulator;
-using SharpKvm.Mmu;
-
 namespace SharpKvm.Vm;
 
 /// <summary>What KVM_RUN finishes first when user space comes back.</summary>

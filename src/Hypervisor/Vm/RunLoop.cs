@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Interrupts;
-using SharpKvm.Paravirt;
-
 namespace SharpKvm.Vm;
 
 /// <summary>KVM_RUN: enters the guest until something needs user space.</summary>

@@ -1,9 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Interrupts;
-using SharpKvm.Mmu;
-using SharpKvm.Paravirt;
-
 namespace SharpKvm.Vm;
 
 /// <summary>A virtual machine. Lives in memory that the shim allocated together with its own part.</summary>

@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Interrupts;
-using SharpKvm.Mmu;
-using SharpKvm.Paravirt;
 using SharpKvm.Vm;
 using Exits = SharpKvm.Vm.Exits<SharpKvm.Vmx.VmxVendor>;
 

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using SharpKvm.Cpu;
-using SharpKvm.Mmu;
-
 namespace SharpKvm.Vmx;
 
 /// <summary>What all VMX guests share: the CPU's capabilities, the controls that follow, the MSR bitmap.</summary>

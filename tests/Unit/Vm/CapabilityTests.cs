@@ -76,7 +76,7 @@ public class CapabilityTests
     public void TheLimitOfVcpuIdsIsSetOnce()
     {
         using VmWithoutVcpus machine = new();
-        foreach (ulong wrong in (ulong[])[0, Capabilities.MaxVcpuId + 1, ulong.MaxValue])
+        foreach (ulong wrong in (ulong[])[0, VcpuTable.Size + 1, ulong.MaxValue])
             Assert.That(machine.Enable(MaxVcpuId, wrong), Is.EqualTo(Errno.EINVAL));
         Assert.That(machine.Enable(MaxVcpuId, 2), Is.Zero);
         Assert.That(machine.Enable(MaxVcpuId, 3), Is.EqualTo(Errno.EINVAL));

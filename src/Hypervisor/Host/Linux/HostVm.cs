@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-using Kernel;
-
 namespace SharpKvm.Host;
 
 /// <summary>The services for a VM that are functions of the shim alone.</summary>

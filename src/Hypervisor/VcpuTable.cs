@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Vm;
+namespace SharpKvm;
 
 /// <summary>
 /// The vCPUs of a VM by id. One is added under the VM's lock and stays until the VM ends, so that anyone may look at
@@ -7,7 +7,10 @@ namespace SharpKvm.Vm;
 /// </summary>
 internal struct VcpuTable
 {
-    [InlineArray((int)Capabilities.MaxVcpuId)] private struct ById { private nint _first; }
+    /// <summary>KVM_CAP_MAX_VCPUS, KVM_CAP_MAX_VCPU_ID.</summary>
+    public const int Size = 1024;
+
+    [InlineArray(Size)] private struct ById { private nint _first; }
 
     private ById _vcpus;
 
@@ -19,7 +22,7 @@ internal struct VcpuTable
 
     /// <summary>The vCPU with this id; null when there is none.</summary>
     public KernelRef<Vcpu> Find(uint id) =>
-        id < Capabilities.MaxVcpuId ? new(Volatile.Read(ref _vcpus[(int)id])) : default;
+        id < Size ? new(Volatile.Read(ref _vcpus[(int)id])) : default;
 
     /// <summary>The vCPU with this id or the next higher one.</summary>
     public bool TryFindFrom(ref uint id, out KernelRef<Vcpu> vcpu)

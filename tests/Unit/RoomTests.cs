@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-only
+using System.Reflection;
+using Mono.Cecil;
+using NUnit.Framework;
+using Instruction = Mono.Cecil.Cil.Instruction;
+
+namespace SharpKvm.Tests;
+
+/// <summary>Dependencies between the rooms of the core point one way (docs/architecture.md).</summary>
+public sealed class RoomTests
+{
+    private static readonly string[] s_lowest = ["Abi", "Arch", "Host"];
+    private static readonly string[] s_machine = [.. s_lowest, "Cpu", "Interrupts", "Mmu", "Paravirt"];
+
+    private static IEnumerable<TestCaseData> Rooms =>
+    [
+        .. s_lowest.Select(room => new TestCaseData(room, s_lowest)),
+        new("Emulator", s_lowest), new("Mmu", s_lowest),
+        // What a CPU and its interrupts are is told in terms of each other.
+        new("Interrupts", s_machine), new("Paravirt", s_machine), new("Cpu", (string[])[.. s_machine, "Vm"]),
+        new("Svm", (string[])[.. s_machine, "Vm"]), new("Vmx", (string[])[.. s_machine, "Vm"]),
+        new("Vm", (string[])[.. s_machine, "Emulator"]),
+    ];
+
+    [TestCaseSource(nameof(Rooms))]
+    public void KnowsNoOther(string room, string[] others)
+    {
+        using ModuleDefinition module = ModuleDefinition.ReadModule(Assembly.GetExecutingAssembly().Location);
+        HashSet<string> wrong = [];
+        foreach (TypeDefinition type in module.GetTypes().Where(type => RoomOf(type) == room))
+        {
+            foreach (TypeReference used in Mentioned(type).SelectMany(Parts))
+            {
+                if (RoomOf(used) is { } other && other != room && !others.Contains(other))
+                    wrong.Add($"{type.Name} uses {other}.{used.Name}");
+            }
+        }
+        Assert.That(wrong, Is.Empty);
+    }
+
+    /// <summary>
+    /// The room of a type of the core, the second part of its namespace. The VM itself belongs to all, like its vCPUs.
+    /// </summary>
+    private static string? RoomOf(TypeReference type)
+    {
+        while (type.DeclaringType is { } outer)
+            type = outer;
+        return type.FullName != "SharpKvm.Vm.Vm" && type.Namespace.Split('.') is ["SharpKvm", var room] ? room : null;
+    }
+
+    private static IEnumerable<TypeReference> Mentioned(TypeDefinition type) =>
+    [
+        .. type.Fields.Select(field => field.FieldType),
+        .. type.Methods.Where(method => method.HasBody).SelectMany(method => method.Body.Instructions)
+            .SelectMany(Mentioned),
+        .. type.Methods.SelectMany(method => method.Parameters).Select(parameter => parameter.ParameterType),
+        .. type.Methods.Select(method => method.ReturnType),
+    ];
+
+    private static IEnumerable<TypeReference> Mentioned(Instruction instruction) => instruction.Operand switch
+    {
+        TypeReference type => [type],
+        GenericInstanceMethod method => [method.DeclaringType, .. method.GenericArguments],
+        MemberReference member => [member.DeclaringType],
+        _ => [],
+    };
+
+    /// <summary>What a type is made of: arguments of generic types, what is behind references.</summary>
+    private static IEnumerable<TypeReference> Parts(TypeReference type) => type switch
+    {
+        GenericInstanceType instance => [instance.ElementType, .. instance.GenericArguments.SelectMany(Parts)],
+        TypeSpecification specification => Parts(specification.ElementType),
+        _ => [type],
+    };
+}
