@@ -53,7 +53,6 @@ public static class KvmIoctl
     public const uint Interrupt = Write | (4 << 16) | 0x86;
     public const uint GetMsrs = ReadWrite | (8 << 16) | 0x88;
     public const uint SetMsrs = Write | (8 << 16) | 0x89;
-    public const uint SetCpuid = Write | (8 << 16) | 0x8A;
     public const uint SetSignalMask = Write | (4 << 16) | 0x8B;
     public const uint GetFpu = Read | (416 << 16) | 0x8C;
     public const uint SetFpu = Write | (416 << 16) | 0x8D;

@@ -97,9 +97,7 @@ internal interface IVendor
 /// <summary>KVM_X86_SHADOW_INT_*: what keeps interrupts away for one instruction.</summary>
 internal static class InterruptShadow
 {
-    public const int None = 0;
-    public const int MovSs = 1;
-    public const int Sti = 2;
+    public const int None = 0, MovSs = 1, Sti = 2;
 }
 
 /// <summary>What the run loop does after an exit was handled.</summary>

@@ -14,11 +14,6 @@ u64 sk_pages_allocate(unsigned int order, u8 fill)
 	return page_to_phys(page);
 }
 
-void *sk_heap_allocate(unsigned long bytes)
-{
-	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
-}
-
 /*
  * Answers are u32, not bool: the core's compiler tests the whole of %eax, of which C's bool defines only the low byte.
  */

@@ -6,10 +6,8 @@ namespace SharpKvm.Abi;
 /// <summary>KVM_GET_CLOCK, KVM_SET_CLOCK.</summary>
 internal struct kvm_clock_data
 {
-    public const uint KVM_CLOCK_TSC_STABLE = 2;
-    public const uint KVM_CLOCK_REALTIME = 1 << 2;
-    public const uint KVM_CLOCK_HOST_TSC = 1 << 3;
-    public const uint Flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+    public const uint KVM_CLOCK_TSC_STABLE = 2, KVM_CLOCK_REALTIME = 1 << 2, KVM_CLOCK_HOST_TSC = 1 << 3,
+        Flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
 
     public ulong clock;
     public uint flags, pad0;
@@ -21,8 +19,7 @@ internal struct kvm_clock_data
 [StructLayout(LayoutKind.Sequential, Size = 64)]
 internal struct kvm_steal_time
 {
-    public const byte KVM_VCPU_PREEMPTED = 1 << 0;
-    public const byte KVM_VCPU_FLUSH_TLB = 1 << 1;
+    public const byte KVM_VCPU_PREEMPTED = 1 << 0, KVM_VCPU_FLUSH_TLB = 1 << 1;
     public const uint VersionOffset = 8, PreemptedOffset = 16;
 
     public ulong steal;

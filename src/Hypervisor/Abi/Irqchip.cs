@@ -42,9 +42,7 @@ internal struct kvm_ioapic_state
 /// <summary>KVM_GET_IRQCHIP, KVM_SET_IRQCHIP.</summary>
 internal struct kvm_irqchip
 {
-    public const uint KVM_IRQCHIP_PIC_MASTER = 0;
-    public const uint KVM_IRQCHIP_PIC_SLAVE = 1;
-    public const uint KVM_IRQCHIP_IOAPIC = 2;
+    public const uint KVM_IRQCHIP_PIC_MASTER = 0, KVM_IRQCHIP_PIC_SLAVE = 1, KVM_IRQCHIP_IOAPIC = 2;
 
     [StructLayout(LayoutKind.Explicit, Size = 512)]
     public struct chip_state
@@ -89,8 +87,7 @@ internal struct kvm_pit_channel_state
 /// <summary>KVM_GET_PIT2, KVM_SET_PIT2; KVM_GET_PIT and KVM_SET_PIT take the channels alone.</summary>
 internal struct kvm_pit_state2
 {
-    public const uint KVM_PIT_FLAGS_HPET_LEGACY = 1;
-    public const uint KVM_PIT_FLAGS_SPEAKER_DATA_ON = 2;
+    public const uint KVM_PIT_FLAGS_HPET_LEGACY = 1, KVM_PIT_FLAGS_SPEAKER_DATA_ON = 2;
 
     public InlineArray3<kvm_pit_channel_state> channels;
     public uint flags;
@@ -131,8 +128,7 @@ internal struct kvm_irq_routing
 
 internal struct kvm_irq_routing_entry
 {
-    public const uint KVM_IRQ_ROUTING_IRQCHIP = 1;
-    public const uint KVM_IRQ_ROUTING_MSI = 2;
+    public const uint KVM_IRQ_ROUTING_IRQCHIP = 1, KVM_IRQ_ROUTING_MSI = 2;
 
     [StructLayout(LayoutKind.Explicit, Size = 32)]
     public struct irq_target
@@ -160,8 +156,7 @@ internal struct kvm_irq_routing_msi
 [StructLayout(LayoutKind.Sequential, Size = 32)]
 internal struct kvm_irqfd
 {
-    public const uint KVM_IRQFD_FLAG_DEASSIGN = 1 << 0;
-    public const uint KVM_IRQFD_FLAG_RESAMPLE = 1 << 1;
+    public const uint KVM_IRQFD_FLAG_DEASSIGN = 1 << 0, KVM_IRQFD_FLAG_RESAMPLE = 1 << 1;
 
     public uint fd, gsi, flags, resamplefd;
 }
@@ -170,9 +165,8 @@ internal struct kvm_irqfd
 [StructLayout(LayoutKind.Sequential, Size = 64)]
 internal struct kvm_ioeventfd
 {
-    public const uint KVM_IOEVENTFD_FLAG_DATAMATCH = 1 << 0;
-    public const uint KVM_IOEVENTFD_FLAG_PIO = 1 << 1;
-    public const uint KVM_IOEVENTFD_FLAG_DEASSIGN = 1 << 2;
+    public const uint KVM_IOEVENTFD_FLAG_DATAMATCH = 1 << 0, KVM_IOEVENTFD_FLAG_PIO = 1 << 1,
+        KVM_IOEVENTFD_FLAG_DEASSIGN = 1 << 2;
 
     public ulong datamatch, addr;
     /// <summary>1, 2, 4 or 8 bytes; 0: a write of any length.</summary>

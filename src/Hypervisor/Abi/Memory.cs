@@ -4,8 +4,7 @@ namespace SharpKvm.Abi;
 /// <summary>Argument of KVM_SET_USER_MEMORY_REGION.</summary>
 internal struct kvm_userspace_memory_region
 {
-    public const uint KVM_MEM_LOG_DIRTY_PAGES = 1 << 0;
-    public const uint KVM_MEM_READONLY = 1 << 1;
+    public const uint KVM_MEM_LOG_DIRTY_PAGES = 1 << 0, KVM_MEM_READONLY = 1 << 1;
 
     /// <summary>Slot id in bits 0-15, address space in bits 16-31.</summary>
     public uint slot;

@@ -4,8 +4,7 @@ namespace SharpKvm.Abi;
 /// <summary>One bitmap of <see cref="kvm_msr_filter"/>: a set bit allows the kinds of access in the flags.</summary>
 internal struct kvm_msr_filter_range
 {
-    public const uint KVM_MSR_FILTER_READ = 1 << 0;
-    public const uint KVM_MSR_FILTER_WRITE = 1 << 1;
+    public const uint KVM_MSR_FILTER_READ = 1 << 0, KVM_MSR_FILTER_WRITE = 1 << 1;
     /// <summary>Bytes of a bitmap.</summary>
     public const uint KVM_MSR_FILTER_MAX_BITMAP_SIZE = 0x600;
 

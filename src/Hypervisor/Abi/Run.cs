@@ -27,14 +27,12 @@ internal enum Exit : uint
 [StructLayout(LayoutKind.Explicit, Size = 2352)]
 internal struct kvm_run
 {
-    public const byte KVM_EXIT_IO_IN = 0;
-    public const byte KVM_EXIT_IO_OUT = 1;
+    public const byte KVM_EXIT_IO_IN = 0, KVM_EXIT_IO_OUT = 1;
     /// <summary>Which of <see cref="kvm_sync_regs"/>: regs, sregs, events.</summary>
-    public const ulong KVM_SYNC_X86_REGS = 1 << 0, KVM_SYNC_X86_SREGS = 1 << 1, KVM_SYNC_X86_EVENTS = 1 << 2;
-    public const ulong KVM_SYNC_X86_VALID_FIELDS = 7;
-    public const uint KVM_INTERNAL_ERROR_EMULATION = 1;
-    public const uint KVM_INTERNAL_ERROR_DELIVERY_EV = 3;
-    public const uint KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4;
+    public const ulong KVM_SYNC_X86_REGS = 1 << 0, KVM_SYNC_X86_SREGS = 1 << 1, KVM_SYNC_X86_EVENTS = 1 << 2,
+        KVM_SYNC_X86_VALID_FIELDS = 7;
+    public const uint KVM_INTERNAL_ERROR_EMULATION = 1, KVM_INTERNAL_ERROR_DELIVERY_EV = 3,
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4;
     public const ulong KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES = 1;
     /// <summary>Page of the vCPU's mapping that carries port data.</summary>
     public const ulong KVM_PIO_PAGE_OFFSET = 1;
@@ -96,9 +94,8 @@ internal struct kvm_run
     [StructLayout(LayoutKind.Explicit)]
     internal struct Msr
     {
-        public const uint KVM_MSR_EXIT_REASON_INVAL = 1 << 0;
-        public const uint KVM_MSR_EXIT_REASON_UNKNOWN = 1 << 1;
-        public const uint KVM_MSR_EXIT_REASON_FILTER = 1 << 2;
+        public const uint KVM_MSR_EXIT_REASON_INVAL = 1 << 0, KVM_MSR_EXIT_REASON_UNKNOWN = 1 << 1,
+            KVM_MSR_EXIT_REASON_FILTER = 1 << 2;
 
         /// <summary>User space's answer: other than 0 is #GP.</summary>
         [FieldOffset(0)] public byte error;

@@ -104,14 +104,6 @@ internal struct kvm_msrs
     public uint nmsrs, pad;
 }
 
-/// <summary>Element of the legacy KVM_SET_CPUID.</summary>
-internal struct kvm_cpuid_entry
-{
-    public uint function;
-    public uint eax, ebx, ecx, edx;
-    public uint padding;
-}
-
 internal struct kvm_cpuid_entry2
 {
     public const uint KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1 << 0;
@@ -136,12 +128,8 @@ internal struct kvm_debug_exit_arch
 /// <summary>KVM_SET_GUEST_DEBUG.</summary>
 internal struct kvm_guest_debug
 {
-    public const uint KVM_GUESTDBG_ENABLE = 1 << 0;
-    public const uint KVM_GUESTDBG_SINGLESTEP = 1 << 1;
-    public const uint KVM_GUESTDBG_USE_SW_BP = 1 << 16;
-    public const uint KVM_GUESTDBG_USE_HW_BP = 1 << 17;
-    public const uint KVM_GUESTDBG_INJECT_DB = 1 << 18;
-    public const uint KVM_GUESTDBG_INJECT_BP = 1 << 19;
+    public const uint KVM_GUESTDBG_ENABLE = 1 << 0, KVM_GUESTDBG_SINGLESTEP = 1 << 1, KVM_GUESTDBG_USE_SW_BP = 1 << 16,
+        KVM_GUESTDBG_USE_HW_BP = 1 << 17, KVM_GUESTDBG_INJECT_DB = 1 << 18, KVM_GUESTDBG_INJECT_BP = 1 << 19;
 
     public uint control, pad;
     public InlineArray8<ulong> debugreg;
@@ -152,12 +140,9 @@ internal struct kvm_guest_debug
 /// </summary>
 internal struct kvm_vcpu_events
 {
-    public const uint KVM_VCPUEVENT_VALID_NMI_PENDING = 1 << 0;
-    public const uint KVM_VCPUEVENT_VALID_SIPI_VECTOR = 1 << 1;
-    public const uint KVM_VCPUEVENT_VALID_SHADOW = 1 << 2;
-    public const uint KVM_VCPUEVENT_VALID_SMM = 1 << 3;
-    public const uint KVM_VCPUEVENT_VALID_PAYLOAD = 1 << 4;
-    public const uint KVM_VCPUEVENT_VALID_TRIPLE_FAULT = 1 << 5;
+    public const uint KVM_VCPUEVENT_VALID_NMI_PENDING = 1 << 0, KVM_VCPUEVENT_VALID_SIPI_VECTOR = 1 << 1,
+        KVM_VCPUEVENT_VALID_SHADOW = 1 << 2, KVM_VCPUEVENT_VALID_SMM = 1 << 3, KVM_VCPUEVENT_VALID_PAYLOAD = 1 << 4,
+        KVM_VCPUEVENT_VALID_TRIPLE_FAULT = 1 << 5;
 
     public byte exception_injected, exception_nr, exception_has_error_code, exception_pending;
     public uint exception_error_code;

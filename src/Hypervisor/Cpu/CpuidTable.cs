@@ -125,17 +125,16 @@ internal struct CpuidTable
     }
 
     /// <summary>
-    /// Takes the entries of KVM_SET_CPUID2, or of KVM_SET_CPUID when <paramref name="legacy"/>. E2BIG beyond 256;
-    /// EINVAL for an impossible width of linear addresses, or a change after the guest has run.
+    /// Takes the entries of KVM_SET_CPUID2. E2BIG beyond 256; EINVAL for an impossible width of linear addresses, or a
+    /// change after the guest has run.
     /// </summary>
-    public static int Set<TVendor>(ref Vcpu vcpu, Hva elements, uint count, bool legacy) where TVendor : struct, IVendor
+    public static int Set<TVendor>(ref Vcpu vcpu, Hva elements, uint count) where TVendor : struct, IVendor
     {
         ref CpuidTable old = ref vcpu.Cpuid;
         if (count > MaxEntries)
             return Errno.E2BIG;
         CpuidTable table = new() { Locked = old.Locked };
-        int error = legacy ? table.CopyLegacy(elements, count)
-            : KernelArray<kvm_cpuid_entry2>.Copy(elements, count, out table._entries);
+        int error = UserMemory.Copy(elements, count, out table._entries);
         if (error == 0)
             error = table.Derive();
         if (error == 0)
@@ -147,23 +146,6 @@ internal struct CpuidTable
                 error = Errno.EINVAL;
         }
         table.Free();
-        return error;
-    }
-
-    private int CopyLegacy(Hva elements, uint count)
-    {
-        int error = KernelArray<kvm_cpuid_entry>.Copy(elements, count, out KernelArray<kvm_cpuid_entry> old);
-        if (error == 0 && count != 0 && !KernelArray<kvm_cpuid_entry2>.TryAllocate((int)count, out _entries))
-            error = Errno.ENOMEM;
-        for (int i = 0; i < _entries.Length; i++)
-        {
-            kvm_cpuid_entry entry = old.Span[i];
-            _entries.Span[i] = new()
-            {
-                function = entry.function, eax = entry.eax, ebx = entry.ebx, ecx = entry.ecx, edx = entry.edx,
-            };
-        }
-        old.Free();
         return error;
     }
 

@@ -72,7 +72,7 @@ internal static class HostCpuid
         uint count = Math.Min(data.As<kvm_cpuid2>().nent, CpuidTable.MaxEntries), padding = 0;
         if (count == 0)
             return Errno.E2BIG;
-        int error = KernelArray<kvm_cpuid_entry2>.Copy(data.Elements, count, out KernelArray<kvm_cpuid_entry2> given);
+        int error = UserMemory.Copy(data.Elements, count, out KernelArray<kvm_cpuid_entry2> given);
         foreach (ref kvm_cpuid_entry2 entry in given.Span)
             padding |= entry.padding[0] | entry.padding[1] | entry.padding[2];
         given.Free();

@@ -36,7 +36,7 @@ internal static class MsrLists
     public static int ReadEntries(Hva elements, uint count, out KernelArray<kvm_msr_entry> entries)
     {
         entries = default;
-        return count > MaxPerCall ? Errno.E2BIG : KernelArray<kvm_msr_entry>.Copy(elements, count, out entries);
+        return count > MaxPerCall ? Errno.E2BIG : UserMemory.Copy(elements, count, out entries);
     }
 
     /// <summary>Frees the elements, given back to user space first if asked. Returns <paramref name="done"/>.</summary>

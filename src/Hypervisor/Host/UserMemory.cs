@@ -19,4 +19,19 @@ internal static partial class UserMemory
 
     public static bool TryWrite<T>(Hva destination, in T value) where T : unmanaged =>
         Write(destination, MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in value)));
+
+    /// <summary>A copy of an array of user space, for the caller to free: 0, ENOMEM or EFAULT.</summary>
+    public static int Copy<T>(Hva source, uint length, out KernelArray<T> array) where T : unmanaged
+    {
+        array = default;
+        if (length == 0)
+            return Errno.Ok;
+        if (!KernelArray<T>.TryAllocate((int)length, out array))
+            return Errno.ENOMEM;
+        if (Read(source, MemoryMarshal.AsBytes(array.Span)))
+            return Errno.Ok;
+        array.Free();
+        array = default;
+        return Errno.EFAULT;
+    }
 }

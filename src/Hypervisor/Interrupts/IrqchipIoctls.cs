@@ -28,8 +28,7 @@ internal static class IrqchipIoctls
     {
         if (vm.Irqchip.Mode == IrqchipMode.None || head.nr > Gsi.Limit || head.flags != 0)
             return Errno.EINVAL;
-        int error = KernelArray<kvm_irq_routing_entry>.Copy(elements, head.nr,
-            out KernelArray<kvm_irq_routing_entry> entries);
+        int error = UserMemory.Copy(elements, head.nr, out KernelArray<kvm_irq_routing_entry> entries);
         RouteTable routes = default;
         if (error == Errno.Ok)
             error = RouteTable.Create(entries.Span, vm.Irqchip.Mode == IrqchipMode.Kernel, vm.Irqchip.Wide, out routes);

@@ -4,13 +4,8 @@ namespace SharpKvm.Mmu;
 /// <summary>Bits of the guest's page-table entries that all paging modes share (SDM vol. 3, 4.3 to 4.5).</summary>
 internal static class GuestEntry
 {
-    public const ulong Present = 1 << 0;
-    public const ulong Writable = 1 << 1;
-    public const ulong User = 1 << 2;
-    public const ulong Accessed = 1 << 5;
-    public const ulong Dirty = 1 << 6;
-    public const ulong LargePage = 1 << 7;
-    public const ulong NoExecute = 1UL << 63;
+    public const ulong Present = 1 << 0, Writable = 1 << 1, User = 1 << 2, Accessed = 1 << 5, Dirty = 1 << 6,
+        LargePage = 1 << 7, NoExecute = 1UL << 63;
 
     public const ulong AddressMask = 0x000f_ffff_ffff_f000;
     public const int ProtectionKeyShift = 59;

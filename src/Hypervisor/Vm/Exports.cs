@@ -16,8 +16,7 @@ internal static class Exports
 
     private static bool HasNestedPaging => s_isVmx || SvmHardware.HasNestedPaging;
 
-    [RuntimeExport("sk_core_probe")]
-    private static long Probe(ulong frameMask, nint directMap, nuint sharedSize)
+    [RuntimeExport("sk_core_probe")] private static long Probe(ulong frameMask, nint directMap, nuint sharedSize)
     {
         if (sharedSize != (nuint)Unsafe.SizeOf<VcpuShared>())
         {
@@ -32,19 +31,16 @@ internal static class Exports
         return result == Errno.Ok && s_isVmx ? 1 : result;
     }
 
-    [RuntimeExport("sk_core_release")]
-    private static void Release()
+    [RuntimeExport("sk_core_release")] private static void Release()
     {
         SvmHardware.Release();
         VmxHardware.Release();
     }
 
-    [RuntimeExport("sk_core_cpu_enable")]
-    private static long EnableCpu(ulong page) =>
+    [RuntimeExport("sk_core_cpu_enable")] private static long EnableCpu(ulong page) =>
         s_isVmx ? VmxHardware.Enable(new Hpa(page)) : SvmHardware.Enable(new Hpa(page));
 
-    [RuntimeExport("sk_core_cpu_disable")]
-    private static void DisableCpu()
+    [RuntimeExport("sk_core_cpu_disable")] private static void DisableCpu()
     {
         if (s_isVmx)
             HostCpu.LeaveVmx();
@@ -52,14 +48,11 @@ internal static class Exports
             SvmHardware.Disable();
     }
 
-    [RuntimeExport("sk_core_vm_size")]
-    private static long VmSize() => Unsafe.SizeOf<Vm>();
+    [RuntimeExport("sk_core_vm_size")] private static long VmSize() => Unsafe.SizeOf<Vm>();
 
-    [RuntimeExport("sk_core_vcpu_size")]
-    private static long VcpuSize() => Unsafe.SizeOf<Vcpu>();
+    [RuntimeExport("sk_core_vcpu_size")] private static long VcpuSize() => Unsafe.SizeOf<Vcpu>();
 
-    [RuntimeExport("sk_core_vm_init")]
-    private static long InitVm(ref Vm vm, HostVm host, nint ring)
+    [RuntimeExport("sk_core_vm_init")] private static long InitVm(ref Vm vm, HostVm host, nint ring)
     {
         vm.Host = host;
         vm.Coalesced = CoalescedIo.Over(ring);
@@ -68,8 +61,7 @@ internal static class Exports
         return result == Errno.Ok && !HasNestedPaging ? vm.Memory.Shadow.Create(ShadowTables.MaxPages) : result;
     }
 
-    [RuntimeExport("sk_core_vm_destroy")]
-    private static void DestroyVm(ref Vm vm)
+    [RuntimeExport("sk_core_vm_destroy")] private static void DestroyVm(ref Vm vm)
     {
         VmMemory.Destroy(ref vm);
         vm.MsrFilter.Destroy();
@@ -77,8 +69,7 @@ internal static class Exports
         vm.Irqchip.Destroy();
     }
 
-    [RuntimeExport("sk_core_vcpu_init")]
-    private static long InitVcpu(ref Vcpu vcpu, KernelRef<Vm> vm, uint id)
+    [RuntimeExport("sk_core_vcpu_init")] private static long InitVcpu(ref Vcpu vcpu, KernelRef<Vm> vm, uint id)
     {
         vcpu.VmRef = vm;
         vcpu.Id = id;
@@ -101,8 +92,7 @@ internal static class Exports
     private static void ShowVcpu(KernelRef<Vcpu> vcpu) => vcpu.Value.Vm.Vcpus.Add(vcpu.Value.Id, vcpu);
 
     /// <summary>Also after an init that failed.</summary>
-    [RuntimeExport("sk_core_vcpu_destroy")]
-    private static void DestroyVcpu(ref Vcpu vcpu)
+    [RuntimeExport("sk_core_vcpu_destroy")] private static void DestroyVcpu(ref Vcpu vcpu)
     {
         vcpu.Cpuid.Free();
         vcpu.SpareTables.Free();
@@ -116,24 +106,20 @@ internal static class Exports
     [RuntimeExport("sk_core_system_ioctl")]
     private static long SystemIoctl(uint command, ulong argument) => SystemIoctls.Dispatch(command, argument);
 
-    [RuntimeExport("sk_core_vm_ioctl")]
-    private static long VmIoctl(ref Vm vm, uint command, ulong argument) =>
+    [RuntimeExport("sk_core_vm_ioctl")] private static long VmIoctl(ref Vm vm, uint command, ulong argument) =>
         VmIoctls.Dispatch(ref vm, command, argument);
 
-    [RuntimeExport("sk_core_vcpu_ioctl")]
-    private static long VcpuIoctl(ref Vcpu vcpu, uint command, ulong argument) =>
+    [RuntimeExport("sk_core_vcpu_ioctl")] private static long VcpuIoctl(ref Vcpu vcpu, uint command, ulong argument) =>
         s_isVmx ? VcpuIoctls<VmxVendor>.Dispatch(ref vcpu, command, argument)
             : VcpuIoctls<SvmVendor>.Dispatch(ref vcpu, command, argument);
 
-    [RuntimeExport("sk_core_run")]
-    private static long Run(ref Vcpu vcpu) =>
+    [RuntimeExport("sk_core_run")] private static long Run(ref Vcpu vcpu) =>
         s_isVmx ? RunLoop<VmxVendor>.Run(ref vcpu) : RunLoop<SvmVendor>.Run(ref vcpu);
 
     /// <summary>
     /// Linux takes pages of the process away. When this returns, no vCPU uses them; unless 0 is the answer, they may.
     /// </summary>
-    [RuntimeExport("sk_core_invalidate")]
-    private static long Invalidate(ref Vm vm, Hva start, Hva end)
+    [RuntimeExport("sk_core_invalidate")] private static long Invalidate(ref Vm vm, Hva start, Hva end)
     {
         Invalidation.UnmapHva(ref vm, start, end);
         return Errno.Ok;
@@ -143,8 +129,7 @@ internal static class Exports
     /// Linux asks whether the guest has used pages of the process, and will ask again; without an end, only whether it
     /// has used one.
     /// </summary>
-    [RuntimeExport("sk_core_age")]
-    private static long Age(ref Vm vm, Hva start, Hva end) =>
+    [RuntimeExport("sk_core_age")] private static long Age(ref Vm vm, Hva start, Hva end) =>
         (s_isVmx && HasNestedPaging ? Age<Ept>(ref vm, start, end) : Age<Npt>(ref vm, start, end)) ? 1 : 0;
 
     private static bool Age<TFormat>(ref Vm vm, Hva start, Hva end) where TFormat : struct, INestedFormat =>
@@ -158,8 +143,7 @@ internal static class Exports
     private static void PageFetched(ref Vcpu vcpu, int number) => AsyncFaultState.Arrive(ref vcpu, number);
 
     /// <summary>An irqfd was signalled, in any context; the GSI was checked when it was assigned.</summary>
-    [RuntimeExport("sk_core_irqfd")]
-    private static void IrqFd(ref Vm vm, uint number, bool resample)
+    [RuntimeExport("sk_core_irqfd")] private static void IrqFd(ref Vm vm, uint number, bool resample)
     {
         if (Gsi.TryCreate(number, out Gsi gsi))
             IrqChip.Trigger(ref vm, gsi, resample);

@@ -4,12 +4,8 @@ namespace SharpKvm.Vm;
 /// <summary>VMMCALL and VMCALL: the number in RAX, the result too (UAPI linux/kvm_para.h).</summary>
 internal static class Hypercalls<TVendor> where TVendor : struct, IVendor
 {
-    private const ulong KVM_HC_VAPIC_POLL_IRQ = 1;
-    private const ulong KVM_HC_KICK_CPU = 5;
-    private const ulong KVM_HC_SEND_IPI = 10;
-    private const ulong KVM_HC_SCHED_YIELD = 11;
-    private const long KVM_ENOSYS = 1000;
-    private const long KVM_EPERM = 1;
+    private const ulong KVM_HC_VAPIC_POLL_IRQ = 1, KVM_HC_KICK_CPU = 5, KVM_HC_SEND_IPI = 10, KVM_HC_SCHED_YIELD = 11;
+    private const long KVM_ENOSYS = 1000, KVM_EPERM = 1;
 
     public static void Execute(ref Vcpu vcpu)
     {

@@ -144,8 +144,8 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_GET_LAPIC when vcpu.HasApic => Apic<TVendor>.Get(ref vcpu, out data.Out<kvm_lapic_state>()),
             KVM_SET_LAPIC when vcpu.HasApic && data.Read() =>
                 Apic<TVendor>.Set(ref vcpu, in data.As<kvm_lapic_state>()),
-            KVM_SET_CPUID or KVM_SET_CPUID2 when data.Read() => CpuidTable.Set<TVendor>(
-                ref vcpu, data.Elements, data.As<kvm_cpuid2>().nent, legacy: command == KVM_SET_CPUID),
+            KVM_SET_CPUID2 when data.Read() =>
+                CpuidTable.Set<TVendor>(ref vcpu, data.Elements, data.As<kvm_cpuid2>().nent),
             KVM_GET_CPUID2 when data.Read() => data.AnswerList(vcpu.Cpuid.Entries),
             KVM_SET_TSC_KHZ => VmCpuState.SetTscKhz((uint)argument),
             KVM_GET_TSC_KHZ => (int)HostCpu.TscKhz(),

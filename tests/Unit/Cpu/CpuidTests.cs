@@ -68,7 +68,6 @@ public class CpuidTests
     {
         _test.Put(new kvm_cpuid2 { nent = 257 });
         Assert.That(_test.Call(KVM_SET_CPUID2), Is.EqualTo(Errno.E2BIG));
-        Assert.That(_test.Call(KVM_SET_CPUID), Is.EqualTo(Errno.E2BIG));
         _test.Put(new kvm_cpuid2 { nent = uint.MaxValue });
         Assert.That(_test.Call(KVM_SET_CPUID2), Is.EqualTo(Errno.E2BIG));
     }
@@ -80,7 +79,6 @@ public class CpuidTests
         ulong end = TestVcpu.Argument + TestVcpu.ArgumentPages * Page.Size;
         UserMemory.TryWrite(new Hva(end - 8), new kvm_cpuid2 { nent = 1 });
         Assert.That(_test.Call(KVM_SET_CPUID2, end - 8), Is.EqualTo(Errno.EFAULT));
-        Assert.That(_test.Call(KVM_SET_CPUID, end - 8), Is.EqualTo(Errno.EFAULT));
         _test.Host.FailingAllocation = _test.Host.Allocations;
         Assert.That(_test.SetCpuid(Entry(1, eax: 6)), Is.EqualTo(Errno.ENOMEM));
         Assert.That(Query(1).Eax, Is.EqualTo(5));
@@ -112,15 +110,6 @@ public class CpuidTests
         _test.Put(new kvm_cpuid2 { nent = 2 });
         Assert.That(_test.Call(KVM_GET_CPUID2), Is.EqualTo(Errno.E2BIG));
         Assert.That(_test.Take<kvm_cpuid2>().nent, Is.EqualTo(3));
-    }
-
-    [Test]
-    public void LegacyEntriesMatchEverySubleaf()
-    {
-        _test.Put(new kvm_cpuid2 { nent = 1 });
-        _test.Put(new kvm_cpuid_entry { function = 4, eax = 1, edx = 4 }, 8);
-        Assert.That(_test.Call(KVM_SET_CPUID), Is.Zero);
-        Assert.That((Query(4, 0).Eax, Query(4, 7).Edx), Is.EqualTo((1u, 4u)));
     }
 
     [Test]

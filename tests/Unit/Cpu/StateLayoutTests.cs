@@ -20,7 +20,6 @@ public class StateLayoutTests
             Size<kvm_fpu>(416);
             Size<kvm_msr_entry>(16);
             Size<kvm_msrs>(8);
-            Size<kvm_cpuid_entry>(24);
             Size<kvm_cpuid_entry2>(40);
             Size<kvm_cpuid2>(8);
             Size<kvm_debug_exit_arch>(32);

@@ -23,13 +23,6 @@ internal static partial class KernelPages
     }
 }
 
-internal static class KernelHeap
-{
-    public static nint Allocate(nuint bytes) => SimulatedHost.Current.AllocateBlock(bytes);
-
-    public static void Free(nint address) => SimulatedHost.Current.FreeBlock(address);
-}
-
 internal static partial class UserMemory
 {
     public static bool Read(Hva source, Span<byte> destination) =>

@@ -61,9 +61,9 @@ internal readonly unsafe struct HostVcpu(nint handle)
     public void SetTimer(ulong deadline)
     {
         if (deadline != 0)
-            HostTimer.Start(Shared.Timer, Math.Min(deadline, HostTimer.Never), 0, HostTimer.AbsolutePinnedHard);
+            HrTimer.Start(Shared.Timer, Math.Min(deadline, HrTimer.Never), 0, HrTimer.AbsolutePinnedHard);
         else
-            HostTimer.Cancel(Shared.Timer);
+            HrTimer.Cancel(Shared.Timer);
     }
 
     /// <summary>

@@ -126,8 +126,8 @@ internal readonly unsafe struct HostVm(nint handle)
     {
         nint timer = _handle + sizeof(Header);
         if (deadline != 0)
-            HostTimer.Start(timer, deadline, 0, HostTimer.AbsoluteHard);
+            HrTimer.Start(timer, deadline, 0, HrTimer.AbsoluteHard);
         else
-            HostTimer.TryCancel(timer); // Under the irq lock nobody waits for a handler that wants it.
+            HrTimer.TryCancel(timer); // Under the irq lock nobody waits for a handler that wants it.
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Host;
+namespace Kernel;
 
-/// <summary>struct hrtimer, which a structure of the shim contains.</summary>
-internal static class HostTimer
+/// <summary>struct hrtimer, which a structure of C contains and has set up.</summary>
+internal static class HrTimer
 {
     /// <summary>HRTIMER_MODE_ABS_HARD, HRTIMER_MODE_ABS_PINNED_HARD.</summary>
     public const uint AbsoluteHard = 1 << 3, AbsolutePinnedHard = 1 << 1 | 1 << 3;

@@ -2,22 +2,6 @@
 namespace SharpKvm.Host;
 
 /// <summary>
-/// A reference to a structure in kernel memory that outlives its holder (a vCPU's VM, a VM's memory-slot table).
-/// </summary>
-internal readonly struct KernelRef<T>(nint address) where T : unmanaged
-{
-    public readonly nint Address = address;
-
-    public bool IsNull => Address == 0;
-
-    /// <summary>A zeroed one of the heap; null when there is no memory.</summary>
-    public static KernelRef<T> Allocate() => new(KernelHeap.Allocate((nuint)Unsafe.SizeOf<T>()));
-
-    // SAFETY: made only from addresses of structures whose life the shim or the owner guarantees; a null traps.
-    public unsafe ref T Value => ref Unsafe.AsRef<T>((void*)Address);
-}
-
-/// <summary>
 /// A structure of the heap that is replaced as a whole under the VM's lock, while who looks at it, in a read section of
 /// the shim as for memory slots, keeps what was found. At first there is none.
 /// </summary>

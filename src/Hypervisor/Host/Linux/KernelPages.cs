@@ -22,10 +22,3 @@ internal static partial class KernelPages
     [KernelImport("sk_pages_allocate")] private static extern Hpa Allocate(int order, byte fill);
     [KernelImport("free_pages")] private static extern void Free(nint address, int order);
 }
-
-/// <summary>The kernel's general allocator (kvzalloc and kvfree).</summary>
-internal static class KernelHeap
-{
-    [KernelImport("sk_heap_allocate")] public static extern nint Allocate(nuint bytes);
-    [KernelImport("kvfree")] public static extern void Free(nint address);
-}
