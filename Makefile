@@ -31,7 +31,7 @@ export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT := 1
 export KDIR
 
 .DEFAULT_GOAL := module
-.PHONY: module samples modules-only selftests tool tests run test test-full test-vmx test-debug conformance bench \
+.PHONY: module samples modules-only selftests tool tests run test test-full test-vmx test-ryzen test-debug conformance bench \
 	install clean help setup
 
 ##@ Build
@@ -70,6 +70,10 @@ test-full: ## the long ones, too
 test-vmx: ## all selftests on an emulated Intel processor
 	@$(BUILD_FOR_TESTS)
 	@tools/run-tests --only Vmx tests/InVm
+
+test-ryzen: ## all selftests on an AMD processor that another emulator plays
+	@$(BUILD_FOR_TESTS)
+	@tools/run-tests --only Ryzen tests/InVm
 
 conformance: module tool ## run Linux's own KVM selftests on the module and on stock KVM, and compare
 	@tools/setup --conformance

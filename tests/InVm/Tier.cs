@@ -9,4 +9,7 @@ internal static class Tier
 
     /// <summary>What <c>make test-vmx</c> runs; also part of <c>make test-full</c>.</summary>
     public const string Vmx = "Vmx";
+
+    /// <summary>What <c>make test-ryzen</c> runs; also part of <c>make test-full</c>.</summary>
+    public const string Ryzen = "Ryzen";
 }

@@ -14,23 +14,36 @@ internal sealed record Bochs(string Folder)
 {
     private const string Suite = "trixie";
 
-    private const string EntryFile = "cpu/vmx.cc";
-
     /// <summary>
-    /// What is wrong in how it enters a guest, each text once in <see cref="EntryFile"/>, and what is right.
+    /// What is wrong in how it enters and leaves a guest, each text once in its file, and what is right.
     /// </summary>
-    private static readonly (string Wrong, string Right)[] Corrections =
+    private static readonly (string File, string Wrong, string Right)[] Corrections =
     [
         // With external-interrupt exiting, the guest's IF masks nothing (SDM 27.6.1); whether it does was decided
         // before the processor knew that it is in a guest.
         (
+            "cpu/vmx.cc",
             "  BX_CPU_THIS_PTR in_vmx_guest = true;\n",
             "  BX_CPU_THIS_PTR in_vmx_guest = true;\n  handleInterruptMaskChange();\n"
         ),
         // The posted-interrupt descriptor is aligned to 64 bytes (SDM 28.2.1.1), not to a page.
         (
+            "cpu/vmx.cc",
             "if (! IsValidPageAlignedPhyAddr(vm->pid_addr)) {",
             "if (! IsValidPhyAddr(vm->pid_addr) || (vm->pid_addr & 63)) {"
+        ),
+        // So it is with V_INTR_MASKING (APM vol. 2, 15.21.1).
+        (
+            "cpu/svm.cc",
+            "  BX_CPU_THIS_PTR in_svm_guest = true;\n",
+            "  BX_CPU_THIS_PTR in_svm_guest = true;\n  if (SVM_V_INTR_MASKING && SVM_HOST_IF)\n"
+                + "    unmask_event(BX_EVENT_PENDING_INTR | BX_EVENT_PENDING_LAPIC_INTR);\n"
+        ),
+        // A guest in virtual-8086 mode leaves its EFLAGS.VM to a host in long mode, where that is a panic.
+        (
+            "cpu/svm.cc",
+            "  setEFlags(host->eflags & ~EFlagsVMMask);",
+            "  BX_CPU_THIS_PTR eflags &= ~EFlagsVMMask;\n  setEFlags(host->eflags & ~EFlagsVMMask);"
         ),
     ];
 
@@ -104,15 +117,14 @@ internal sealed record Bochs(string Folder)
 
         Directory.CreateDirectory(source);
         Tool.Require("tar", ["-xf", Fetch(apt), "-C", source, "--strip-components=1"]);
-        string file = Path.Combine(source, EntryFile), text = File.ReadAllText(file);
-        foreach ((string wrong, string right) in Corrections)
+        foreach ((string file, string wrong, string right) in Corrections)
         {
-            text = text.Split(wrong).Length == 2
+            string path = Path.Combine(source, file), text = File.ReadAllText(path);
+            File.WriteAllText(path, text.Split(wrong).Length == 2
                 ? text.Replace(wrong, right)
-                : throw new LabException($"Bochs's {EntryFile} is not what was expected: '{wrong.Trim()}'");
+                : throw new LabException($"Bochs's {file} is not what was expected: '{wrong.Trim()}'"));
         }
 
-        File.WriteAllText(file, text);
         Tool.Require("/bin/sh", ["./configure", .. Configuration], source);
         Tool.Require("make", [$"-j{Environment.ProcessorCount}", "bochs"], source);
         File.Copy(Path.Combine(source, "bochs"), Program, overwrite: true);

@@ -16,6 +16,9 @@ public sealed record Lane(string Name, string StockModule)
     /// <summary>AMD's first, without nested paging, in QEMU.</summary>
     public static Lane SvmShadow { get; } = new("svm-shadow", "kvm-amd") { CpuFeatures = ["-npt"] };
 
+    /// <summary>AMD's, with nested paging, in Bochs: a second opinion.</summary>
+    public static Lane SvmBochs { get; } = new("svm-bochs", "kvm-amd") { BochsModel = "ryzen" };
+
     /// <summary>Intel's, with extended page tables and unrestricted guests, in Bochs.</summary>
     public static Lane VmxEpt { get; } = new("vmx-ept", "kvm-intel") { BochsModel = "corei7_skylake_x" };
 
@@ -26,7 +29,7 @@ public sealed record Lane(string Name, string StockModule)
     public static Lane VmxShadow { get; } = new("vmx-shadow", "kvm-intel") { BochsModel = "core2_penryn_t9600" };
 
     /// <summary>All that there are.</summary>
-    public static IReadOnlyList<Lane> All { get; } = [SvmNpt, SvmShadow, VmxEpt, VmxOld, VmxShadow];
+    public static IReadOnlyList<Lane> All { get; } = [SvmNpt, SvmShadow, SvmBochs, VmxEpt, VmxOld, VmxShadow];
 
     /// <summary>The one that a run is on when it does not say: the environment's <c>LAB_LANE</c>, else SVM.</summary>
     public static Lane Default =>
@@ -68,7 +71,7 @@ public sealed record Lane(string Name, string StockModule)
     /// <summary>For people.</summary>
     public string Title => BochsModel is null
         ? $"emulated AMD processor with SVM ({Emulator.Best.Name})"
-        : $"emulated Intel processor with VMX (Bochs, {BochsModel})";
+        : $"emulated processor with virtualization (Bochs, {BochsModel})";
 
     /// <summary>A name for logs that tells lanes apart.</summary>
     public string LogName(string name) => this == SvmNpt ? name : $"{name}-{Name}";

@@ -58,47 +58,35 @@ internal static class SvmExits
         if (vmcb.ExitCode == ExitCode.Ioio)
             return PortAccess(ref vcpu, ref vmcb);
         if (vmcb.ExitCode == ExitCode.Msr)
-            return vmcb.ExitInfo1 != 0 ? Exits.WriteMsr(ref vcpu) : Exits.ReadMsr(ref vcpu);
+            return Exits.Instruction(ref vcpu, vmcb.ExitInfo1 != 0 ? Opcode.Wrmsr : Opcode.Rdmsr);
         switch (vmcb.ExitCode)
         {
             case ExitCode.PageFault when vcpu.Vm.Memory.Shadow.IsActive: return Exits.PageFault(
                 ref vcpu, new Gva(vmcb.ExitInfo2), (PageFaultCode)vmcb.ExitInfo1, vmcb.ExitInterrupt);
-            case ExitCode.Intr:
-            case ExitCode.Nmi:
-            case ExitCode.Smi:
-            case ExitCode.Init:
             // The machine check itself went to the host's handler when its interrupt was taken.
-            case ExitCode.MachineCheck:
+            case ExitCode.Intr or ExitCode.Nmi or ExitCode.Smi or ExitCode.Init or ExitCode.MachineCheck:
                 return VcpuAction.Resume;
-            case ExitCode.Cpuid: return Exits.ExecuteCpuid(ref vcpu);
-            case ExitCode.Hlt: return Exits.Halt(ref vcpu);
+            case ExitCode.Cpuid: return Exits.Instruction(ref vcpu, Opcode.Cpuid);
+            case ExitCode.Hlt: return Exits.Instruction(ref vcpu, Opcode.Hlt);
             case ExitCode.Invlpg: return InstructionEmulation<SvmVendor>.Run(ref vcpu);
             case ExitCode.Invpcid: return Exits.InvalidatePcid(ref vcpu, vmcb.ExitInfo2);
             case ExitCode.Vintr: return SvmEvents.CloseInterruptWindow(ref vmcb);
             case ExitCode.Iret: return SvmEvents.InterceptIret(ref vcpu, ref vmcb);
-            case ExitCode.Vmmcall: return Exits.Hypercall(ref vcpu);
+            case ExitCode.Vmmcall: return Exits.Instruction(ref vcpu, Opcode.Vmmcall);
             case ExitCode.Debug: return Debug(ref vcpu, ref vmcb);
             case ExitCode.Breakpoint: return Exits.Breakpoint(ref vcpu);
             case ExitCode.InvalidOpcode: return Exits.InvalidOpcode(ref vcpu);
             case ExitCode.AlignmentCheck: return Exits.Raise(ref vcpu, Vector.AlignmentCheck);
-            case ExitCode.Xsetbv: return Exits.SetExtendedControl(ref vcpu);
-            case ExitCode.Wbinvd: return Exits.Skip(ref vcpu, Opcode.Wbinvd);
-            case ExitCode.Invd: return Exits.Skip(ref vcpu, Opcode.Invd);
+            case ExitCode.Xsetbv: return Exits.Instruction(ref vcpu, Opcode.Xsetbv);
+            case ExitCode.Wbinvd: return Exits.Instruction(ref vcpu, Opcode.Wbinvd);
+            case ExitCode.Invd: return Exits.Instruction(ref vcpu, Opcode.Invd);
             case ExitCode.Monitor: return Exits.MonitorOrWait(ref vcpu, Opcode.Monitor);
-            case ExitCode.Mwait:
-            case ExitCode.MwaitArmed: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);
+            case ExitCode.Mwait or ExitCode.MwaitArmed: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);
             case ExitCode.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection);
             case ExitCode.Shutdown: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
-            case ExitCode.Vmrun:
-            case ExitCode.Vmload:
-            case ExitCode.Vmsave:
-            case ExitCode.Stgi:
-            case ExitCode.Clgi:
-            case ExitCode.Skinit:
-            case ExitCode.Invlpga:
-            case ExitCode.Rsm:
-            case ExitCode.Rdtscp:
-            case ExitCode.Rdpru: return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
+            case ExitCode.Vmrun or ExitCode.Vmload or ExitCode.Vmsave or ExitCode.Stgi or ExitCode.Clgi
+                or ExitCode.Skinit or ExitCode.Invlpga or ExitCode.Rsm or ExitCode.Rdtscp or ExitCode.Rdpru:
+                return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
             case ExitCode.TaskSwitch: return TaskSwitch(ref vcpu, ref vmcb);
             case ExitCode.Invalid: return Exits.EntryFailed(ref vcpu, vmcb.ExitCode);
             case >= ExitCode.ReadCr0 and <= ExitCode.WriteDr15: return Exits.ControlOrDebugAccess(ref vcpu);

@@ -81,53 +81,31 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
             return Raise(ref vcpu, Vector.GeneralProtection);
         vcpu.Shadow.IsStale = true;
         TVendor.FlushTlb(ref vcpu);
-        return Skip(ref vcpu, Opcode.Invpcid);
+        return Instruction(ref vcpu, Opcode.Invpcid);
     }
 
-    public static VcpuAction ExecuteCpuid(ref Vcpu vcpu)
+    /// <summary>
+    /// An intercepted instruction is carried out; one that has no effect here is only skipped.
+    /// </summary>
+    /// <param name="vcpu">The vCPU.</param>
+    /// <param name="opcode">The instruction, one of <see cref="Opcode"/>.</param>
+    public static VcpuAction Instruction(ref Vcpu vcpu, uint opcode)
     {
-        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Cpuid, out ulong end))
+        if (!TVendor.TryFindEnd(ref vcpu, opcode, out ulong end))
             return VcpuAction.Resume;
-        CpuidTable.Execute(ref vcpu);
-        return Instructions<TVendor>.Advance(ref vcpu, end);
-    }
-
-    public static VcpuAction ReadMsr(ref Vcpu vcpu) => TVendor.TryFindEnd(ref vcpu, Opcode.Rdmsr, out ulong end)
-        ? MsrAccess<TVendor>.Read(ref vcpu, end)
-        : VcpuAction.Resume;
-
-    public static VcpuAction WriteMsr(ref Vcpu vcpu) => TVendor.TryFindEnd(ref vcpu, Opcode.Wrmsr, out ulong end)
-        ? MsrAccess<TVendor>.Write(ref vcpu, end)
-        : VcpuAction.Resume;
-
-    public static VcpuAction Halt(ref Vcpu vcpu)
-    {
-        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Hlt, out ulong end))
-            return VcpuAction.Resume;
+        switch (opcode)
+        {
+            case Opcode.Rdmsr: return MsrAccess<TVendor>.Read(ref vcpu, end);
+            case Opcode.Wrmsr: return MsrAccess<TVendor>.Write(ref vcpu, end);
+            case Opcode.Cpuid: CpuidTable.Execute(ref vcpu); break;
+            case Opcode.Vmcall or Opcode.Vmmcall: Hypercalls<TVendor>.Execute(ref vcpu); break;
+            case Opcode.Xsetbv when !ControlRegisters<TVendor>.TrySetXcr0(
+                ref vcpu, (uint)vcpu.Registers[Gpr.Rcx], vcpu.Registers.RdxRax):
+                return Raise(ref vcpu, Vector.GeneralProtection);
+        }
         VcpuAction action = Instructions<TVendor>.Advance(ref vcpu, end);
-        return action == VcpuAction.Resume ? Halting<TVendor>.Halt(ref vcpu) : action;
+        return opcode == Opcode.Hlt && action == VcpuAction.Resume ? Halting<TVendor>.Halt(ref vcpu) : action;
     }
-
-    public static VcpuAction Hypercall(ref Vcpu vcpu)
-    {
-        if (!TVendor.TryFindEnd(ref vcpu, TVendor.Hypercall, out ulong end))
-            return VcpuAction.Resume;
-        Hypercalls<TVendor>.Execute(ref vcpu);
-        return Instructions<TVendor>.Advance(ref vcpu, end);
-    }
-
-    public static VcpuAction SetExtendedControl(ref Vcpu vcpu)
-    {
-        if (!TVendor.TryFindEnd(ref vcpu, Opcode.Xsetbv, out ulong end))
-            return VcpuAction.Resume;
-        return ControlRegisters<TVendor>.TrySetXcr0(ref vcpu, (uint)vcpu.Registers[Gpr.Rcx], vcpu.Registers.RdxRax)
-            ? Instructions<TVendor>.Advance(ref vcpu, end)
-            : Raise(ref vcpu, Vector.GeneralProtection);
-    }
-
-    public static VcpuAction Skip(ref Vcpu vcpu, uint opcode) => TVendor.TryFindEnd(ref vcpu, opcode, out ulong end)
-        ? Instructions<TVendor>.Advance(ref vcpu, end)
-        : VcpuAction.Resume;
 
     /// <summary>
     /// The other vendor's hypercall becomes the one that this CPU has; only the last byte differs. Where code cannot be
@@ -173,7 +151,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static VcpuAction MonitorOrWait(ref Vcpu vcpu, uint opcode) =>
         vcpu.Vm.Cpu.Has(Quirks.MwaitNeverFaults) || vcpu.Cpuid.HasMonitor
-            ? Skip(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode);
+            ? Instruction(ref vcpu, opcode) : Raise(ref vcpu, Vector.InvalidOpcode);
 
     /// <summary>
     /// A write to CR8 that lowers the priority goes to user space, if that holds back interrupts by it.

@@ -17,11 +17,8 @@ internal static class UserExit
     {
         vcpu.Run.io = new kvm_run.Io
         {
-            direction = input ? kvm_run.KVM_EXIT_IO_IN : kvm_run.KVM_EXIT_IO_OUT,
-            size = size,
-            port = port,
-            count = count,
-            data_offset = kvm_run.KVM_PIO_PAGE_OFFSET * Page.Size + offset,
+            direction = input ? kvm_run.KVM_EXIT_IO_IN : kvm_run.KVM_EXIT_IO_OUT, size = size, port = port,
+            count = count, data_offset = kvm_run.KVM_PIO_PAGE_OFFSET * Page.Size + offset,
         };
         return Plain(ref vcpu, Exit.KVM_EXIT_IO);
     }

@@ -174,36 +174,32 @@ internal static class VmxExits
         if (reason == ExitReason.Port)
             return PortAccess(ref vcpu, qualification);
         if (reason == ExitReason.Wrmsr)
-            return Exits.WriteMsr(ref vcpu);
+            return Exits.Instruction(ref vcpu, Opcode.Wrmsr);
         switch (reason)
         {
             case ExitReason.Exception: return Exception(ref vcpu, qualification, interrupted);
-            case ExitReason.Interrupt:
-            case ExitReason.Init:
-            case ExitReason.StartUp:
             // What waited for a lower priority is found by the next turn.
-            case ExitReason.TprBelowThreshold: return VcpuAction.Resume;
+            case ExitReason.Interrupt or ExitReason.Init or ExitReason.StartUp or ExitReason.TprBelowThreshold:
+                return VcpuAction.Resume;
             case ExitReason.PreemptionTimer: return TimerExpired(ref vcpu);
             case ExitReason.PmlFull:
                 KeepNmiBlock(ref vcpu, qualification, interrupted);
                 return VcpuAction.Resume;
             case ExitReason.InterruptWindow: return CloseWindow(ref vcpu, PrimaryControls.InterruptWindow);
             case ExitReason.NmiWindow: return CloseWindow(ref vcpu, PrimaryControls.NmiWindow);
-            case ExitReason.Cpuid: return Exits.ExecuteCpuid(ref vcpu);
-            case ExitReason.Hlt: return Exits.Halt(ref vcpu);
-            case ExitReason.Vmcall: return Exits.Hypercall(ref vcpu);
-            case ExitReason.Rdmsr: return Exits.ReadMsr(ref vcpu);
-            case ExitReason.Xsetbv: return Exits.SetExtendedControl(ref vcpu);
-            case ExitReason.Wbinvd: return Exits.Skip(ref vcpu, Opcode.Wbinvd);
-            case ExitReason.Invd: return Exits.Skip(ref vcpu, Opcode.Invd);
+            case ExitReason.Cpuid: return Exits.Instruction(ref vcpu, Opcode.Cpuid);
+            case ExitReason.Hlt: return Exits.Instruction(ref vcpu, Opcode.Hlt);
+            case ExitReason.Vmcall: return Exits.Instruction(ref vcpu, Opcode.Vmcall);
+            case ExitReason.Rdmsr: return Exits.Instruction(ref vcpu, Opcode.Rdmsr);
+            case ExitReason.Xsetbv: return Exits.Instruction(ref vcpu, Opcode.Xsetbv);
+            case ExitReason.Wbinvd: return Exits.Instruction(ref vcpu, Opcode.Wbinvd);
+            case ExitReason.Invd: return Exits.Instruction(ref vcpu, Opcode.Invd);
             case ExitReason.Monitor: return Exits.MonitorOrWait(ref vcpu, Opcode.Monitor);
             case ExitReason.Mwait: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);
             case ExitReason.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection);
-            case ExitReason.ControlRegister:
-            case ExitReason.DebugRegister: return Exits.ControlOrDebugAccess(ref vcpu);
-            case >= ExitReason.Vmclear and <= ExitReason.Vmxon:
-            case ExitReason.Invept:
-            case ExitReason.Invvpid: return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
+            case ExitReason.ControlRegister or ExitReason.DebugRegister: return Exits.ControlOrDebugAccess(ref vcpu);
+            case (>= ExitReason.Vmclear and <= ExitReason.Vmxon) or ExitReason.Invept or ExitReason.Invvpid:
+                return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
             case ExitReason.TripleFault: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             case ExitReason.TaskSwitch: return TaskSwitch(ref vcpu, qualification, interrupted);
             default:
