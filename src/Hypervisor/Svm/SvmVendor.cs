@@ -62,34 +62,22 @@ internal readonly struct SvmVendor : IVendor
         vcpu.Svm = default;
     }
 
-    [MethodImpl(AggressiveInlining)] public static Segment GetSegment(ref Vcpu vcpu, SegmentName name)
-    {
-        ref Vmcb vmcb = ref Control(ref vcpu);
-        return name switch
-        {
-            SegmentName.Ldtr => vmcb.Ldtr,
-            SegmentName.Tr => vmcb.Tr,
-            _ => vmcb.Segments[(int)name],
-        };
-    }
+    [MethodImpl(AggressiveInlining)]
+    public static Segment GetSegment(ref Vcpu vcpu, SegmentName name) => SegmentOf(ref vcpu, name);
 
     public static void SetSegment(ref Vcpu vcpu, SegmentName name, in Segment segment)
     {
+        SegmentOf(ref vcpu, name) = segment;
+        if (name == SegmentName.Ss)
+            Control(ref vcpu).Cpl = (byte)segment.Dpl;
+    }
+
+    [MethodImpl(AggressiveInlining)] private static ref Segment SegmentOf(ref Vcpu vcpu, SegmentName name)
+    {
         ref Vmcb vmcb = ref Control(ref vcpu);
-        switch (name)
-        {
-            case SegmentName.Ldtr:
-                vmcb.Ldtr = segment;
-                break;
-            case SegmentName.Tr:
-                vmcb.Tr = segment;
-                break;
-            default:
-                vmcb.Segments[(int)name] = segment;
-                if (name == SegmentName.Ss)
-                    vmcb.Cpl = (byte)segment.Dpl;
-                break;
-        }
+        if (name == SegmentName.Tr)
+            return ref vmcb.Tr;
+        return ref name == SegmentName.Ldtr ? ref vmcb.Ldtr : ref vmcb.Segments[(int)name];
     }
 
     public static DescriptorTable GetGdtr(ref Vcpu vcpu) => Table(in Control(ref vcpu).Gdtr);
@@ -181,40 +169,39 @@ internal readonly struct SvmVendor : IVendor
 
     public static bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value)
     {
-        value = 0;
-        if (!IsSwitched(index))
-            return false;
-        value = Switched(ref vcpu, index);
-        return true;
+        ref ulong register = ref Switched(ref vcpu, index);
+        bool exists = !Unsafe.IsNullRef(in register);
+        value = exists ? register : 0;
+        return exists;
     }
 
     public static bool TrySetMsr(ref Vcpu vcpu, uint index, ulong value)
     {
-        if (!IsSwitched(index))
+        ref ulong register = ref Switched(ref vcpu, index);
+        if (Unsafe.IsNullRef(in register))
             return false;
-        Switched(ref vcpu, index) = value;
+        register = value;
         return true;
     }
 
-    private static bool IsSwitched(uint index) => index is 0x174 or 0x175 or 0x176 or 0x277
-        or 0xc0000081 or 0xc0000082 or 0xc0000083 or 0xc0000084 or 0xc0000100 or 0xc0000101 or 0xc0000102;
-
+    /// <summary>The place of an MSR that hardware switches; null of any other.</summary>
     private static ref ulong Switched(ref Vcpu vcpu, uint index)
     {
         ref Vmcb vmcb = ref Control(ref vcpu);
         switch (index)
         {
-            case 0x174: return ref vmcb.SysenterCs;
-            case 0x175: return ref vmcb.SysenterEsp;
-            case 0x176: return ref vmcb.SysenterEip;
-            case 0xc0000081: return ref vmcb.Star;
-            case 0xc0000082: return ref vmcb.Lstar;
-            case 0xc0000083: return ref vmcb.Cstar;
-            case 0xc0000084: return ref vmcb.Sfmask;
-            case 0xc0000100: return ref vmcb.Segments[(int)SegmentName.Fs].Base;
-            case 0xc0000101: return ref vmcb.Segments[(int)SegmentName.Gs].Base;
-            case 0xc0000102: return ref vmcb.KernelGsBase;
-            default: return ref vmcb.GuestPat;
+            case Msr.SysenterCs: return ref vmcb.SysenterCs;
+            case Msr.SysenterEsp: return ref vmcb.SysenterEsp;
+            case Msr.SysenterEip: return ref vmcb.SysenterEip;
+            case Msr.Star: return ref vmcb.Star;
+            case Msr.Lstar: return ref vmcb.Lstar;
+            case Msr.Cstar: return ref vmcb.Cstar;
+            case Msr.Sfmask: return ref vmcb.Sfmask;
+            case Msr.FsBase: return ref vmcb.Segments[(int)SegmentName.Fs].Base;
+            case Msr.GsBase: return ref vmcb.Segments[(int)SegmentName.Gs].Base;
+            case Msr.KernelGsBase: return ref vmcb.KernelGsBase;
+            case Msr.Pat: return ref vmcb.GuestPat;
+            default: return ref Unsafe.NullRef<ulong>();
         }
     }
 

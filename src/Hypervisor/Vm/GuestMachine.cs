@@ -26,27 +26,15 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     };
 
     public ref GuestRegisters Registers => ref _vcpu.Registers;
-    public int Cpl
-    {
-        get => TVendor.GetCpl(ref _vcpu);
-        set => TVendor.SetCpl(ref _vcpu, value);
-    }
+    public int Cpl { get => TVendor.GetCpl(ref _vcpu); set => TVendor.SetCpl(ref _vcpu, value); }
 
     public ulong Cr0 => TVendor.GetCr0(ref _vcpu);
     public ulong Cr4 => TVendor.GetCr4(ref _vcpu);
     public ulong Efer => TVendor.GetEfer(ref _vcpu);
 
-    public DescriptorTable Gdtr
-    {
-        get => TVendor.GetGdtr(ref _vcpu);
-        set => TVendor.SetGdtr(ref _vcpu, value);
-    }
+    public DescriptorTable Gdtr { get => TVendor.GetGdtr(ref _vcpu); set => TVendor.SetGdtr(ref _vcpu, value); }
 
-    public DescriptorTable Idtr
-    {
-        get => TVendor.GetIdtr(ref _vcpu);
-        set => TVendor.SetIdtr(ref _vcpu, value);
-    }
+    public DescriptorTable Idtr { get => TVendor.GetIdtr(ref _vcpu); set => TVendor.SetIdtr(ref _vcpu, value); }
 
     public Segment GetSegment(SegmentName name) => TVendor.GetSegment(ref _vcpu, name);
     public void SetSegment(SegmentName name, in Segment segment) => TVendor.SetSegment(ref _vcpu, name, in segment);
