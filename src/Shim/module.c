@@ -20,9 +20,11 @@ static u32 sk_halt_poll_ns = 200000;
 module_param_named(halt_poll_ns, sk_halt_poll_ns, uint, 0644);
 MODULE_PARM_DESC(halt_poll_ns, "longest time that a halted vCPU polls before it sleeps (default: 200000)");
 
-static bool npt = true;
-module_param(npt, bool, 0444);
+static bool nested_paging = true;
+module_param_named(npt, nested_paging, bool, 0444);
 MODULE_PARM_DESC(npt, "0: shadow paging, although the CPU has AMD's nested paging (default: 1)");
+module_param_named(ept, nested_paging, bool, 0444);
+MODULE_PARM_DESC(ept, "0: the same with Intel's");
 
 /*
  * Import of the core: the parameters, which root may change at any time, in bits 32 to 60 the TSC's rate in kHz, in bit
@@ -32,7 +34,7 @@ u64 sk_parameters(void)
 {
 	bool multihit = boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off();
 
-	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)npt << 61 | (u64)multihit << 62 |
+	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)nested_paging << 61 | (u64)multihit << 62 |
 	       (u64)READ_ONCE(ignore_msrs) << 63;
 }
 

@@ -67,7 +67,7 @@ struct sk_vcpu {
 	bool host_saved;
 	/* VMX: whether VMRESUME takes the VMCS, and what the host had. */
 	bool launched;
-	u64 host_cr3, host_cr4, host_debugctl, host_fs_base, host_msrs[4];
+	u64 host_cr3, host_cr4, host_debugctl, host_fs_base, host_msrs[5];
 	u16 host_ds, host_es, host_fs, host_gs, host_ldt;
 	int srcu_index;
 	u64 tsc_aux;		/* what the CPU has while loaded */

@@ -31,7 +31,7 @@ static DEFINE_PER_CPU(struct sk_vcpu *, current_vcpu);
 /* The core knows these by their values. */
 static_assert(__KERNEL_CS == 0x10 && __KERNEL_DS == 0x18 && GDT_ENTRY_TSS * 8 == 0x40);
 
-static const u32 syscall_msrs[] = { MSR_STAR, MSR_LSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE };
+static const u32 syscall_msrs[] = { MSR_STAR, MSR_LSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE, MSR_EFER };
 
 static __always_inline void vmwrite(unsigned long field, unsigned long value)
 {
@@ -130,7 +130,7 @@ void sk_vmx_prepare(struct sk_vcpu *vcpu)
 	vcpu->host_fs_base = x86_fsbase_read_cpu();
 	vmwrite(HOST_FS_BASE, vcpu->host_fs_base);
 	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++) {
-		/* All but the last are the same at all times and on all CPUs, and not 0. */
+		/* All but this one are the same at all times and on all CPUs, and not 0. */
 		if (!vcpu->host_msrs[i] || syscall_msrs[i] == MSR_KERNEL_GS_BASE)
 			rdmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
 		set_syscall_msr(vcpu, i, vcpu->shared->syscall_msrs[i]);

@@ -12,8 +12,8 @@ internal struct VcpuShared
     public ulong SpecCtrl;
     /// <summary>VMX: what it leaves to software.</summary>
     public ulong Cr2;
-    /// <summary>STAR, LSTAR, SFMASK, KERNEL_GS_BASE; see <see cref="HostVcpu.Reload"/>.</summary>
-    public InlineArray4<ulong> SyscallMsrs;
+    /// <summary>STAR, LSTAR, SFMASK, KERNEL_GS_BASE, EFER; see <see cref="HostVcpu.Reload"/>.</summary>
+    public InlineArray5<ulong> SyscallMsrs;
     public ulong Xcr0;
     public ulong TscAux;
     /// <summary>DR0-3 to load before entry when <see cref="EntryFlags.LoadDebugRegisters"/> is set.</summary>

@@ -127,6 +127,9 @@ internal static class ShadowFault
         if (!NestedTables.TryFind(ref vcpu.Vm.Memory, frame, out Pfn page, out bool writable, out int largest)
             || writes && !writable)
             return true;
+        // Other CPUs may still have the large page when it becomes small ones: the erratum is about that.
+        if (Ept.ExecutesSmallOnly)
+            largest = 1;
 
         // From here on with the page's protection key.
         ulong restrictions = path.Restrictions | (isLong ? path.Entry & ShadowRole.KeyMask : 0);

@@ -14,7 +14,7 @@ internal static class Exports
     /// <summary>The CPUs have VMX; otherwise SVM.</summary>
     private static bool s_isVmx;
 
-    private static bool HasNestedPaging => s_isVmx || SvmHardware.HasNestedPaging;
+    private static bool HasNestedPaging => s_isVmx ? VmxHardware.HasEpt : SvmHardware.HasNestedPaging;
 
     [RuntimeExport("sk_core_probe")] private static long Probe(ulong frameMask, nint directMap, nuint sharedSize)
     {

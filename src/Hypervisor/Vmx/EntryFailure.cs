@@ -79,7 +79,8 @@ internal static class EntryFailure
             return "VM entry failed: guest CR4\0"u8;
         if (!vcpu.Cpuid.IsValidGpa(Vmcs.Read(VmcsField.Cr3) & ~0xffful))
             return "VM entry failed: guest CR3\0"u8;
-        if ((efer & Efer.Lma) != 0 != longMode || (cr0 & Cr0.Pg) != 0 && (efer & Efer.Lme) != 0 != longMode)
+        if (VmxHardware.HasEpt
+            && ((efer & Efer.Lma) != 0 != longMode || (cr0 & Cr0.Pg) != 0 && (efer & Efer.Lme) != 0 != longMode))
             return "VM entry failed: guest EFER\0"u8;
         if ((tr & 0xf) is not (3 or 0xb) || longMode && (tr & 0xf) != 0xb || (tr & (1 << 16 | 1 << 7)) != 1 << 7)
             return "VM entry failed: guest TR\0"u8;

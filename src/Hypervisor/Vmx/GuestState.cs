@@ -6,12 +6,12 @@ namespace SharpKvm.Vmx;
 /// <summary>What an entry demands of a guest that is not unrestricted (SDM vol. 3, 27.3.1.1 and 27.3.1.2).</summary>
 internal static class GuestState
 {
-    /// <summary>Paging is on, and the segment registers are as protected or virtual-8086 mode leaves them.</summary>
+    /// <summary>Paging is on, as it always is with shadow tables, and the segment registers are as protected or virtual-8086 mode leaves them.</summary>
     public static bool IsEnterable(ref Vcpu vcpu)
     {
-        const ulong Paging = Cr0.Pe | Cr0.Pg;
         const int VirtualRights = 0xf3;
-        bool virtual8086 = (vcpu.Registers.Rflags & Rflags.Vm) != 0, enterable = (vcpu.Vmx.Cr0 & Paging) == Paging;
+        ulong paging = VmxHardware.HasEpt ? Cr0.Pe | Cr0.Pg : Cr0.Pe;
+        bool virtual8086 = (vcpu.Registers.Rflags & Rflags.Vm) != 0, enterable = (vcpu.Vmx.Cr0 & paging) == paging;
         int level = VmxVendor.GetCpl(ref vcpu), rpl = VmxVendor.GetSegment(ref vcpu, SegmentName.Cs).Selector & 3;
         for (SegmentName name = SegmentName.Es; name <= SegmentName.Tr && enterable; name++)
         {

@@ -16,8 +16,11 @@ namespace SharpKvm.Vmx;
     InterruptWindow = 1u << 2,
     TscOffset = 1u << 3,
     Hlt = 1u << 7,
+    Invlpg = 1u << 9,
     Mwait = 1u << 10,
     Rdpmc = 1u << 11,
+    Cr3Load = 1u << 15,
+    Cr3Store = 1u << 16,
     Cr8Load = 1u << 19,
     Cr8Store = 1u << 20,
     TprShadow = 1u << 21,
@@ -72,8 +75,8 @@ internal static class ExitReason
     public const uint EntryFailure = 1u << 31;
 
     public const uint Exception = 0, Interrupt = 1, TripleFault = 2, Init = 3, StartUp = 4, InterruptWindow = 7,
-        NmiWindow = 8, TaskSwitch = 9, Cpuid = 10, Hlt = 12, Invd = 13, Rdpmc = 15, Vmcall = 18, Vmclear = 19,
+        NmiWindow = 8, TaskSwitch = 9, Cpuid = 10, Hlt = 12, Invd = 13, Invlpg = 14, Rdpmc = 15, Vmcall = 18, Vmclear = 19,
         Vmxon = 27, ControlRegister = 28, DebugRegister = 29, Port = 30, Rdmsr = 31, Wrmsr = 32, Mwait = 36,
         Monitor = 39, TprBelowThreshold = 43, EptViolation = 48, Invept = 50, PreemptionTimer = 52,
-        Invvpid = 53, Wbinvd = 54, Xsetbv = 55, PmlFull = 62;
+        Invvpid = 53, Wbinvd = 54, Xsetbv = 55, Invpcid = 58, PmlFull = 62;
 }

@@ -14,6 +14,12 @@ internal static class VmxExits
     {
         ref VmxVcpu vmx = ref vcpu.Vmx;
         ref GuestRegisters registers = ref vcpu.Registers;
+        if (!VmxHardware.HasEpt)
+        {
+            if (!Exits.HasRoot(ref vcpu))
+                return VcpuAction.NoMemory;
+            Vmcs.Write(VmcsField.Cr3, vcpu.Shadow.Root.Value);
+        }
         Deliver(ref vcpu);
         ulong rflags = registers.Rflags;
         Update(VmcsField.Rip, ref vmx.Rip, registers.Rip);
@@ -32,7 +38,8 @@ internal static class VmxExits
             LoadTimer(vmx.Deadline);
 
         // Whoever asks for another flush from here on, or takes the thread to another CPU, keeps it from entering.
-        if ((vcpu.Shared.Flags & EntryFlags.Flushes) != 0)
+        // Without a VPID, and so with shadow tables, the entry flushes by itself.
+        if (VmxHardware.HasEpt && (vcpu.Shared.Flags & EntryFlags.Flushes) != 0)
             HostCpu.FlushGuest(vmx.EptPointer, vmx.Vpid);
         bool entered = vcpu.Shared.Host.Enter();
         KeepStep(ref vcpu, 0);
@@ -191,6 +198,10 @@ internal static class VmxExits
             case ExitReason.Hlt: return Exits.Instruction(ref vcpu, Opcode.Hlt);
             case ExitReason.Vmcall: return Exits.Instruction(ref vcpu, Opcode.Vmcall);
             case ExitReason.Rdmsr: return Exits.Instruction(ref vcpu, Opcode.Rdmsr);
+            case ExitReason.Invlpg: return InstructionEmulation<VmxVendor>.Run(ref vcpu);
+            // Bits 28-31: the register that has its type (SDM vol. 3, table 28-9).
+            case ExitReason.Invpcid: return Exits.InvalidatePcid(ref vcpu,
+                vcpu.Registers[(Gpr)(Vmcs.Read(VmcsField.InstructionInformation) >> 28)]);
             case ExitReason.Xsetbv: return Exits.Instruction(ref vcpu, Opcode.Xsetbv);
             case ExitReason.Wbinvd: return Exits.Instruction(ref vcpu, Opcode.Wbinvd);
             case ExitReason.Invd: return Exits.Instruction(ref vcpu, Opcode.Invd);
@@ -252,6 +263,8 @@ internal static class VmxExits
                 return Exits.Debug(ref vcpu, qualification & Causes);
             case 3: return Exits.Breakpoint(ref vcpu);
             case 6: return Exits.InvalidOpcode(ref vcpu);
+            case 14: return Exits.PageFault(ref vcpu, new Gva(qualification),
+                (PageFaultCode)Vmcs.Read(VmcsField.ExitErrorCode), interrupted);
             case 17: return Exits.Raise(ref vcpu, Vector.AlignmentCheck);
             default: return VcpuAction.Resume;
         }

@@ -26,6 +26,9 @@ internal static class VmxHardware
     /// <summary>Guests run without paging and in real mode, too.</summary>
     public static bool IsUnrestricted => (Secondary & SecondaryControls.UnrestrictedGuest) != 0;
 
+    /// <summary>Otherwise they have shadow tables.</summary>
+    public static bool HasEpt => (Secondary & SecondaryControls.Ept) != 0;
+
     private static uint s_revision;
     /// <summary>The first of the capability MSRs of controls.</summary>
     private static uint s_controls;
@@ -45,14 +48,11 @@ internal static class VmxHardware
         }
         ulong basic = Capability(MsrBasic);
         s_revision = (uint)basic & ~(1u << 31);
-        if (!TryChooseControls((basic & TrueControls) != 0))
-            return Errno.ENODEV;
-        ulong ept = Capability(MsrEptVpid);
+        ulong ept = Parameters.NestedPaging() ? Capability(MsrEptVpid) : 0;
         if ((ept & EptNeeded) != EptNeeded)
-        {
-            Log.Error("this CPU's extended page tables lack something that is needed; EPT_VPID_CAP\0"u8, ept);
+            ept = 0;
+        if (!TryChooseControls((basic & TrueControls) != 0, ept != 0))
             return Errno.ENODEV;
-        }
         Ept.LargestLevel = (ept & EptHuge) != 0 ? 3 : 2;
         Ept.HasAccessedDirty = (ept & EptAccessedDirty) != 0;
         if (!Ept.HasAccessedDirty)
@@ -119,26 +119,32 @@ internal static class VmxHardware
     /// <summary>The kind that the secondary controls are.</summary>
     public static uint Secondaries => MsrSecondary - s_controls;
 
-    private static bool TryChooseControls(bool hasTrue)
+    /// <summary>
+    /// With shadow tables CR3 is not the guest's, memory has one type, and of EFER only SCE differs from the host's
+    /// (<see cref="VcpuShared.SyscallMsrs"/>); LMA and LME follow from the controls (SDM vol. 3, 27.3.2.1).
+    /// </summary>
+    private static bool TryChooseControls(bool hasTrue, bool hasEpt)
     {
         uint first = s_controls = MsrBasic + 1 + (hasTrue ? MsrTrueOffset : 0);
         const PinControls PinNeeded = PinControls.ExternalInterrupt | PinControls.Nmi | PinControls.VirtualNmis;
+        const PrimaryControls Shadow = PrimaryControls.Cr3Load | PrimaryControls.Cr3Store | PrimaryControls.Invlpg;
         const PrimaryControls PrimaryNeeded = PrimaryControls.TscOffset | PrimaryControls.Hlt | PrimaryControls.Mwait
             | PrimaryControls.Rdpmc | PrimaryControls.Cr8Load | PrimaryControls.Cr8Store | PrimaryControls.MovDr
             | PrimaryControls.AllPorts | PrimaryControls.MsrBitmap | PrimaryControls.Monitor
             | PrimaryControls.Secondary;
-        const SecondaryControls SecondaryNeeded = SecondaryControls.Ept;
         const SecondaryControls SecondaryWanted = SecondaryControls.Rdtscp | SecondaryControls.Vpid
-            | SecondaryControls.Wbinvd | SecondaryControls.Invpcid | SecondaryControls.UnrestrictedGuest
-            | SecondaryControls.Pml;
-        const ExitControls ExitNeeded = ExitControls.SaveDebug | ExitControls.HostLongMode | ExitControls.LoadPat
-            | ExitControls.LoadEfer;
-        const EntryControls EntryNeeded = EntryControls.LoadDebug | EntryControls.LoadPat | EntryControls.LoadEfer;
+            | SecondaryControls.Wbinvd | SecondaryControls.Invpcid | SecondaryControls.Pml;
+        const ExitControls ExitNeeded = ExitControls.SaveDebug | ExitControls.HostLongMode;
+        uint ept = hasEpt ? uint.MaxValue : 0;
         bool all = TryChoose(first, (uint)PinNeeded, (uint)PinControls.PreemptionTimer, out uint pin)
-            & TryChoose(first + 1, (uint)PrimaryNeeded, (uint)PrimaryControls.TprShadow, out uint primary)
-            & TryChoose(first + 2, (uint)ExitNeeded, 0, out uint exit)
-            & TryChoose(first + 3, (uint)EntryNeeded, 0, out uint entry)
-            & TryChoose(MsrSecondary, (uint)SecondaryNeeded, (uint)SecondaryWanted, out uint secondary);
+            & TryChoose(first + 1, (uint)PrimaryNeeded | (uint)Shadow & ~ept, (uint)PrimaryControls.TprShadow,
+                out uint primary)
+            & TryChoose(first + 2, (uint)ExitNeeded | (uint)(ExitControls.LoadPat | ExitControls.LoadEfer) & ept, 0,
+                out uint exit)
+            & TryChoose(first + 3, (uint)EntryControls.LoadDebug
+                | (uint)(EntryControls.LoadPat | EntryControls.LoadEfer) & ept, 0, out uint entry)
+            & TryChoose(MsrSecondary, (uint)SecondaryControls.Ept & ept,
+                (uint)SecondaryWanted | (uint)SecondaryControls.UnrestrictedGuest & ept, out uint secondary);
         Pin = (PinControls)pin;
         Primary = (PrimaryControls)primary;
         Exit = (ExitControls)exit;

@@ -12,11 +12,12 @@ internal readonly struct VmxVendor : IVendor
     private const ulong Cr0Cacheability = Cr0.Cd | Cr0.Nw;
     /// <summary>
     /// Bits of CR4 that the guest changes without an exit, if its CPUID has them: of no consequence to anyone else.
-    /// When PGE changes, hardware flushes by itself.
+    /// When PGE changes, hardware flushes by itself, but not shadow tables.
     /// </summary>
-    private const ulong OwnedCr4 = Cr4.Pvi | Cr4.Tsd | Cr4.De | Cr4.Pge | Cr4.Pce | Cr4.Osfxsr
-        | Cr4.Osxmmexcpt | Cr4.Fsgsbase;
+    private static ulong OwnedCr4 => Cr4.Pvi | Cr4.Tsd | Cr4.De | (VmxHardware.HasEpt ? Cr4.Pge : 0) | Cr4.Pce
+        | Cr4.Osfxsr | Cr4.Osxmmexcpt | Cr4.Fsgsbase;
     private const uint Unusable = 1 << 16, BusyTss = 0xb;
+    private const int EferPlace = 4;
     /// <summary>Pointer to the extended page tables: write-back, four levels (SDM vol. 3, 25.6.11).</summary>
     private const ulong EptWriteBack = 6, EptLevels = 3 << 3, EptAccessedDirty = 1 << 6;
 
@@ -58,6 +59,7 @@ internal readonly struct VmxVendor : IVendor
         vcpu.Shared.ControlBlock = page.Value;
         vmx.EptPointer = vcpu.Vm.Memory.Root.Value | EptWriteBack | EptLevels
             | (Ept.HasAccessedDirty ? EptAccessedDirty : 0);
+        vcpu.Shared.SyscallMsrs[EferPlace] = VmxHardware.Capability(Msr.Efer);
         vcpu.Shared.Host.Reload();
         WriteHostState();
 
@@ -81,7 +83,7 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(VmcsField.Cr4Mask, ulong.MaxValue);
         UpdateMsrFilter(ref vcpu);
         FlushTlb(ref vcpu);
-        return Errno.Ok;
+        return VmxHardware.HasEpt ? Errno.Ok : vcpu.Shadow.Create();
     }
 
     /// <summary>What the host gets back at each exit, as far as it is the same on all CPUs and always.</summary>
@@ -178,16 +180,17 @@ internal readonly struct VmxVendor : IVendor
         vcpu.Vmx.Cr0 = value;
         vcpu.Vmx.StateUnchecked = true;
         Vmcs.Write(VmcsField.Cr0Shadow, value);
-        Vmcs.Write(VmcsField.Cr0, value & ~Cr0Cacheability | VmxHardware.Cr0Fixed);
-        PagingChanged(ref vcpu);
+        Vmcs.Write(VmcsField.Cr0, value);
+        ModeChanged(ref vcpu);
     }
 
     public static ulong GetCr2(ref Vcpu vcpu) => vcpu.Shared.Cr2;
     public static void SetCr2(ref Vcpu vcpu, ulong value) => vcpu.Shared.Cr2 = value;
-    public static ulong GetCr3(ref Vcpu vcpu) => Vmcs.Read(VmcsField.Cr3);
+    public static ulong GetCr3(ref Vcpu vcpu) => VmxHardware.HasEpt ? Vmcs.Read(VmcsField.Cr3) : vcpu.Vmx.Cr3;
 
     public static void SetCr3(ref Vcpu vcpu, ulong value)
     {
+        vcpu.Vmx.Cr3 = value;
         Vmcs.Write(VmcsField.Cr3, value);
         PagingChanged(ref vcpu);
     }
@@ -198,9 +201,8 @@ internal readonly struct VmxVendor : IVendor
     {
         vcpu.Vmx.Cr4 = value;
         Vmcs.Write(VmcsField.Cr4Shadow, value);
-        // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
-        Vmcs.Write(VmcsField.Cr4, value | Cr4.Mce | VmxHardware.Cr4Fixed);
-        PagingChanged(ref vcpu);
+        Vmcs.Write(VmcsField.Cr4, value);
+        ModeChanged(ref vcpu);
     }
 
     public static ulong GetEfer(ref Vcpu vcpu) => vcpu.Vmx.Efer;
@@ -209,7 +211,6 @@ internal readonly struct VmxVendor : IVendor
     {
         ref VmxVcpu vmx = ref vcpu.Vmx;
         vmx.Efer = value;
-        Vmcs.Write(VmcsField.GuestEfer, value);
         EntryControls others = vmx.Entry & ~EntryControls.LongMode;
         vmx.Entry = (value & Efer.Lma) != 0 ? others | EntryControls.LongMode : others;
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
@@ -217,12 +218,30 @@ internal readonly struct VmxVendor : IVendor
         VmcsField task = Vmcs.Of(VmcsField.AccessRights, SegmentName.Tr);
         if ((value & Efer.Lma) != 0)
             Vmcs.Write(task, Vmcs.Read(task) | BusyTss);
+        if (!VmxHardware.HasEpt)
+        {
+            ref ulong real = ref SyscallMsr(ref vcpu, EferPlace);
+            real = real & ~Efer.Sce | value & Efer.Sce;
+        }
+        ModeChanged(ref vcpu);
+    }
+
+    /// <summary>Hardware gets its control registers.</summary>
+    private static void ModeChanged(ref Vcpu vcpu)
+    {
+        // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
+        ulong cr0 = GetCr0(ref vcpu) & ~Cr0Cacheability, cr4 = GetCr4(ref vcpu) | Cr4.Mce, efer = vcpu.Vmx.Efer;
+        if (!VmxHardware.HasEpt)
+            ShadowVcpu.Adapt(ref cr0, ref cr4, ref efer);
+        Vmcs.Write(VmcsField.Cr0, cr0 | VmxHardware.Cr0Fixed);
+        Vmcs.Write(VmcsField.Cr4, cr4 | VmxHardware.Cr4Fixed);
+        Vmcs.Write(VmcsField.GuestEfer, efer);
         PagingChanged(ref vcpu);
     }
 
     private static void PagingChanged(ref Vcpu vcpu)
     {
-        vcpu.Vmx.PdptesStale = true;
+        vcpu.Vmx.PdptesStale = vcpu.Shadow.IsStale = true;
         FlushTlb(ref vcpu);
     }
 
@@ -235,7 +254,7 @@ internal readonly struct VmxVendor : IVendor
         const ulong Present = 1, Reserved = 0x1e6, Aligned = 0xffff_ffe0;
         ref VmxVcpu vmx = ref vcpu.Vmx;
         vmx.PdptesStale = false;
-        if ((vmx.Cr0 & Cr0.Pg) == 0 || (vmx.Cr4 & Cr4.Pae) == 0 || (vmx.Efer & Efer.Lma) != 0)
+        if ((vmx.Cr0 & Cr0.Pg) == 0 || (vmx.Cr4 & Cr4.Pae) == 0 || (vmx.Efer & Efer.Lma) != 0 || !VmxHardware.HasEpt)
             return;
         for (uint i = 0; i < 4; i++)
         {
@@ -251,8 +270,8 @@ internal readonly struct VmxVendor : IVendor
     public static ulong GetDr7(ref Vcpu vcpu) => Vmcs.Read(VmcsField.Dr7);
     public static void SetDr7(ref Vcpu vcpu, ulong value) => Vmcs.Write(VmcsField.Dr7, value);
 
-    public static void UpdateDebug(ref Vcpu vcpu) =>
-        Vmcs.Write(VmcsField.ExceptionBitmap, vcpu.Debug.InterceptedExceptions);
+    public static void UpdateDebug(ref Vcpu vcpu) => Vmcs.Write(VmcsField.ExceptionBitmap,
+        vcpu.Debug.InterceptedExceptions | (VmxHardware.HasEpt ? 0 : 1u << Vector.PageFault.Value));
 
     // Without a bitmap every access exits.
     public static void UpdateMsrFilter(ref Vcpu vcpu) =>
@@ -263,8 +282,8 @@ internal readonly struct VmxVendor : IVendor
         VmcsField field = FieldOf(index);
         if (field != default)
             value = Vmcs.Read(field);
-        else if (index == Msr.Cstar)
-            value = vcpu.Vmx.Cstar;
+        else if (index is Msr.Cstar or Msr.Pat)
+            value = index == Msr.Cstar ? vcpu.Vmx.Cstar : vcpu.Vmx.Pat;
         else if (TryFindSyscallMsr(index, out int place))
             value = SyscallMsr(ref vcpu, place);
         else
@@ -282,6 +301,8 @@ internal readonly struct VmxVendor : IVendor
             Vmcs.Write(field, value);
         else if (index == Msr.Cstar)
             vcpu.Vmx.Cstar = value;
+        else if (index == Msr.Pat)
+            Vmcs.Write(VmcsField.GuestPat, vcpu.Vmx.Pat = value);
         else if (TryFindSyscallMsr(index, out int place))
             SyscallMsr(ref vcpu, place) = value;
         else
@@ -294,7 +315,6 @@ internal readonly struct VmxVendor : IVendor
         Msr.SysenterCs => VmcsField.SysenterCs,
         Msr.SysenterEsp => VmcsField.SysenterEsp,
         Msr.SysenterEip => VmcsField.SysenterEip,
-        Msr.Pat => VmcsField.GuestPat,
         Msr.FsBase => Vmcs.Of(VmcsField.Base, SegmentName.Fs),
         Msr.GsBase => Vmcs.Of(VmcsField.Base, SegmentName.Gs),
         _ => default,

@@ -19,6 +19,12 @@ public struct InlineArray4<T>
     private T _element0;
 }
 
+[InlineArray(5)]
+public struct InlineArray5<T>
+{
+    private T _element0;
+}
+
 [InlineArray(8)]
 public struct InlineArray8<T>
 {
