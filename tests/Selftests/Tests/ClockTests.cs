@@ -579,6 +579,8 @@ static class ClockTests
             code.mov(rdi, rax);
             code.Done();
         });
+        Check.Needs(machine.Kvm.GetSupportedCpuid().Any(leaf =>
+            leaf.Function == 0x80000001 && (leaf.Edx & 1 << 27) != 0), "RDTSCP");
         machine.Vcpu.SetMsr(0xC0000103, 0x1234);
         machine.RunToDone();
         Check.Equal(0x1234ul, machine.Vcpu.Regs.R12, "TSC_AUX");

@@ -216,8 +216,11 @@ static class StateTests
         guest.Memory.Write(0x30008, 0xFEEDFACEu);
         guest.SetSregs((ref sregs) =>
         {
+            // Levels as a CPU has them with these selectors: an entry on Intel's first takes no others.
             sregs.Ds.Selector = 0x13;
+            sregs.Ds.Dpl = 3;
             sregs.Fs.Selector = 0x53;
+            sregs.Fs.Dpl = 3;
             sregs.Fs.Base = 0x30000;
             sregs.Ldt = new() { Selector = 0x28, Limit = 0xFF, Base = 0x5000, Type = 2, Present = 1 };
             sregs.Gdt = new() { Base = 0xFFFF800000123450, Limit = 0x1234 };

@@ -46,6 +46,24 @@ internal sealed class ShadowPagingTests
         Assert.That(all.Stale, Is.GreaterThan(50), "accesses between a write to a table and a flush");
     }
 
+    /// <summary>A page in two sizes at once is not for CPUs whose instruction TLBs cannot hold it (iTLB multihit).</summary>
+    [Test]
+    public void LargePagesAreNotForACpuWithTheErratum([Values] bool erratum)
+    {
+        Ept.ExecutesSmallOnly = erratum;
+        using TestMemory memory = new();
+        ShadowProcessor processor = new(memory, 64) { State = { Cr0 = Cr0.Pe, PhysicalBits = 40 } };
+        memory.AddMemory(0, 0, LargePages);
+        memory.Process.MakeLarge(TestMemory.UserAddress(0, LargeFrame));
+        processor.Flush();
+        for (ulong page = 0; page < 4; page++)
+            processor.Access((LargeFrame + page) << Page.Shift, PageAccess.Fetch);
+        Assert.That(processor.Faults, Is.EqualTo(erratum ? 4 : 1));
+    }
+
+    [TearDown]
+    public void ForgetTheCpu() => Ept.ExecutesSmallOnly = false;
+
     private sealed class Statistics
     {
         public int Compared, Mapped, Emulated, Stale, Faults;

@@ -345,6 +345,20 @@ public class ExitTests
         Assert.That(guest.Host.Log, Has.Count.EqualTo(32));
     }
 
+    /// <summary>A CPU that does not load EFER has no field that could be wrong.</summary>
+    [Test]
+    public void AFieldThatIsMissingIsNotToBlame()
+    {
+        using VmxGuest guest = new(VmxGuest.Penryn, shadow: true);
+        guest.Host.Cpu.Nanoseconds = s_clock += 10_000_000_000;
+        guest.EnterLongMode();
+        guest.RunThrough();
+        guest.Vmcs.Set(VmcsField.GuestEfer, 0);
+        guest.Vmcs.Set((VmcsField)0x4822, 0x1008b);
+        EntryFailure.Report(ref guest.Vcpu, 0x80000021);
+        Assert.That(guest.Host.Log[0], Does.Contain("TR"));
+    }
+
     [TestCase(0x60, 1u, 0x78ul)]
     [TestCase(0xcf8, 2u, 0x5678ul)]
     [TestCase(0xffff, 4u, 0x12345678ul)]

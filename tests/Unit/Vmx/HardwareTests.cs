@@ -57,15 +57,31 @@ public class HardwareTests
         }
     }
 
+    /// <summary>What extended page tables must have; the parameter ept=0 takes them away, too.</summary>
     [TestCase(6)]
     [TestCase(14)]
     [TestCase(16)]
     [TestCase(20)]
     [TestCase(25)]
-    public void ACpuWhoseEptLacksSomethingIsRefused(int bit)
+    [TestCase(null)]
+    public void ACpuWhoseEptLacksSomethingHasShadowTables(int? bit)
     {
-        using SimulatedHost host = VmxGuest.VmxHost(cpu => cpu.Msrs[EptVpid] &= ~(1ul << bit));
-        AssertRefused(host, Errno.ENODEV);
+        using SimulatedHost host = VmxGuest.VmxHost(cpu =>
+        {
+            if (bit is { } lacking)
+                cpu.Msrs[EptVpid] &= ~(1ul << lacking);
+            cpu.NestedPaging = bit != null;
+        });
+        AssertAccepted();
+        Assert.That((VmxHardware.HasEpt, VmxHardware.IsUnrestricted), Is.EqualTo((false, false)));
+        // CR3 and INVLPG exit, PAT and EFER are the host's; RDTSCP, WBINVD and INVPCID are all that is secondary.
+        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5b9effa));
+        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x1048));
+        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x36fff));
+        Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0x11ff));
+        Assert.That(VmxHardware.Cr0Fixed, Is.EqualTo(Cr0.Pg | Cr0.Ne | Cr0.Pe));
+        Assert.That((AddressSpaces.Count, VmxHardware.TimerShift), Is.EqualTo((0u, -1)));
+        Assert.That((Ept.HasAccessedDirty, Ept.LogsWrites), Is.EqualTo((false, false)));
     }
 
     [Test]
@@ -116,15 +132,26 @@ public class HardwareTests
         Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
     }
 
-    /// <summary>It has VMX, but no extended page tables.</summary>
+    /// <summary>It has VMX, but no extended page tables, no VPID, and no loads of PAT and EFER.</summary>
     [Test]
-    public void APenrynIsRefused()
+    public void APenrynHasShadowTables()
     {
-        using SimulatedHost host = VmxGuest.VmxHost(cpu =>
-        {
-            cpu.Msrs[Secondary] = 0x41ul << 32;
-            cpu.Msrs.Remove(EptVpid);
-        });
+        using SimulatedHost host = VmxGuest.VmxHost(VmxGuest.Penryn);
+        AssertAccepted();
+        Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0x3f));
+        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5b9effa));
+        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x40));
+        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x36fff));
+        Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0x11ff));
+    }
+
+    [TestCase(9)]
+    [TestCase(15)]
+    [TestCase(16)]
+    public void ShadowTablesNeedControls(int bit)
+    {
+        using SimulatedHost host = VmxGuest.VmxHost(VmxGuest.Penryn);
+        host.Cpu.Msrs[TruePrimary] &= ~(1ul << (32 + bit) | 1ul << bit);
         AssertRefused(host, Errno.ENODEV);
     }
 

@@ -55,9 +55,11 @@ public class VmcsFieldTests
         (VmcsField.InstructionError, Width.Bits32, Kind.Information, 0),
         (VmcsField.ExitReason, Width.Bits32, Kind.Information, 1),
         (VmcsField.ExitInterruption, Width.Bits32, Kind.Information, 2),
+        (VmcsField.ExitErrorCode, Width.Bits32, Kind.Information, 3),
         (VmcsField.InterruptedEvent, Width.Bits32, Kind.Information, 4),
         (VmcsField.InterruptedErrorCode, Width.Bits32, Kind.Information, 5),
         (VmcsField.InstructionLength, Width.Bits32, Kind.Information, 6),
+        (VmcsField.InstructionInformation, Width.Bits32, Kind.Information, 7),
         (VmcsField.Limit, Width.Bits32, Kind.Guest, 0),
         (VmcsField.GdtrLimit, Width.Bits32, Kind.Guest, 8),
         (VmcsField.IdtrLimit, Width.Bits32, Kind.Guest, 9),
@@ -118,12 +120,12 @@ public class VmcsFieldTests
             ExitReason.ControlRegister, ExitReason.DebugRegister, ExitReason.Port, ExitReason.Rdmsr, ExitReason.Wrmsr,
             ExitReason.Mwait, ExitReason.Monitor, ExitReason.TprBelowThreshold, ExitReason.EptViolation,
             ExitReason.Invept, ExitReason.PreemptionTimer, ExitReason.Invvpid, ExitReason.Wbinvd, ExitReason.Xsetbv,
-            ExitReason.PmlFull,
+            ExitReason.PmlFull, ExitReason.Invlpg, ExitReason.Invpcid,
         ];
         Assert.That(ours, Is.EqualTo(new uint[]
         {
             0, 1, 2, 3, 4, 7, 8, 9, 10, 12, 13, 15, 18, 19, 27, 28, 29, 30, 31, 32, 36, 39, 43, 48, 50, 52, 53, 54, 55,
-            62,
+            62, 14, 58,
         }));
     }
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using SharpKvm.Cpu;
 using SharpKvm.Interrupts;
 using SharpKvm.Tests.Cpu;
 using SharpKvm.Tests.Host;
@@ -14,8 +15,10 @@ internal sealed class VmxGuest : ScriptedGuest<VmxVendor, Turn, VmcsImage>
     /// <param name="change">What the CPU has other than <see cref="Capabilities"/>.</param>
     /// <param name="id">The vCPU's; 0 is the boot processor.</param>
     /// <param name="mode">Other than none: its local APIC is enabled by software.</param>
-    public VmxGuest(Action<SimulatedCpu>? change = null, uint id = 0, IrqchipMode mode = IrqchipMode.None)
-        : base(VmxHost(change), VmxHardware.Probe(), id, mode)
+    /// <param name="shadow">The VM has shadow tables, as that CPU needs them.</param>
+    public VmxGuest(Action<SimulatedCpu>? change = null, uint id = 0, IrqchipMode mode = IrqchipMode.None,
+        bool shadow = false)
+        : base(VmxHost(change), VmxHardware.Probe(), id, mode, shadow)
     {
         _processor = new VmxProcessor(Host.Thread, Vmcs);
         Host.Thread.MsrTakes = 0;
@@ -36,8 +39,25 @@ internal sealed class VmxGuest : ScriptedGuest<VmxVendor, Turn, VmcsImage>
         TestVcpu.FillCpuid(host.Cpu);
         foreach ((uint msr, ulong value) in Capabilities)
             host.Cpu.Msrs[msr] = value;
+        host.Cpu.Msrs[Msr.Efer] = HostEfer;
         change?.Invoke(host.Cpu);
         return host;
+    }
+
+    public const ulong HostEfer = Efer.Sce | Efer.Lme | Efer.Lma | Efer.Nxe;
+
+    /// <summary>Intel's first: neither EPT nor VPID, and no controls that load PAT or EFER.</summary>
+    public static void Penryn(SimulatedCpu cpu)
+    {
+        (uint Msr, ulong Value)[] others =
+        [
+            (0x481, 0x0000003f_00000016), (0x482, 0xf7f9fffe_0401e172), (0x483, 0x4003ffff_00036dff),
+            (0x484, 0x00003fff_000011ff), (0x48b, 0x00000041_00000000), (0x48d, 0x0000003f_00000016),
+            (0x48e, 0xf7f9fffe_04006172), (0x48f, 0x4003ffff_00036dfb), (0x490, 0x00003fff_000011fb),
+        ];
+        foreach ((uint msr, ulong value) in others)
+            cpu.Msrs[msr] = value;
+        cpu.Msrs.Remove(0x48c);
     }
 
     public static readonly IReadOnlyList<(uint Msr, ulong Value)> Capabilities =

@@ -56,7 +56,7 @@ internal sealed class Turn
     public static Turn Port(ushort port, uint size, bool input, ulong length = 1) =>
         Instruction(ExitReason.Port, length, (ulong)port << 16 | size - 1 | (input ? 8u : 0));
 
-    /// <summary>An exception that exits, with its interruption information (25.9.2).</summary>
+    /// <summary>An exception that exits, with its interruption information and error code (25.9.2).</summary>
     public static Turn Exception(ulong information, ulong qualification = 0, ulong length = 0) => new()
     {
         _reason = ExitReason.Exception, _information = information, _qualification = qualification, _length = length,
@@ -107,7 +107,8 @@ internal sealed class Turn
         _work?.Invoke(vmcs, ref shared.Registers);
         vmcs[VmcsField.GuestPhysicalAddress] = _address;
         vmcs[VmcsField.InstructionLength] = _length;
-        vmcs[VmcsField.ExitInterruption] = _information;
+        vmcs[VmcsField.ExitInterruption] = (uint)_information;
+        vmcs[VmcsField.ExitErrorCode] = _information >> 32;
         vmcs[VmcsField.InterruptedEvent] = (uint)_interrupted;
         vmcs[VmcsField.InterruptedErrorCode] = _interrupted >> 32;
         return true;
