@@ -112,6 +112,21 @@ public sealed class SelftestsOnRyzen : SelftestFixture<SelftestsOnRyzen>, ISelft
     };
 }
 
+/// <summary>All of them, on Intel's first processors: shadow tables, and real mode in the emulator.</summary>
+[TestFixture, Category(Tier.Vmx), Category(Tier.Full)]
+public sealed class SelftestsOnVmxShadow : SelftestFixture<SelftestsOnVmxShadow>, ISelftestSuite
+{
+    public static SelftestLane Lane { get; } = SelftestLane.SharpKvmOn(SharpKvm.Lab.Lane.VmxShadow) with
+    {
+        Except =
+        [
+            SelftestsOnShadowTables.TlbFlush,
+            // Instructions that the emulator does not know, or does not leave to a debugger, in real mode.
+            "differential/real_plain", "differential/real_other_size", "debug/software_breakpoint_real",
+        ],
+    };
+}
+
 /// <summary>What shadow tables have a part in, on AMD's processors without nested paging.</summary>
 [TestFixture]
 public sealed class ShortSelftestsOnShadowTables : SelftestFixture<ShortSelftestsOnShadowTables>, ISelftestSuite
@@ -130,10 +145,12 @@ public sealed class SelftestsOnShadowTables : SelftestFixture<SelftestsOnShadowT
     /// <summary>The emulator switches tasks without asking the hypervisor, which has other page tables then.</summary>
     internal const string Task = "mode/task_switch_call_and_return";
 
+    /// <summary>User space changes the tables of a running guest, which no one can know of who shadows them.</summary>
+    internal const string TlbFlush = "clock/pv_tlb_flush";
+
     public static SelftestLane Lane { get; } = SelftestLane.SharpKvmOn(SharpKvm.Lab.Lane.SvmShadow) with
     {
         Name = "selftests-svm-shadow-all",
-        // User space changes the tables of a running guest there, which no one can know of who shadows them.
-        Except = ["clock/pv_tlb_flush", Task],
+        Except = [TlbFlush, Task],
     };
 }
