@@ -46,16 +46,16 @@ public sealed class GuestBootTests
     }
 
     /// <summary>On an emulated processor of Intel's, which has one CPU and takes longer.</summary>
-    [Test, Category(Tier.Vmx), Category(Tier.Full)]
-    public void LinuxBootsOnVmx()
+    [TestCase("vmx-ept"), TestCase("vmx-shadow"), Category(Tier.Vmx), Category(Tier.Full)]
+    public void LinuxBootsOnVmx(string lane)
     {
-        if (Lane.VmxEpt.Missing is { } why)
+        if (Lane.Named(lane).Missing is { } why)
         {
             Assert.Ignore(why);
         }
 
         var guest = new GuestBoot { Cpus = 1, MemoryMib = 192 };
-        var hypervisor = Hypervisor.SharpKvmOn(Lane.VmxEpt);
+        var hypervisor = Hypervisor.SharpKvmOn(Lane.Named(lane));
         GuestResult result = GuestRun.Boot($"guest-{hypervisor.Name}", hypervisor, [guest])[guest];
         TestContext.Out.WriteLine($"{result.Duration.TotalSeconds:0.0} s");
         using (Assert.EnterMultipleScope())

@@ -6,7 +6,10 @@ namespace SharpKvm.Vmx;
 /// <summary>What an entry demands of a guest that is not unrestricted (SDM vol. 3, 27.3.1.1 and 27.3.1.2).</summary>
 internal static class GuestState
 {
-    /// <summary>Paging is on, as it always is with shadow tables, and the segment registers are as protected or virtual-8086 mode leaves them.</summary>
+    /// <summary>
+    /// Paging is on, as it always is with shadow tables, and the segment registers are as protected or virtual-8086
+    /// mode leaves them.
+    /// </summary>
     public static bool IsEnterable(ref Vcpu vcpu)
     {
         const int VirtualRights = 0xf3;

@@ -75,8 +75,8 @@ internal static class ExitReason
     public const uint EntryFailure = 1u << 31;
 
     public const uint Exception = 0, Interrupt = 1, TripleFault = 2, Init = 3, StartUp = 4, InterruptWindow = 7,
-        NmiWindow = 8, TaskSwitch = 9, Cpuid = 10, Hlt = 12, Invd = 13, Invlpg = 14, Rdpmc = 15, Vmcall = 18, Vmclear = 19,
-        Vmxon = 27, ControlRegister = 28, DebugRegister = 29, Port = 30, Rdmsr = 31, Wrmsr = 32, Mwait = 36,
-        Monitor = 39, TprBelowThreshold = 43, EptViolation = 48, Invept = 50, PreemptionTimer = 52,
+        NmiWindow = 8, TaskSwitch = 9, Cpuid = 10, Hlt = 12, Invd = 13, Invlpg = 14, Rdpmc = 15, Vmcall = 18,
+        Vmclear = 19, Vmxon = 27, ControlRegister = 28, DebugRegister = 29, Port = 30, Rdmsr = 31, Wrmsr = 32,
+        Mwait = 36, Monitor = 39, TprBelowThreshold = 43, EptViolation = 48, Invept = 50, PreemptionTimer = 52,
         Invvpid = 53, Wbinvd = 54, Xsetbv = 55, Invpcid = 58, PmlFull = 62;
 }

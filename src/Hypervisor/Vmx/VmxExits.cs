@@ -20,14 +20,14 @@ internal static class VmxExits
                 return VcpuAction.NoMemory;
             Vmcs.Write(VmcsField.Cr3, vcpu.Shadow.Root.Value);
         }
+        else if (vmx.PdptesStale)
+            VmxVendor.LoadPdptes(ref vcpu);
         Deliver(ref vcpu);
         ulong rflags = registers.Rflags;
         Update(VmcsField.Rip, ref vmx.Rip, registers.Rip);
         Update(VmcsField.Rsp, ref vmx.Rsp, registers[Gpr.Rsp]);
         Update(VmcsField.Rflags, ref vmx.Rflags, vcpu.Debug.EntryRflags(rflags));
         KeepStep(ref vcpu, DebugBits.Dr6Bs);
-        if (vmx.PdptesStale)
-            VmxVendor.LoadPdptes(ref vcpu);
         if (!vmx.Tpr.IsNull)
         {
             vmx.Tpr.Value = (byte)(vcpu.Events.Cr8 << 4);

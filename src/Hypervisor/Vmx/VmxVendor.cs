@@ -254,7 +254,7 @@ internal readonly struct VmxVendor : IVendor
         const ulong Present = 1, Reserved = 0x1e6, Aligned = 0xffff_ffe0;
         ref VmxVcpu vmx = ref vcpu.Vmx;
         vmx.PdptesStale = false;
-        if ((vmx.Cr0 & Cr0.Pg) == 0 || (vmx.Cr4 & Cr4.Pae) == 0 || (vmx.Efer & Efer.Lma) != 0 || !VmxHardware.HasEpt)
+        if ((vmx.Cr0 & Cr0.Pg) == 0 || (vmx.Cr4 & Cr4.Pae) == 0 || (vmx.Efer & Efer.Lma) != 0)
             return;
         for (uint i = 0; i < 4; i++)
         {

@@ -38,6 +38,7 @@ static class EventTests
         new("event/alignment_check", AlignmentCheck),
         new("event/debug_exception_endless", EndlessDebugException),
         new("event/syscall_sysret", SyscallSysret),
+        new("event/syscall_needs_sce", SyscallNeedsSce),
         new("event/ist", InterruptStackTable),
     ];
 
@@ -568,6 +569,25 @@ static class EventTests
         Check.Equal((0x22ul, 0x33ul), (regs.Rdx, regs.Rbx), "kernel side, user side");
         Check.Equal((ulong)GuestLayout.Code64, regs.Rsi, "cs in the kernel");
         Check.Equal((ulong)GuestLayout.UserCode64, trap.Cs, "cs of the user afterwards");
+    }
+
+    /// <summary>Where no control switches EFER the host's own system calls are as near as the guest's.</summary>
+    static void SyscallNeedsSce()
+    {
+        using var guest = new Guest(GuestMode.Long, code =>
+        {
+            code.mov(ecx, 0xC0000080);
+            code.rdmsr();
+            code.and(eax, -2);
+            code.wrmsr();
+            code.@out(0x10, al);
+            code.syscall();
+        });
+        guest.Load(0x3000, code => code.hlt());
+        guest.Vcpu.SetMsr(0xC0000081, (ulong)GuestLayout.Code64 << 32);
+        guest.Vcpu.SetMsr(0xC0000082, 0x3000);
+        guest.ExpectPort(KvmRunIo.Out, 0x10, 1);
+        guest.ExpectTrap(6, "SYSCALL without EFER.SCE");
     }
 
     static void InterruptStackTable()

@@ -46,7 +46,7 @@ internal sealed class ShadowPagingTests
         Assert.That(all.Stale, Is.GreaterThan(50), "accesses between a write to a table and a flush");
     }
 
-    /// <summary>A page in two sizes at once is not for CPUs whose instruction TLBs cannot hold it (iTLB multihit).</summary>
+    /// <summary>Their instruction TLBs cannot hold a page in two sizes at once (iTLB multihit).</summary>
     [Test]
     public void LargePagesAreNotForACpuWithTheErratum([Values] bool erratum)
     {

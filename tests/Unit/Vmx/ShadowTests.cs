@@ -36,7 +36,8 @@ internal sealed class ShadowTests
             Assert.That(entered.LongMode, Is.False);
             Assert.That(entered[VmcsField.Cr3], Is.EqualTo(guest.Vcpu.Shadow.Pointers.Value));
             Assert.That(entered[VmcsField.ExceptionBitmap] >> 14 & 1, Is.EqualTo(1));
-            Assert.That((entered[VmcsField.Cr0Shadow], entered[VmcsField.Cr4Shadow]), Is.EqualTo((Cr0.Pe | Cr0.Et, 0ul)));
+            Assert.That((entered[VmcsField.Cr0Shadow], entered[VmcsField.Cr4Shadow]),
+                Is.EqualTo((Cr0.Pe | Cr0.Et, 0ul)));
             Assert.That(entered[VmcsField.Cr4Mask] & (Cr4.Pge | Cr4.Pce), Is.EqualTo(Cr4.Pge));
             Assert.That(VmxVendor.GetCr0(ref guest.Vcpu), Is.EqualTo(Cr0.Pe | Cr0.Et));
             Assert.That(VmxVendor.GetCr3(ref guest.Vcpu), Is.Zero);
