@@ -44,8 +44,7 @@ internal static class Alu
     {
         ulong result = a - b - (borrow ? 1UL : 0);
         ulong borrows = (~a & b) | ((~a | b) & result);
-        return Set(ref flags, result, size, Top(borrows, size), Top((a ^ b) & (a ^ result), size),
-            (borrows & 8) != 0);
+        return Set(ref flags, result, size, Top(borrows, size), Top((a ^ b) & (a ^ result), size), (borrows & 8) != 0);
     }
 
     public static ulong Logic(ulong result, int size, ref ulong flags) =>

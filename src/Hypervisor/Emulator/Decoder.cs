@@ -49,49 +49,35 @@ internal ref struct Decoder
     private Decoding Decode(CodeSize code, ref Instruction i)
     {
         byte opcode = Prefixes(code, ref i, out bool addressPrefix, out int overridden);
-        if (opcode == 0x0f)
+        while (opcode == (i.Map == 0 ? 0x0f : 0x38) && i.Map < 2)
         {
-            i.Map = 1;
+            i.Map++;
             opcode = (byte)Next(1);
-            if (opcode == 0x38)
-            {
-                i.Map = 2;
-                opcode = (byte)Next(1);
-            }
         }
         i.Opcode = opcode;
         i.Row = OpcodeMap.Row(in i, opcode);
-        if (i.Operation == Op.Unknown && (i.Row & Op.Group) == 0)
-            return Decoding.Unknown;
         bool long64 = code == CodeSize.Bits64;
         i.AddressSize = (byte)(!addressPrefix ? (int)code : code == CodeSize.Bits32 ? 2 : 4);
 
         i.Base = i.Index = Instruction.NoRegister;
-        byte modRm = 0;
+        // Without a ModRM byte the opcode itself may name a register.
         bool hasModRm = i.HasModRm;
-        if (hasModRm)
+        byte modRm = hasModRm ? (byte)Next(1) : opcode;
+        i.Reg = (byte)((modRm >> 3 & 7) | (i.Rex & 4) << 1);
+        i.Rm = (byte)((modRm & 7) | (i.Rex & 1) << 3);
+        if ((i.Row & Op.Group) != 0)
         {
-            modRm = (byte)Next(1);
-            i.Reg = (byte)((modRm >> 3 & 7) | (i.Rex & 4) << 1);
-            i.Rm = (byte)((modRm & 7) | (i.Rex & 1) << 3);
-            // VEX takes the place of LES and LDS with a register operand.
-            if (i.Operation == Op.LoadFar && i.Map == 0 && (long64 || modRm >= 0xc0))
-                return Decoding.Unknown;
-            if ((i.Row & Op.Group) != 0)
-            {
-                Op row = OpcodeMap.Groups[((int)(i.Row & Op.OperationMask) << 3) + (modRm >> 3 & 7)];
-                i.Row = (i.Row & ~(Op.Group | Op.OperationMask)) | row;
-                if (i.Operation == Op.Unknown)
-                    return Decoding.Unknown;
-            }
+            Op row = OpcodeMap.Groups[((int)(i.Row & Op.OperationMask) << 3) + (modRm >> 3 & 7)];
+            i.Row = (i.Row & ~(Op.Group | Op.OperationMask)) | row;
         }
-        else
-            i.Rm = (byte)((opcode & 7) | (i.Rex & 1) << 3);
-        if (long64 ? (i.Row & Op.No64) != 0 : (i.Row & Op.Only64) != 0)
-        {
-            // 63 is ARPL outside 64-bit code.
+
+        // VEX takes the place of LES and LDS with a register operand.
+        bool isVex = i.Operation == Op.LoadFar && i.Map == 0 && (long64 || modRm >= 0xc0);
+        if (i.Operation == Op.Unknown || isVex)
+            return Decoding.Unknown;
+        // 63 is ARPL outside 64-bit code.
+        if ((i.Row & (long64 ? Op.No64 : Op.Only64)) != 0)
             return long64 ? Decoding.Invalid : Decoding.Unknown;
-        }
 
         i.OperandSize = OperandSize(i.Row & Op.SizeMask, code, i);
         // Moves to and from control and debug registers take any ModRM.mod for a register.
@@ -132,8 +118,6 @@ internal ref struct Decoder
             }
             // REX counts only directly before the opcode.
             i.Rex = 0;
-            if (_exhausted)
-                return 0;
         }
     }
 

@@ -76,23 +76,17 @@ internal ref partial struct Execution<TMachine>
     private bool Count(Op operation)
     {
         int size = _i.OperandSize;
-        bool repeat = _i.Repeat == 0xf3;
+        ref ulong flags = ref Registers.Rflags;
         if (!LoadSource(out ulong value))
             return false;
-        // Without F3, POPCNT's opcode is another instruction (JMPE).
-        if (operation == Op.Popcnt && !repeat)
-            return Unsupported();
-        ref ulong flags = ref Registers.Rflags;
-        ulong result = operation == Op.Popcnt ? Alu.PopCount(value, ref flags) : 0;
-        return operation != Op.Popcnt && !Alu.Scan(operation == Op.Bsf, repeat, value, size, ref flags, out result)
+        if (operation == Op.Popcnt)
+            return SetRegister(_i.Reg, size, Alu.PopCount(value, ref flags));
+        return !Alu.Scan(operation == Op.Bsf, _i.Repeat == 0xf3, value, size, ref flags, out ulong result)
             || SetRegister(_i.Reg, size, result);
     }
 
     private bool Move(Op operation)
     {
-        // MOVNTI is the row of its opcode without prefixes; the others are empty.
-        if (operation == Op.Movnti && (_i.OperandPrefix || _i.Repeat != 0))
-            return Raise(Fault.InvalidOpcode);
         int size = _i.OperandSize;
         return LoadSource(out ulong value)
             && Store(_i.Destination, size, operation == Op.Movbe ? Reverse(value, size) : value);

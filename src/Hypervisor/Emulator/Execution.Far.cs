@@ -132,8 +132,7 @@ internal ref partial struct Execution<TMachine>
         if (level != cpl && !interrupt && (gate.Raw >> 32 & 31) != 0)
             return Unsupported();
         if (interrupt)
-            Registers.Rflags &= ~(Rflags.Tf | Rflags.Nt | Rflags.Rf | Rflags.Vm
-                | (gate.Type % 2 == 0 ? Rflags.If : 0));
+            Registers.Rflags &= ~(Rflags.Tf | Rflags.Nt | Rflags.Rf | Rflags.Vm | (gate.Type % 2 == 0 ? Rflags.If : 0));
         _virtual8086 = false;
         if (!Enter(code, gate.GateOffset, level) || level != cpl && !LoadInnerStack(level))
             return false;

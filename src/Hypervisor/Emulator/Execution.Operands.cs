@@ -171,6 +171,5 @@ internal ref partial struct Execution<TMachine>
         Check(_machine.CompareExchange(new Gva(_fetched.Linear), expected[..size], replacement[..size],
             out bool exchanged, ref Result.Fault)) && exchanged;
 
-    private static ulong Reverse(ulong value, int size) =>
-        BinaryPrimitives.ReverseEndianness(value) >> (64 - size * 8);
+    private static ulong Reverse(ulong value, int size) => BinaryPrimitives.ReverseEndianness(value) >> (64 - size * 8);
 }

@@ -55,8 +55,7 @@ internal ref partial struct Execution<TMachine>
                         return false;
                 return true;
             case Op.Pushf:
-                return FlagsPermitted()
-                    && Push(size, (Registers.Rflags & ~(Rflags.Vm | Rflags.Rf)) | Rflags.Fixed);
+                return FlagsPermitted() && Push(size, (Registers.Rflags & ~(Rflags.Vm | Rflags.Rf)) | Rflags.Fixed);
             case Op.Popf: return FlagsPermitted() && Pop(size, out value) && SetFlags(value, size);
             case Op.Enter: return Enter(size);
             default:
@@ -142,8 +141,7 @@ internal ref partial struct Execution<TMachine>
                     return false;
                 return Jump(target) && (operation == Op.Jmp || Push(size, back));
             case Op.Ret:
-                return Pop(size, out target) && Jump(target)
-                    && SetStackPointer(Registers[Gpr.Rsp] + _i.Immediate);
+                return Pop(size, out target) && Jump(target) && SetStackPointer(Registers[Gpr.Rsp] + _i.Immediate);
             case Op.CallFar or Op.JmpFar or Op.RetFar or Op.Iret: return Transfer(operation, default);
             default: return RaiseByInstruction(operation);
         }

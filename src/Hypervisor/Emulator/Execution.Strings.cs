@@ -147,15 +147,11 @@ internal ref partial struct Execution<TMachine>
         const int bitmapOffset = 0x66;
         Segment tss = _machine.GetSegment(SegmentName.Tr);
         // Available or busy 32-bit (or 64-bit) TSS: types 9 and 11.
-        if (!tss.Present || (tss.Type & ~2) != 9 || tss.Limit < bitmapOffset + 1)
-            return Raise(Fault.GeneralProtection);
-        if (!ReadLinear(tss.Base + bitmapOffset, 2, Rights.System, out ulong bitmap))
-            return false;
-        ulong at = bitmap + (uint)(port >> 3);
-        if (at + 1 > tss.Limit)
-            return Raise(Fault.GeneralProtection);
-        if (!ReadLinear(tss.Base + at, 2, Rights.System, out ulong bits))
-            return false;
-        return (bits >> (port & 7) & ((1UL << size) - 1)) == 0 || Raise(Fault.GeneralProtection);
+        uint place = (uint)port >> 3;
+        return Permit(tss.Present && (tss.Type & ~2) == 9 && tss.Limit > bitmapOffset)
+            && ReadLinear(tss.Base + bitmapOffset, 2, Rights.System, out ulong bitmap)
+            && Permit(bitmap + place < tss.Limit)
+            && ReadLinear(tss.Base + bitmap + place, 2, Rights.System, out ulong bits)
+            && Permit((bits >> (port & 7) & ((1UL << size) - 1)) == 0);
     }
 }

@@ -6,8 +6,7 @@ namespace SharpKvm.Emulator;
 /// <see cref="Result"/> tells why not (or that it shall simply be run again). Order within a method: all accesses that
 /// can fail, then registers.
 /// </summary>
-internal ref partial struct Execution<TMachine>
-    where TMachine : struct, IMachine, allows ref struct
+internal ref partial struct Execution<TMachine> where TMachine : struct, IMachine, allows ref struct
 {
     private TMachine _machine;
     private readonly ref FetchedInstruction _fetched;
@@ -109,14 +108,10 @@ internal ref partial struct Execution<TMachine>
     [MethodImpl(AggressiveInlining)] private bool Legal()
     {
         ref readonly Instruction i = ref _i;
-        if (i.Locked)
-        {
-            bool lockable = (i.Row & Op.Locks) != 0 && i.IsMemory && i.Destination == Op.RmOperand;
-            // LOCK MOV CR0 is MOV CR8.
-            if (!lockable && i.Operation is not (Op.MovFromControl or Op.MovToControl))
-                return Raise(Fault.InvalidOpcode);
-        }
-        if ((i.Row & Op.Mem) != 0 && !i.IsMemory)
+        // LOCK MOV CR0 is MOV CR8.
+        bool lockable = (i.Row & Op.Locks) != 0 && i.IsMemory && i.Destination == Op.RmOperand
+            || i.Operation is Op.MovFromControl or Op.MovToControl;
+        if (i.Locked && !lockable || (i.Row & Op.Mem) != 0 && !i.IsMemory)
             return Raise(Fault.InvalidOpcode);
         return (i.Row & Op.Cpl0) == 0 || Supervisor();
     }
@@ -130,7 +125,7 @@ internal ref partial struct Execution<TMachine>
             case Op.Mul or Op.Imul or Op.Div or Op.Idiv: return WideArithmetic(operation);
             case Op.ImulTwo or Op.ImulThree: return Product(operation);
             case Op.Bsf or Op.Bsr or Op.Popcnt: return Count(operation);
-            case Op.Mov or Op.Movbe or Op.Movnti: return Move(operation);
+            case Op.Mov or Op.Movbe: return Move(operation);
             case >= Op.MovzxByte and <= Op.Movsxd: return MoveExtended(operation);
             case Op.Xchg or Op.Xadd: return Exchange(operation);
             case Op.Cmpxchg: return CompareExchange();

@@ -53,19 +53,15 @@ internal struct Instruction
     public byte Rex;
     /// <summary>The last of F2 and F3, or 0.</summary>
     public byte Repeat;
-    public bool Locked;
-    public bool OperandPrefix;
+    public bool Locked, OperandPrefix;
     /// <summary>ModRM names a memory operand.</summary>
     public bool IsMemory;
     public bool RipRelative;
-    public byte OperandSize;
-    public byte AddressSize;
+    public byte OperandSize, AddressSize;
     /// <summary>Segment of the memory operand, or of a string instruction's source.</summary>
     public SegmentName Segment;
-    public byte Reg;
-    public byte Rm;
-    public sbyte Base;
-    public sbyte Index;
+    public byte Reg, Rm;
+    public sbyte Base, Index;
     public byte Scale;
     /// <summary>Displacement, or the whole offset of a moffs operand.</summary>
     public ulong Displacement;

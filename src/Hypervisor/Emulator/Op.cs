@@ -15,7 +15,7 @@ internal enum Op : uint
     Inc, Dec, Not, Neg, Mul, Imul, ImulTwo, ImulThree, Div, Idiv,
     Rol, Ror, Rcl, Rcr, Shl, Shr, Sar, Shld, Shrd,
     Bt, Bts, Btr, Btc, Bsf, Bsr, Popcnt,
-    Mov, Movbe, Movnti, MovzxByte, MovzxWord, MovsxByte, MovsxWord, Movsxd, Xchg, Cmpxchg, Cmpxchg8b, Xadd, Cmov, Set,
+    Mov, Movbe, MovzxByte, MovzxWord, MovsxByte, MovsxWord, Movsxd, Xchg, Cmpxchg, Cmpxchg8b, Xadd, Cmov, Set,
     MovVector, MovAligned, MovDword, MovQword, MovLow,
     Lea, Xlat, Bswap, Cbw, Cwd, Lahf, Sahf, Nop, Fence, Fpu,
     Movs, Cmps, Stos, Lods, Scas, Ins, Outs, In, Out,

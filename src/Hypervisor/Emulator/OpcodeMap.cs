@@ -138,9 +138,9 @@ internal static class OpcodeMap
         /* AC */ Shrd | EG | v | Ib, Shrd | EG | v, Fences | E | b, ImulTwo | GE | v,
         /* B0 */ Cmpxchg | EG | b | Locks, Cmpxchg | EG | v | Locks, LoadFar | GE | v | Mem, Btr | EG | v | Locks,
         /* B4 */ LoadFar | GE | v | Mem, LoadFar | GE | v | Mem, MovzxByte | GE | v, MovzxWord | GE | v,
-        /* B8 */ Popcnt | GE | v, Ud | GE, BitTest | EI | v | Ib, Btc | EG | v | Locks,
+        /* B8 */ Prefixed | (Op)12, Ud | GE, BitTest | EI | v | Ib, Btc | EG | v | Locks,
         /* BC */ Bsf | GE | v, Bsr | GE | v, MovsxByte | GE | v, MovsxWord | GE | v,
-        /* C0 */ Xadd | EG | b | Locks, Xadd | EG | v | Locks, None, Movnti | EG | y | Mem,
+        /* C0 */ Xadd | EG | b | Locks, Xadd | EG | v | Locks, None, Prefixed | (Op)13,
         /* C4 */ None, None, None, Wide | E | y,
         /* C8 */ Bswap | R | v, Bswap | R | v, Bswap | R | v, Bswap | R | v,
         /* CC */ Bswap | R | v, Bswap | R | v, Bswap | R | v, Bswap | R | v,
@@ -167,6 +167,8 @@ internal static class OpcodeMap
         /* D6 */ None, MovQword | EG, None, None,
         /* E7 */ None, MovAligned | EG, None, None,
         /* F0 */ None, None, None, MovVector | GE,
+        /* B8 */ None, None, Popcnt | GE | v, None,
+        /* C3 */ Mov | EG | y | Mem, Ud | EG, Ud | EG, Ud | EG,
     ];
 
     /// <summary>The row of an opcode. <paramref name="i"/> has its map and its prefixes.</summary>
