@@ -116,16 +116,14 @@ internal ref partial struct Execution<TMachine>
             return Unsupported();
         if (control ? index is not (0 or 2 or 3 or 4 or 8) : index > 7)
             return Raise(Fault.InvalidOpcode);
-        if (operation is Op.MovToControl or Op.MovToDebug)
+        ulong value = GetRegister(_i.Rm, size);
+        return operation switch
         {
-            ulong source = GetRegister(_i.Rm, size);
-            return control ? Permit(_machine.TryWriteControl(index, source))
-                : Permit(_machine.TryWriteDebug(index, source));
-        }
-        ulong value = control ? _machine.ReadControl(index) : 0;
-        if (!control && !Permit(_machine.TryReadDebug(index, out value)))
-            return false;
-        return SetRegister(_i.Rm, size, value);
+            Op.MovFromControl => SetRegister(_i.Rm, size, _machine.ReadControl(index)),
+            Op.MovToControl => Permit(_machine.TryWriteControl(index, value)),
+            Op.MovFromDebug => Permit(_machine.TryReadDebug(index, out value)) && SetRegister(_i.Rm, size, value),
+            _ => Permit(_machine.TryWriteDebug(index, value)),
+        };
     }
 
     private bool StoreTable(DescriptorTable table)

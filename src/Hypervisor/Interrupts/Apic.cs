@@ -200,8 +200,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         vcpu.Apic.Mode == ApicMode.X2apic && register < ApicRegister.Count && (registers >> (int)register & 1) != 0;
 
     private static uint Value(ref Vcpu vcpu, int register) => register == ApicRegister.CurrentCount
-        ? ApicTimer<TVendor>.CurrentCount(ref vcpu)
-        : vcpu.Apic.Registers[register];
+        ? ApicTimer<TVendor>.CurrentCount(ref vcpu) : vcpu.Apic.Registers[register];
 
     private static ApicMode ModeOf(ulong apicBase) => (ApicMode)(apicBase >> 10 & 3);
 
@@ -229,8 +228,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         ApicRegister.Svr => 0x3ffu | (vcpu.Vm.Irqchip.Mode == IrqchipMode.Split ? SuppressEoi : 0),
         // The page keeps reserved bits too, as KVM does; the MSR refuses them. Nobody sees a message under way.
         ApicRegister.Icr => vcpu.Apic.Mode == ApicMode.X2apic ? 0xccfff : ~IcrBusy,
-        ApicRegister.LvtTimer =>
-            0x300ffu | (vcpu.Cpuid.Has(Feature.TscDeadline) ? LapicTimer.TscDeadline : 0),
+        ApicRegister.LvtTimer => 0x300ffu | (vcpu.Cpuid.Has(Feature.TscDeadline) ? LapicTimer.TscDeadline : 0),
         ApicRegister.LvtThermal or ApicRegister.LvtPerformance => 0x107ff,
         ApicRegister.Lint0 or ApicRegister.Lint1 => 0x1a7ff,
         ApicRegister.LvtError => 0x100ff,
@@ -251,33 +249,23 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     private static void Set(ref Vcpu vcpu, int register, uint value)
     {
         ref Lapic apic = ref vcpu.Apic;
+        if (register is >= ApicRegister.LvtTimer and <= ApicRegister.LvtError && !apic.IsEnabled)
+            value |= Masked;
         switch (register)
         {
             case ApicRegister.Eoi: Eoi(ref vcpu); break;
             case ApicRegister.Tpr: SetTpr(ref vcpu, (byte)value); break;
-            case ApicRegister.Icr:
-                apic.Registers[register] = value;
-                SendIpi(ref vcpu, value);
-                break;
             case ApicRegister.SelfIpi: SendIpi(ref vcpu, value | IcrSelf); break;
-            case ApicRegister.Esr:
-                apic.Registers[register] = Interlocked.Exchange(ref apic.Errors, 0);
-                break;
-            case ApicRegister.Svr:
-                apic.Registers[register] = value;
-                MaskLvts(ref apic);
-                break;
-            case >= ApicRegister.LvtTimer and <= ApicRegister.LvtError:
-                value |= apic.IsEnabled ? 0 : Masked;
-                if (register == ApicRegister.LvtTimer)
-                    ApicTimer<TVendor>.SetMode(ref vcpu, value);
-                else
-                    apic.Registers[register] = value;
-                break;
+            case ApicRegister.Esr: apic.Registers[register] = Interlocked.Exchange(ref apic.Errors, 0); break;
+            case ApicRegister.LvtTimer: ApicTimer<TVendor>.SetMode(ref vcpu, value); break;
             case ApicRegister.InitialCount: ApicTimer<TVendor>.SetInitialCount(ref vcpu, value); break;
             case ApicRegister.Divide: ApicTimer<TVendor>.SetDivide(ref vcpu, value); break;
             default:
                 apic.Registers[register] = register == ApicRegister.Dfr ? value | DfrFixed : value;
+                if (register == ApicRegister.Icr)
+                    SendIpi(ref vcpu, value);
+                else if (register == ApicRegister.Svr)
+                    MaskLvts(ref apic);
                 break;
         }
     }

@@ -15,9 +15,7 @@ internal enum IrqchipMode : byte
 /// <summary>Who drives a line: a line is high while any of them holds it high.</summary>
 [Flags] internal enum LineSource : byte
 {
-    UserSpace = 1 << 0,
-    ResampleFd = 1 << 1,
-    Pit = 1 << 2,
+    UserSpace = 1 << 0, ResampleFd = 1 << 1, Pit = 1 << 2,
 }
 
 /// <summary>
@@ -74,13 +72,12 @@ internal struct IrqChip
             return Errno.EEXIST;
         if (vm.Vcpus.Count != 0)
             return Errno.EINVAL;
-        if (!RouteTable.TryCreateDefault(out RouteTable routes))
-            return Errno.ENOMEM;
         ref IrqChip chip = ref vm.Irqchip;
+        if (!RouteTable.TryCreateDefault(out chip._routes))
+            return Errno.ENOMEM;
         vm.Host.LockIrq();
         chip.Pic.Reset();
         chip.IoApic.Reset();
-        chip._routes = routes;
         chip.Mode = IrqchipMode.Kernel;
         vm.Host.UnlockIrq();
         return Errno.Ok;
@@ -181,8 +178,7 @@ internal struct IrqChip
     /// <returns>How many CPUs it reached; 0: it was pending there already; -1: nobody has that address.</returns>
     public static int SendMsi(ref Vm.Vm vm, ulong address, uint data) =>
         ApicBus.TryDecodeMsi(address, data, vm.Irqchip.Wide, out InterruptMessage message)
-            ? ApicBus.Send(ref vm, in message)
-            : -1;
+            ? ApicBus.Send(ref vm, in message) : -1;
 
     /// <summary>
     /// A local APIC ended an interrupt that others want to know of: level-triggered, or in
@@ -213,12 +209,9 @@ internal struct IrqChip
     }
 
     /// <summary>Split mode: whether a route stands for a level-triggered pin, and its message.</summary>
-    private readonly bool IsLevel(in Route route, out InterruptMessage message)
-    {
+    private readonly bool IsLevel(in Route route, out InterruptMessage message) =>
         // Of a route that is none all is 0: an edge.
-        ApicBus.TryDecodeMsi(route.Address, route.Data, Wide, out message);
-        return message.Level;
-    }
+        ApicBus.TryDecodeMsi(route.Address, route.Data, Wide, out message) && message.Level;
 
     /// <summary>Split mode: whether a level-triggered pin sends this vector to this CPU.</summary>
     private static bool IsRouted(ref Vcpu vcpu, Vector vector)
@@ -285,23 +278,19 @@ internal struct IrqChip
         if (!chip.OwnsPort(port))
             return false;
         vm.Host.LockIrq();
-        if (Pic.Owns(port))
-        {
-            if (write)
-                chip.Pic.Write(port, data);
-            else
-                data = chip.Pic.Read(port);
-            NotifyPicOutput(ref vm);
-        }
+        bool isPic = Pic.Owns(port);
+        if (isPic && write)
+            chip.Pic.Write(port, data);
+        else if (isPic)
+            data = chip.Pic.Read(port);
         else if (write)
-        {
             chip.Pit.Write(port, data, HostCpu.Nanoseconds());
-            chip.ArmTimer(vm.Host);
-        }
         else
-        {
             data = chip.Pit.Read(port, HostCpu.Nanoseconds());
-        }
+        if (isPic)
+            NotifyPicOutput(ref vm);
+        else if (write)
+            chip.ArmTimer(vm.Host);
         UnlockAfterEnds(ref vm);
         return true;
     }

@@ -11,8 +11,7 @@ internal static class IrqchipIoctls
         if (vm.Irqchip.Mode == IrqchipMode.None)
             return Errno.ENXIO;
         status = Gsi.TryCreate(line.irq, out Gsi gsi)
-            ? IrqChip.SetLine(ref vm, gsi, LineSource.UserSpace, line.level != 0)
-            : -1;
+            ? IrqChip.SetLine(ref vm, gsi, LineSource.UserSpace, line.level != 0) : -1;
         return Errno.Ok;
     }
 

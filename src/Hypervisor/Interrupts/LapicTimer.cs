@@ -38,16 +38,10 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
             TVendor.SetTimer(ref vcpu, timer.Target, halts: false);
             return;
         }
-        timer.Deadline = 0;
+        ulong target = timer.Target, period = Period(ref vcpu);
+        timer.Deadline = timer.Target = 0;
         if (IsPeriodic(ref vcpu))
-        {
-            ulong period = Period(ref vcpu);
-            Start(ref vcpu, timer.Target + ((now - timer.Target) / period + 1) * period);
-        }
-        else
-        {
-            timer.Target = 0;
-        }
+            Start(ref vcpu, target + ((now - target) / period + 1) * period);
         ApicBus.SendLocal(ref vcpu, ApicRegister.LvtTimer, own: true);
     }
 

@@ -62,8 +62,7 @@ internal struct Pic8259
     }
 
     /// <summary>IN: IMR, or else what OCW3 selected.</summary>
-    public readonly byte Read(bool data) =>
-        data ? State.imr : State.read_reg_select != 0 ? State.isr : State.irr;
+    public readonly byte Read(bool data) => data ? State.imr : State.read_reg_select != 0 ? State.isr : State.irr;
 
     /// <summary>OUT to the first port: ICW1, OCW2 or OCW3.</summary>
     public void WriteCommand(byte value)

@@ -184,8 +184,7 @@ internal struct PitChannel
 
     private void Start(long tick) => _state.count_load_time = IsSuspended ? 0 : tick;
 
-    private readonly long Elapsed(long tick) =>
-        IsSuspended ? _state.count_load_time : tick - _state.count_load_time;
+    private readonly long Elapsed(long tick) => IsSuspended ? _state.count_load_time : tick - _state.count_load_time;
 
     /// <summary>The counting element, as it is read.</summary>
     private readonly int Value(long tick)

@@ -93,10 +93,9 @@ internal static class DirtyLog
     /// </summary>
     private static void PushAnywhere(ref Vm.Vm vm, in MemorySlot slot, Gpa address)
     {
-        for (uint id = 0; id < vm.Vcpus.End; id++)
+        for (uint id = 0; vm.Vcpus.TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
         {
-            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
-            if (!vcpu.IsNull && Push(ref vcpu.Value, in slot, address))
+            if (Push(ref vcpu.Value, in slot, address))
                 return;
         }
     }
@@ -126,7 +125,7 @@ internal static class DirtyLog
     /// and write-protects their pages. What was not in the log is cleared in <paramref name="chosen"/>.
     /// </summary>
     /// <returns>Whether TLBs must be flushed.</returns>
-    private static bool Collect(ref Vm.Vm vm, in MemorySlot slot, int firstWord, Span<ulong> chosen)
+    public static bool Collect(ref Vm.Vm vm, in MemorySlot slot, int firstWord, Span<ulong> chosen)
     {
         bool flush = false;
         Span<ulong> bitmap = slot.DirtyBitmap.Span.Slice(firstWord, chosen.Length);
@@ -143,8 +142,7 @@ internal static class DirtyLog
                 Interlocked.And(ref bitmap[word], ~bits);
                 // From the first written page to the last; those between that are clean are protected already.
                 Gfn frame = slot.Start.Frame + (ulong)(firstWord + word) * 64;
-                flush |= NestedTables.WriteProtect(ref vm.Memory,
-                    frame + (ulong)BitOperations.TrailingZeroCount(bits),
+                flush |= NestedTables.WriteProtect(ref vm.Memory, frame + (ulong)BitOperations.TrailingZeroCount(bits),
                     frame + (ulong)(64 - BitOperations.LeadingZeroCount(bits)));
             }
             vm.Host.UnlockMmu();

@@ -71,12 +71,8 @@ internal struct DirtyRing
         if (vm.Memory.RingEntries == 0)
             return Errno.EINVAL;
         int count = 0;
-        for (uint id = 0; id < vm.Vcpus.End; id++)
-        {
-            KernelRef<Vcpu> vcpu = vm.Vcpus.Find(id);
-            if (!vcpu.IsNull)
-                count += vcpu.Value.DirtyRing.TakeBack(ref vm);
-        }
+        for (uint id = 0; vm.Vcpus.TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
+            count += vcpu.Value.DirtyRing.TakeBack(ref vm);
         if (count != 0)
             vm.Host.FlushTlbs();
         return count;
@@ -104,12 +100,9 @@ internal struct DirtyRing
     private static void Protect(ref Vm.Vm vm, uint id, ulong page)
     {
         ref readonly MemorySlot slot = ref vm.Memory.SlotById(id);
-        if (!slot.LogsDirty || page >= slot.PageCount)
-            return;
-        vm.Host.LockMmu();
-        Interlocked.And(ref slot.DirtyBitmap.Span[(int)(page / 64)], ~(1UL << (int)(page % 64)));
-        NestedTables.WriteProtect(ref vm.Memory, slot.Start.Frame + page, slot.Start.Frame + page + 1);
-        vm.Host.UnlockMmu();
+        ulong bit = 1UL << (int)(page % 64);
+        if (slot.LogsDirty && page < slot.PageCount)
+            DirtyLog.Collect(ref vm, in slot, (int)(page / 64), new Span<ulong>(ref bit));
     }
 
     private readonly ref kvm_dirty_gfn At(uint index) => ref _entries.Span[(int)(index % (uint)_entries.Length)];

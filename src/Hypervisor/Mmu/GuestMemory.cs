@@ -40,8 +40,7 @@ internal static class GuestMemory
         if (!UserMemory.Read(slot.ToHva(source), destination[..count]))
             return MemoryAccess.Fault;
         return count == destination.Length
-            ? MemoryAccess.Done
-            : Read(ref vm, source + (ulong)count, destination[count..]);
+            ? MemoryAccess.Done : Read(ref vm, source + (ulong)count, destination[count..]);
     }
 
     public static MemoryAccess Write(ref Vm.Vm vm, Gpa destination, ReadOnlySpan<byte> source)
@@ -56,8 +55,7 @@ internal static class GuestMemory
             return MemoryAccess.Fault;
         MarkDirty(ref vm, in slot, destination, count);
         return count == source.Length
-            ? MemoryAccess.Done
-            : Write(ref vm, destination + (ulong)count, source[count..]);
+            ? MemoryAccess.Done : Write(ref vm, destination + (ulong)count, source[count..]);
     }
 
     public static bool TryRead<T>(ref Vm.Vm vm, Gpa source, out T value) where T : unmanaged

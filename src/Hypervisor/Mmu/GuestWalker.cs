@@ -160,8 +160,7 @@ internal static class GuestWalker
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static Translation FailAtEntry(ref readonly Request request, ulong entry) =>
         Fail(in request, (entry & GuestEntry.Present) == 0
-            ? PageFaultCode.None
-            : PageFaultCode.Present | PageFaultCode.Reserved);
+            ? PageFaultCode.None : PageFaultCode.Present | PageFaultCode.Reserved);
 
     /// <summary>The #PF: what is wrong, and which kind of access it was.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]

@@ -104,24 +104,22 @@ internal struct SlotTable
     {
         if (!TryAllocate(1, out table))
             return false;
-        if (KernelArray<MemorySlot>.TryAllocate(1, out table.Value._chunks.Span[0]))
-        {
-            table.Value._recent = table.Value._chunks.Span[0].RefAt(0);
-            return true;
-        }
-        Free(table, default);
-        return false;
+        bool done = KernelArray<MemorySlot>.TryAllocate(1, out KernelArray<MemorySlot> chunk);
+        table.Value._chunks.Span[0] = chunk;
+        table.Value._recent = chunk.RefAt(0);
+        if (!done)
+            Free(table, default);
+        return done;
     }
 
     private static bool TryAllocate(int chunks, out KernelRef<SlotTable> table)
     {
-        table = new KernelRef<SlotTable>(KernelHeap.Allocate((nuint)Unsafe.SizeOf<SlotTable>()));
+        table = KernelRef<SlotTable>.Allocate();
         if (table.IsNull)
             return false;
         if (KernelArray<KernelArray<MemorySlot>>.TryAllocate(chunks, out table.Value._chunks))
             return true;
         KernelHeap.Free(table.Address);
-        table = default;
         return false;
     }
 

@@ -52,17 +52,13 @@ internal static class MemorySlots
         return Replace(ref vm, region.slot, slot);
     }
 
-    private static bool IsWellFormed(in kvm_userspace_memory_region region)
-    {
+    private static bool IsWellFormed(in kvm_userspace_memory_region region) =>
         // Ids above 0xffff name another address space, of which x86 without SMM has none.
-        if ((region.flags & ~KnownFlags) != 0 || region.slot >= MaxSlots)
-            return false;
-        if (((region.memory_size | region.guest_phys_addr | region.userspace_addr) & Page.OffsetMask) != 0)
-            return false;
-        return UserMemory.IsUserRange(new Hva(region.userspace_addr), region.memory_size)
-            && region.guest_phys_addr + region.memory_size >= region.guest_phys_addr
-            && region.memory_size >> Page.Shift <= MaxPages;
-    }
+        (region.flags & ~KnownFlags) == 0 && region.slot < MaxSlots
+        && ((region.memory_size | region.guest_phys_addr | region.userspace_addr) & Page.OffsetMask) == 0
+        && UserMemory.IsUserRange(new Hva(region.userspace_addr), region.memory_size)
+        && region.guest_phys_addr + region.memory_size >= region.guest_phys_addr
+        && region.memory_size >> Page.Shift <= MaxPages;
 
     /// <summary>
     /// Puts <paramref name="slot"/> in the place of the one with this id, if there is one; no pages: deletes.

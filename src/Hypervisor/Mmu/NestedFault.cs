@@ -77,8 +77,12 @@ internal static class NestedFault
                     : Handle<TFormat>(ref vcpu, address, write, present, wait: true, largest);
         }
 
-        page.Level = Math.Min(page.Level, largest);
-        Attempt<TFormat> attempt = new(table, in slot, address, hva, in page, write, sequence);
+        int level = slot.LevelAt(address.Frame, Math.Min(page.Level, largest));
+        ulong leaf = TFormat.Leaf(new Pfn(page.Frame.Value & ~(NestedTables.PagesOf(level) - 1)), level);
+        // While writes are logged, a page becomes writable by a write only.
+        if (page.Writable && !slot.IsReadOnly)
+            leaf |= NestedTables.HostWritable | (write || !slot.LogsDirty ? NestedTables.Writable : 0);
+        Attempt<TFormat> attempt = new(table, address, hva, level, leaf, sequence);
         vm.Host.LockMmuShared();
         MapResult result = attempt.Map(ref vcpu, in slot);
         vm.Host.UnlockMmuShared();
@@ -122,34 +126,14 @@ internal static class NestedFault
     }
 
     /// <summary>A mapping that a fault wants, and what it rests on.</summary>
-    private readonly ref struct Attempt<TFormat> where TFormat : struct, INestedFormat
+    private readonly struct Attempt<TFormat>(
+        KernelRef<SlotTable> table, Gpa address, Hva hva, int level, ulong leaf, ulong sequence)
+        where TFormat : struct, INestedFormat
     {
-        private readonly KernelRef<SlotTable> _table;
-        private readonly Gpa _address;
-        private readonly Hva _start;
-        private readonly ulong _sequence;
-        private readonly ulong _leaf;
-        private readonly int _level;
-
-        public Attempt(KernelRef<SlotTable> table, in MemorySlot slot, Gpa address, Hva hva, in HostPage page,
-            bool write, ulong sequence)
-        {
-            _table = table;
-            _address = address;
-            _sequence = sequence;
-            _level = slot.LevelAt(address.Frame, page.Level);
-            ulong inside = Pages - 1;
-            _start = new Hva(hva.Value & ~(inside << Page.Shift));
-            _leaf = TFormat.Leaf(new Pfn(page.Frame.Value & ~inside), _level);
-            if (!page.Writable || slot.IsReadOnly)
-                return;
-            // While writes are logged, a page becomes writable by a write only.
-            _leaf |= NestedTables.HostWritable | (write || !slot.LogsDirty ? NestedTables.Writable : 0);
-        }
-
         /// <summary>How many 4 KiB pages it maps.</summary>
-        public ulong Pages => NestedTables.PagesOf(_level);
-        public Gfn First => new(_address.Frame.Value & ~(Pages - 1));
+        public ulong Pages => NestedTables.PagesOf(level);
+        public Gfn First => new(address.Frame.Value & ~(Pages - 1));
+        private Hva Start => new(hva.Value & ~((Pages << Page.Shift) - 1));
 
         /// <summary>
         /// Maps if nothing has changed since the page was looked up; otherwise the answer is as if a table were
@@ -158,13 +142,13 @@ internal static class NestedFault
         public MapResult Map(ref Vcpu vcpu, in MemorySlot slot)
         {
             ref Vm.Vm vm = ref vcpu.Vm;
-            if (vm.Host.IsInvalidated(_sequence, _start, Pages << Page.Shift) || !vm.Memory.IsCurrent(_table)
+            if (vm.Host.IsInvalidated(sequence, Start, Pages << Page.Shift) || !vm.Memory.IsCurrent(table)
                 || slot.IsRetired)
                 return MapResult.NeedsTable;
             MapResult result = NestedTables.Map<TFormat>(
-                ref vm.Memory, ref vcpu.SpareTables, _address.Frame, _level, _leaf);
-            if (result == MapResult.Mapped && (_leaf & NestedTables.Writable) != 0)
-                DirtyLog.Mark(ref vcpu, in slot, _address);
+                ref vm.Memory, ref vcpu.SpareTables, address.Frame, level, leaf);
+            if (result == MapResult.Mapped && (leaf & NestedTables.Writable) != 0)
+                DirtyLog.Mark(ref vcpu, in slot, address);
             return result;
         }
     }

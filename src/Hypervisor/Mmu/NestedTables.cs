@@ -33,8 +33,7 @@ internal enum Sweeping : byte
 /// </summary>
 internal static class NestedTables
 {
-    public const ulong Readable = 1 << 0, Writable = 1 << 1;
-    public const ulong Large = 1 << 7;
+    public const ulong Readable = 1 << 0, Writable = 1 << 1, Large = 1 << 7;
     /// <summary>
     /// EPT's dirty flag: when hardware sets it, it logs the write, if it can (<see cref="Ept.LogsWrites"/>). NPT
     /// ignores the bit.
@@ -47,8 +46,7 @@ internal static class NestedTables
     public const ulong AllBits = ulong.MaxValue;
     public const int AddressBits = Page.Shift + Levels * IndexBits;
 
-    private const int Levels = 4;
-    private const int IndexBits = 9;
+    private const int Levels = 4, IndexBits = 9;
     private const ulong IndexMask = KernelPages.EntriesPerTable - 1;
     private const ulong AddressMask = 0x000f_ffff_ffff_f000;
 
@@ -202,9 +200,10 @@ internal static class NestedTables
     {
         bool found = false;
         Span<ulong> entries = KernelPages.Entries(table);
+        ulong inside = PagesOf(level) - 1;
         for (ulong next; first < end; first = next)
         {
-            next = Math.Min(end, NextEntry(first, level));
+            next = Math.Min(end, (first | inside) + 1);
             ref ulong entry = ref entries[IndexOf(first, level)];
             ulong old = Volatile.Read(ref entry);
             if (old == 0)
@@ -221,7 +220,7 @@ internal static class NestedTables
                 continue;
             }
             // Of a large page one write would be logged, and the others not.
-            ulong chosen = bits == Written && level > 1 ? Writable : bits, inside = PagesOf(level) - 1;
+            ulong chosen = bits == Written && level > 1 ? Writable : bits;
             bool any = (old & chosen) != 0;
             if (memory.Shadow.IsActive)
                 any |= memory.Shadow.Sweep(first & ~inside, (first | inside) + 1, work, chosen);
@@ -242,11 +241,4 @@ internal static class NestedTables
 
     [MethodImpl(AggressiveInlining)]
     private static int IndexOf(ulong gfn, int level) => (int)((gfn >> (IndexBits * (level - 1))) & IndexMask);
-
-    /// <summary>The first frame that another entry of this level covers.</summary>
-    private static ulong NextEntry(ulong gfn, int level)
-    {
-        int shift = IndexBits * (level - 1);
-        return ((gfn >> shift) + 1) << shift;
-    }
 }

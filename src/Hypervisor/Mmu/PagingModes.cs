@@ -63,8 +63,7 @@ internal readonly struct Paging32 : IPagingMode
     public static bool IsLargePage(in PagingState paging, ulong entry, int shift) =>
         (entry & GuestEntry.LargePage) != 0 && (paging.Cr4 & Cr4.Pse) != 0;
 
-    public static ulong LargePageBase(ulong entry) =>
-        (entry & 0xffc0_0000) | ((entry & 0x001f_e000) << (32 - 13));
+    public static ulong LargePageBase(ulong entry) => (entry & 0xffc0_0000) | ((entry & 0x001f_e000) << (32 - 13));
 }
 
 /// <summary>

@@ -4,10 +4,7 @@ namespace SharpKvm.Mmu;
 /// <summary>What the meaning of the guest's page tables depends on. The vendor's room fills it in.</summary>
 internal struct PagingState
 {
-    public ulong Cr0;
-    public ulong Cr3;
-    public ulong Cr4;
-    public ulong Efer;
+    public ulong Cr0, Cr3, Cr4, Efer;
     public uint Pkru;
     public byte Cpl;
     /// <summary>Width of guest physical addresses: CPUID 0x80000008, EAX bits 0-7.</summary>
@@ -29,12 +26,7 @@ internal struct PagingState
 /// <summary>Error code of #PF (SDM vol. 3, 4.7).</summary>
 [Flags] internal enum PageFaultCode : uint
 {
-    None = 0,
-    Present = 1 << 0,
-    Write = 1 << 1,
-    User = 1 << 2,
-    Reserved = 1 << 3,
-    Fetch = 1 << 4,
+    None = 0, Present = 1 << 0, Write = 1 << 1, User = 1 << 2, Reserved = 1 << 3, Fetch = 1 << 4,
     ProtectionKey = 1 << 5,
 }
 

@@ -119,6 +119,5 @@ internal struct VmMemory
     }
 
     /// <summary>Notes where the slot with this id is now, in a place that was reserved.</summary>
-    public void Note(uint id, in MemorySlot slot) =>
-        _starts.Span[(int)id] = slot.Size != 0 ? slot.Start.Value | 1 : 0;
+    public void Note(uint id, in MemorySlot slot) => _starts.Span[(int)id] = slot.Size != 0 ? slot.Start.Value | 1 : 0;
 }

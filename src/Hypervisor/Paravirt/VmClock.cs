@@ -102,8 +102,7 @@ internal struct VmClock
         ClockPoint now = _start with { Tsc = HostCpu.Tsc() };
         // A counter behind its own past is one that has been found unreliable just now.
         now.Nanoseconds += _start.IsMaster
-            ? Scale.ToNanoseconds(Math.Max(now.Tsc, _start.Tsc) - _start.Tsc)
-            : HostCpu.Nanoseconds() - _hostStart;
+            ? Scale.ToNanoseconds(Math.Max(now.Tsc, _start.Tsc) - _start.Tsc) : HostCpu.Nanoseconds() - _hostStart;
         return now;
     }
 
