@@ -11,8 +11,7 @@ internal enum Shadow : byte
 }
 
 /// <summary>The longest instruction: 15 bytes (SDM vol. 2, 2.3.11), in a power of two.</summary>
-[InlineArray(Size)]
-internal struct InstructionBytes
+[InlineArray(Size)] internal struct InstructionBytes
 {
     public const int Limit = 15, Size = 16;
     private byte _first;

@@ -128,10 +128,9 @@ internal ref partial struct Execution<TMachine>
         if (IsMemory(operand))
         {
             value = 0;
-            if (!Locate(size, rights != Rights.None) || !ReadLinear(_fetched.Linear, size, rights, out value))
-                return false;
+            bool done = Locate(size, rights != Rights.None) && ReadLinear(_fetched.Linear, size, rights, out value);
             _loaded = value;
-            return true;
+            return done;
         }
         value = operand switch
         {

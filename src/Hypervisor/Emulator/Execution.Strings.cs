@@ -7,13 +7,10 @@ internal ref partial struct Execution<TMachine>
     /// <summary>Iterations of a REP instruction in one call: bounds the time before the caller looks around.</summary>
     private const int MaxIterations = 256;
 
-    private ulong Forward(ulong register, ulong bytes) =>
-        (Registers.Rflags & Rflags.Df) != 0 ? register - bytes : register + bytes;
-
     private ulong Offset(Gpr register) => Registers[register] & AddressMask;
 
-    private void Advance(Gpr register, int bytes) =>
-        SetFull(register, _i.AddressSize, Forward(Registers[register], (uint)bytes));
+    private void Advance(Gpr register, int bytes) => SetFull(register, _i.AddressSize,
+        (Registers.Rflags & Rflags.Df) != 0 ? Registers[register] - (uint)bytes : Registers[register] + (uint)bytes);
 
     private bool Repeat(Op operation)
     {

@@ -137,10 +137,9 @@ internal ref partial struct Execution<TMachine>
     {
         ulong offset = EffectiveAddress();
         if (!Supervisor() || !ReadMemory(_i.Segment, offset, 2, out ulong limit)
-            || !ReadMemory(_i.Segment, (offset + 2) & AddressMask, Long64 ? 8 : 4, out ulong address))
+            || !ReadMemory(_i.Segment, (offset + 2) & AddressMask, Long64 ? 8 : 4, out ulong address)
+            || !Permit(!Long64 || Canonical(address)))
             return false;
-        if (Long64 && !Canonical(address))
-            return Raise(Fault.GeneralProtection);
         // The 16-bit form loads 24 bits.
         address &= !Long64 && (_code == CodeSize.Bits16) != _i.OperandPrefix ? 0xffffffUL : ulong.MaxValue;
         DescriptorTable table = new() { Base = address, Limit = (ushort)limit };

@@ -80,9 +80,8 @@ internal ref partial struct Execution<TMachine> where TMachine : struct, IMachin
         ref FetchedInstruction fetched = ref _fetched;
         fetched.ByteCount = 0;
         fetched.IsLocated = false;
-        ulong rip = Registers.Rip;
+        ulong rip = long64 ? Registers.Rip : (uint)Registers.Rip;
         ulong limit = long64 ? ulong.MaxValue : cs.Limit;
-        rip = long64 ? rip : (uint)rip;
         if (rip > limit || long64 && !Canonical(rip))
             return Raise(Fault.GeneralProtection);
         int allowed = (int)Math.Min(limit - rip, InstructionBytes.Limit - 1) + 1;
@@ -154,8 +153,7 @@ internal ref partial struct Execution<TMachine> where TMachine : struct, IMachin
     /// <summary>True when the access is done; else the instruction ends as the access did.</summary>
     [MethodImpl(AggressiveInlining)] private bool Check(Access access) => access == Access.Done || Stop(access);
 
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool Stop(Access access)
+    [MethodImpl(MethodImplOptions.NoInlining)] private bool Stop(Access access)
     {
         Result.Outcome = access;
         return false;

@@ -151,12 +151,7 @@ internal struct IoApic
     /// <summary>
     /// The state for user space, where <c>irr</c> has only what still asks: an edge was delivered when it came.
     /// </summary>
-    public readonly kvm_ioapic_state Get()
-    {
-        kvm_ioapic_state state = _state;
-        state.irr &= ~_edgesDelivered;
-        return state;
-    }
+    public readonly kvm_ioapic_state Get() => _state with { irr = _state.irr & ~_edgesDelivered };
 
     /// <summary>Takes any state and delivers what its <c>irr</c> asks for.</summary>
     public void Set<TSink>(in kvm_ioapic_state state, ref TSink sink) where TSink : struct, IInterruptSink

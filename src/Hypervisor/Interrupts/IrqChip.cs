@@ -187,14 +187,15 @@ internal struct IrqChip
     public static void EndOfInterrupt(ref Vcpu vcpu, Vector vector)
     {
         ref Vm.Vm vm = ref vcpu.Vm;
-        if (vm.Irqchip.Mode == IrqchipMode.Split)
-        {
-            if (vm.Irqchip.EoiVectors.Contains(vector.Value) && IsRouted(ref vcpu, vector))
-                vcpu.RequestEoiExit(vector.Value);
-            return;
-        }
-        vm.Host.LockIrq();
         ref IrqChip chip = ref vm.Irqchip;
+        vm.Host.LockIrq();
+        // Split mode: user space hears of it if a level-triggered pin sends this vector to this CPU.
+        foreach (ref readonly Route route in chip._routes.First(chip.ReservedRoutes))
+        {
+            if (chip.IsLevel(in route, out InterruptMessage message) && message.Vector.Value == vector.Value
+                && ApicBus.IsFor(ref vcpu, in message))
+                vcpu.RequestEoiExit(vector.Value);
+        }
         uint pins = chip.IoApic.PinsOf(vector.Value);
         // Lines that fall by this end must have fallen when the pin is looked at again.
         if (chip._hasResamplers)
@@ -212,19 +213,6 @@ internal struct IrqChip
     private readonly bool IsLevel(in Route route, out InterruptMessage message) =>
         // Of a route that is none all is 0: an edge.
         ApicBus.TryDecodeMsi(route.Address, route.Data, Wide, out message) && message.Level;
-
-    /// <summary>Split mode: whether a level-triggered pin sends this vector to this CPU.</summary>
-    private static bool IsRouted(ref Vcpu vcpu, Vector vector)
-    {
-        ref Vm.Vm vm = ref vcpu.Vm;
-        bool found = false;
-        vm.Host.LockIrq();
-        foreach (ref readonly Route route in vm.Irqchip._routes.First(vm.Irqchip.ReservedRoutes))
-            found |= vm.Irqchip.IsLevel(in route, out InterruptMessage message)
-                && message.Vector.Value == vector.Value && ApicBus.IsFor(ref vcpu, in message);
-        vm.Host.UnlockIrq();
-        return found;
-    }
 
     /// <summary>The chips' timer has expired, in interrupt context.</summary>
     public static void TimerExpired(ref Vm.Vm vm)

@@ -81,8 +81,7 @@ internal struct Pic
     public uint TakeAcknowledged()
     {
         uint inputs = (uint)(_slave.Ended << 8 | _master.Ended);
-        _master.Ended = 0;
-        _slave.Ended = 0;
+        _master.Ended = _slave.Ended = 0;
         return inputs;
     }
 

@@ -107,11 +107,7 @@ internal struct Pit
     }
 
     /// <summary>The guest does not listen: no IRQ is owed or waited for.</summary>
-    public void ForgetOwed()
-    {
-        _owed = 0;
-        _unanswered = 0;
-    }
+    public void ForgetOwed() => _owed = _unanswered = 0;
 
     /// <summary>All channels without a count.</summary>
     public void Reset(ulong now)

@@ -150,13 +150,11 @@ internal struct PitChannel
     /// <summary>The smallest multiple of the count that is not below <paramref name="shortest"/>.</summary>
     public readonly long Period(long shortest) => (shortest + Count - 1) / Count * Count;
 
-    public readonly kvm_pit_channel_state Get(long tick)
+    public readonly kvm_pit_channel_state Get(long tick) => _state with
     {
-        kvm_pit_channel_state state = _state;
-        state.count_load_time = Count == 0 ? NotLoaded : Pit.TimeOf(tick - Elapsed(tick));
-        state.count = Count == 0 ? Modulus : _state.count;
-        return state;
-    }
+        count_load_time = Count == 0 ? NotLoaded : Pit.TimeOf(tick - Elapsed(tick)),
+        count = Count == 0 ? Modulus : _state.count,
+    };
 
     /// <param name="state">Any bits. A load time in the future means now.</param>
     /// <param name="hasGate">Whether the gate can be closed.</param>

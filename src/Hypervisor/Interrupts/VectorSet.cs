@@ -2,8 +2,7 @@
 namespace SharpKvm.Interrupts;
 
 /// <summary>A set of vectors. Changes need a lock, <see cref="Contains"/> does not.</summary>
-[InlineArray(Words)]
-internal struct VectorSet
+[InlineArray(Words)] internal struct VectorSet
 {
     private const int Words = 4;
 

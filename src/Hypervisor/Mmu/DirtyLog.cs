@@ -45,8 +45,8 @@ internal static class DirtyLog
         if (Collect(ref vm, in slot, 0, snapshot.Span))
             vm.Host.FlushTlbs();
         bool copied = UserMemory.Write(target, MemoryMarshal.AsBytes(snapshot.Span));
-        if (!copied)
-            Restore(in slot, snapshot.Span);
+        for (int word = 0; !copied && word < snapshot.Length; word++)
+            Interlocked.Or(ref slot.DirtyBitmap.Span[word], snapshot.Span[word]);
         snapshot.Free();
         return copied ? Errno.Ok : Errno.EFAULT;
     }
@@ -148,12 +148,5 @@ internal static class DirtyLog
             vm.Host.UnlockMmu();
         }
         return flush;
-    }
-
-    private static void Restore(in MemorySlot slot, ReadOnlySpan<ulong> snapshot)
-    {
-        Span<ulong> bitmap = slot.DirtyBitmap.Span;
-        for (int word = 0; word < snapshot.Length; word++)
-            Interlocked.Or(ref bitmap[word], snapshot[word]);
     }
 }

@@ -15,6 +15,8 @@ internal static class GuestWalker
 
     /// <summary>Turns an entry into its restrictions, to be accumulated: flags that it lacks, and no-execute.</summary>
     private const ulong Inverted = GuestEntry.Writable | GuestEntry.User | GuestEntry.Accessed;
+    /// <summary>What is wrong with an entry that has a reserved bit.</summary>
+    private const PageFaultCode ReservedBit = PageFaultCode.Present | PageFaultCode.Reserved;
 
     /// <summary>An access to be translated.</summary>
     private readonly ref struct Request(
@@ -80,7 +82,7 @@ internal static class GuestWalker
                 if (!TryReadEntry<TMode>(hva, out entry))
                     return Fail(in request, PageFaultCode.None);
                 if ((entry & checkedBits) != GuestEntry.Present)
-                    return FailAtEntry(in request, entry);
+                    return Fail(in request, (entry & GuestEntry.Present) == 0 ? PageFaultCode.None : ReservedBit);
                 if (!Unsafe.IsNullRef(ref request.Path))
                     request.Path.Note(shift, table, entry, restrictions, TMode.IsPlain(shift));
                 if (!TMode.IsPlain(shift))
@@ -89,7 +91,7 @@ internal static class GuestWalker
                     break;
                 bool large = TMode.IsLargePage(in request.Paging, entry, shift);
                 if ((entry & TMode.ReservedAbove(in request.Paging, shift, large)) != 0)
-                    return FailAtEntry(in request, entry);
+                    return Fail(in request, ReservedBit);
                 if (large)
                     break;
                 table = entry & GuestEntry.AddressMask;
@@ -155,12 +157,6 @@ internal static class GuestWalker
         }
         return denied ? PageFaultCode.Present : PageFaultCode.None;
     }
-
-    /// <summary>The #PF for an entry that is not present or has reserved bits set.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private static Translation FailAtEntry(ref readonly Request request, ulong entry) =>
-        Fail(in request, (entry & GuestEntry.Present) == 0
-            ? PageFaultCode.None : PageFaultCode.Present | PageFaultCode.Reserved);
 
     /// <summary>The #PF: what is wrong, and which kind of access it was.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
