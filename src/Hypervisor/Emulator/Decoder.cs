@@ -142,8 +142,7 @@ internal ref struct Decoder
     [MethodImpl(AggressiveInlining)] private void MemoryOperand(byte modRm, bool long64, ref Instruction i)
     {
         i.IsMemory = true;
-        int mod = modRm >> 6;
-        int rm = modRm & 7;
+        int mod = modRm >> 6, rm = modRm & 7;
         if (i.AddressSize == 2)
         {
             // BX+SI, BX+DI, BP+SI, BP+DI, SI, DI, BP, BX.

@@ -109,9 +109,8 @@ internal ref partial struct Execution<TMachine>
             return Raise(Fault.GeneralProtection, error | _external);
         if (!gate.Segment.Present)
             return Raise(Fault.SegmentNotPresent, error | _external);
-        if (toTask)
-            return SwitchTask(gate.GateSelector, TaskSwitchCause.Gate, in raised);
-        return ThroughGate(in gate, in raised, jump: false, interrupt: true);
+        return toTask ? SwitchTask(gate.GateSelector, TaskSwitchCause.Gate, in raised)
+            : ThroughGate(in gate, in raised, jump: false, interrupt: true);
     }
 
     /// <summary>

@@ -124,8 +124,7 @@ internal ref partial struct Execution<TMachine>
     private bool Branch(Op operation)
     {
         int size = _i.OperandSize;
-        ulong back = _next;
-        ulong relative = _next + _i.Immediate;
+        ulong back = _next, relative = _next + _i.Immediate;
         ulong count = (Registers[Gpr.Rcx] - 1) & AddressMask;
         bool zero = (Registers.Rflags & Rflags.Zf) != 0;
         switch (operation)

@@ -47,8 +47,7 @@ internal ref partial struct Execution<TMachine>
     private bool StringElement(Op operation)
     {
         int size = _i.OperandSize;
-        bool reads = operation is Op.Movs or Op.Cmps or Op.Lods;
-        bool stores = operation is Op.Movs or Op.Stos;
+        bool reads = operation is Op.Movs or Op.Cmps or Op.Lods, stores = operation is Op.Movs or Op.Stos;
         bool destination = operation != Op.Lods;
         ulong linear = 0;
         // The destination's faults come before a read that may have an effect on a device.

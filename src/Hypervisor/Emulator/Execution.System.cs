@@ -30,7 +30,6 @@ internal ref partial struct Execution<TMachine>
 
     private bool System(Op operation)
     {
-        ref GuestRegisters registers = ref Registers;
         ulong value;
         switch (operation)
         {
@@ -71,14 +70,14 @@ internal ref partial struct Execution<TMachine>
                 if (operation == Op.Rdtsc && (_machine.Cr4 & Cr4.Tsd) != 0 && !Supervisor())
                     return false;
                 value = _machine.Tsc;
-                if (operation == Op.Rdmsr && !Permit(_machine.TryReadMsr((uint)registers[Gpr.Rcx], out value)))
+                if (operation == Op.Rdmsr && !Permit(_machine.TryReadMsr((uint)Registers[Gpr.Rcx], out value)))
                     return false;
-                registers[Gpr.Rax] = (uint)value;
-                registers[Gpr.Rdx] = value >> 32;
+                Registers[Gpr.Rax] = (uint)value;
+                Registers[Gpr.Rdx] = value >> 32;
                 return true;
             case Op.Wrmsr:
-                value = registers[Gpr.Rdx] << 32 | (uint)registers[Gpr.Rax];
-                return Permit(_machine.TryWriteMsr((uint)registers[Gpr.Rcx], value));
+                value = Registers[Gpr.Rdx] << 32 | (uint)Registers[Gpr.Rax];
+                return Permit(_machine.TryWriteMsr((uint)Registers[Gpr.Rcx], value));
             case Op.Cpuid: _machine.Cpuid(); return true;
             default: return Unsupported();
         }
@@ -108,8 +107,7 @@ internal ref partial struct Execution<TMachine>
 
     private bool MoveControl(Op operation)
     {
-        int size = _i.OperandSize;
-        int index = _i.Reg;
+        int size = _i.OperandSize, index = _i.Reg;
         bool control = operation is Op.MovFromControl or Op.MovToControl;
         // With LOCK, AMD's other name of CR8: not emulated.
         if (_i.Locked)

@@ -12,8 +12,7 @@ internal ref partial struct Execution<TMachine> where TMachine : struct, IMachin
     private readonly ref FetchedInstruction _fetched;
     private readonly ref Instruction _i;
     private CodeSize _code;
-    private bool _protected;
-    private bool _virtual8086;
+    private bool _protected, _virtual8086;
     /// <summary>RIP after this instruction; branches change it.</summary>
     private ulong _next;
     /// <summary>What was in the memory operand.</summary>

@@ -9,8 +9,7 @@ internal static class ApicBus
 {
     /// <summary>A message that comes from no CPU.</summary>
     public const uint NoSender = uint.MaxValue;
-    private const uint LvtMasked = 1 << 16;
-    private const uint ReceiveIllegalVector = 1 << 6;
+    private const uint LvtMasked = 1 << 16, ReceiveIllegalVector = 1 << 6;
 
     /// <summary>
     /// Sends a message. The sender is a vCPU's id and the calling thread that vCPU's own. Returns how many CPUs took

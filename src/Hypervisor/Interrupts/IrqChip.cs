@@ -196,17 +196,7 @@ internal struct IrqChip
                 && ApicBus.IsFor(ref vcpu, in message))
                 vcpu.RequestEoiExit(vector.Value);
         }
-        uint pins = chip.IoApic.PinsOf(vector.Value);
-        // Lines that fall by this end must have fallen when the pin is looked at again.
-        if (chip._hasResamplers)
-            LowerResampled(ref vm, (ulong)pins << RouteTable.PicLines);
-        chip.IoApic.EndOfInterrupt(pins, ref vm);
-        if (chip.IoApic.Deferred != 0 && chip._resumeStorm == 0)
-        {
-            chip._resumeStorm = HostCpu.Nanoseconds() + StormPause;
-            chip.ArmTimer(vm.Host);
-        }
-        UnlockAfterEnds(ref vm, pins);
+        UnlockAfterEnds(ref vm, chip.IoApic.PinsOf(vector.Value));
     }
 
     /// <summary>Split mode: whether a route stands for a level-triggered pin, and its message.</summary>
@@ -358,29 +348,31 @@ internal struct IrqChip
     }
 
     /// <summary>
-    /// Lets go of the lock when interrupts may have ended. Before that the PIT may owe another tick at once, and
-    /// resampled lines go low; behind it the resampling irqfds are told.
+    /// Lets go of the lock when interrupts may have ended, those of the IOAPIC's <paramref name="pins"/> by a local
+    /// APIC. Before that resampled lines go low, pins that still ask deliver again, and the PIT may owe another tick at
+    /// once; behind it the resampling irqfds are told.
     /// </summary>
     private static void UnlockAfterEnds(ref Vm.Vm vm, uint pins = 0)
     {
         ref IrqChip chip = ref vm.Irqchip;
         ulong ended = chip.Pic.TakeAcknowledged() | (ulong)pins << RouteTable.PicLines;
-        for (ulong lines = ended; lines != 0; lines &= lines - 1)
+        ulong resampled = chip._hasResamplers ? ended : 0;
+        for (ulong lines = resampled; lines != 0; lines &= lines - 1)
+            SetLineLocked(ref vm, chip._routes.GsiOf(lines), LineSource.ResampleFd, false);
+        chip.IoApic.EndOfInterrupt(pins, ref vm);
+        if (chip.IoApic.Deferred != 0 && chip._resumeStorm == 0)
         {
-            if (chip._routes.GsiOf(lines).Value == 0 && chip.HasPit && chip.Pit.Acknowledge())
+            chip._resumeStorm = HostCpu.Nanoseconds() + StormPause;
+            chip.ArmTimer(vm.Host);
+        }
+        for (; ended != 0; ended &= ended - 1)
+        {
+            if (chip._routes.GsiOf(ended).Value == 0 && chip.HasPit && chip.Pit.Acknowledge())
                 PulsePit(ref vm);
         }
-        ended = chip._hasResamplers ? ended : 0;
-        LowerResampled(ref vm, ended);
         vm.Host.UnlockIrq();
         // Routes that change under us lead to another irqfd, which takes it as one notice too many.
-        for (; ended != 0; ended &= ended - 1)
-            vm.Host.ResampleIrqFds(chip._routes.GsiOf(ended).Value);
-    }
-
-    private static void LowerResampled(ref Vm.Vm vm, ulong lines)
-    {
-        for (; lines != 0; lines &= lines - 1)
-            SetLineLocked(ref vm, vm.Irqchip._routes.GsiOf(lines), LineSource.ResampleFd, false);
+        for (; resampled != 0; resampled &= resampled - 1)
+            vm.Host.ResampleIrqFds(chip._routes.GsiOf(resampled).Value);
     }
 }

@@ -14,17 +14,17 @@ internal struct Pic
     private Pic8259 _master, _slave;
 
     /// <summary>INTR: an interrupt waits for <see cref="Acknowledge"/>.</summary>
-    public readonly bool Output => (_master.State.irr & ~_master.State.imr) != 0 && _master.Request >= 0;
+    public readonly bool Output => (_master.State.irr & ~_master.State.imr) != 0 && _master.NextRequest() >= 0;
 
     public static bool Owns(ushort port) => port is 0x20 or 0x21 or 0xa0 or 0xa1 or ElcrPorts or ElcrPorts + 1;
 
     /// <summary>Drives input <paramref name="irq"/>, 0 to 15.</summary>
     public LineStatus SetLine(int irq, bool level)
     {
-        bool asked = _slave.Request >= 0;
+        bool asked = _slave.NextRequest() >= 0;
         LineStatus status = Chip(irq >> 3).SetLine(irq & 7, level);
         // A level that falls takes its request along, so that no end leaves a spurious interrupt behind.
-        if (asked && _slave.Request < 0)
+        if (asked && _slave.NextRequest() < 0)
             WithdrawCascade();
         Cascade();
         return status;
@@ -110,7 +110,7 @@ internal struct Pic
     /// <summary>The slave's output drives the master's input.</summary>
     private void Cascade()
     {
-        if (_slave.Request >= 0)
+        if (_slave.NextRequest() >= 0)
             _master.State.irr |= 1 << CascadeInput;
     }
 

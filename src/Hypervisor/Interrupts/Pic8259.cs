@@ -17,16 +17,13 @@ internal struct Pic8259
     public byte Ended;
 
     /// <summary>The input to serve next, or -1.</summary>
-    public readonly int Request
+    public readonly int NextRequest()
     {
-        get
-        {
-            int rank = Rank(State.irr & ~State.imr), inService = Rank(Blocking);
-            // Special fully nested: the slave that is in service may interrupt again.
-            bool nested = State.special_fully_nested_mode != 0 && State.elcr_mask == MasterTriggers
-                && rank == inService && rank < 8 && Input(rank) == Pic.CascadeInput;
-            return rank < inService || nested ? Input(rank) : -1;
-        }
+        int rank = Rank(State.irr & ~State.imr), inService = Rank(Blocking);
+        // Special fully nested: the slave that is in service may interrupt again.
+        bool nested = State.special_fully_nested_mode != 0 && State.elcr_mask == MasterTriggers
+            && rank == inService && rank < 8 && Input(rank) == Pic.CascadeInput;
+        return rank < inService || nested ? Input(rank) : -1;
     }
 
     /// <summary>In service, but for those that special mask mode makes as good as ended.</summary>
@@ -50,7 +47,7 @@ internal struct Pic8259
     /// <returns>Its input; -1 if none waits.</returns>
     public int Acknowledge()
     {
-        int input = Request;
+        int input = NextRequest();
         if (input < 0)
             return input;
         byte bit = (byte)(1 << input);

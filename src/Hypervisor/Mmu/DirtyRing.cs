@@ -40,10 +40,9 @@ internal struct DirtyRing
     public static int Create(ref Vcpu vcpu)
     {
         int entries = vcpu.Vm.Memory.RingEntries;
-        if (entries == 0)
-            return Errno.Ok;
-        vcpu.DirtyRing._entries = vcpu.Shared.Host.AllocateRing(entries);
-        return vcpu.DirtyRing._entries.IsNull ? Errno.ENOMEM : Errno.Ok;
+        if (entries != 0)
+            vcpu.DirtyRing._entries = vcpu.Shared.Host.AllocateRing(entries);
+        return vcpu.DirtyRing._entries.Length == entries ? Errno.Ok : Errno.ENOMEM;
     }
 
     /// <summary>Adds a page of a slot; false when there is no room.</summary>
@@ -87,22 +86,15 @@ internal struct DirtyRing
             ref kvm_dirty_gfn entry = ref At(_taken);
             if ((Volatile.Read(ref entry.flags) & kvm_dirty_gfn.KVM_DIRTY_GFN_F_RESET) == 0)
                 break;
-            uint slot = Volatile.Read(ref entry.slot);
-            ulong page = Volatile.Read(ref entry.offset);
+            ref readonly MemorySlot slot = ref vm.Memory.SlotById(Volatile.Read(ref entry.slot));
+            ulong page = Volatile.Read(ref entry.offset), bit = 1UL << (int)(page % 64);
             Volatile.Write(ref entry.flags, 0);
             Volatile.Write(ref _taken, _taken + 1);
-            Protect(ref vm, slot, page);
+            // The slot may have changed since, and user space may have invented both numbers.
+            if (slot.LogsDirty && page < slot.PageCount)
+                DirtyLog.Collect(ref vm, in slot, (int)(page / 64), new Span<ulong>(ref bit));
         }
         return count;
-    }
-
-    /// <summary>The slot may have changed since, and user space may have invented both numbers.</summary>
-    private static void Protect(ref Vm.Vm vm, uint id, ulong page)
-    {
-        ref readonly MemorySlot slot = ref vm.Memory.SlotById(id);
-        ulong bit = 1UL << (int)(page % 64);
-        if (slot.LogsDirty && page < slot.PageCount)
-            DirtyLog.Collect(ref vm, in slot, (int)(page / 64), new Span<ulong>(ref bit));
     }
 
     private readonly ref kvm_dirty_gfn At(uint index) => ref _entries.Span[(int)(index % (uint)_entries.Length)];

@@ -134,8 +134,7 @@ internal static class GuestWalker
     private static PageFaultCode Violation(ref readonly Request request, ulong leaf, ulong restrictions)
     {
         ref readonly PagingState paging = ref request.Paging;
-        bool user = request.IsUser;
-        bool userPage = (restrictions & GuestEntry.User) == 0;
+        bool user = request.IsUser, userPage = (restrictions & GuestEntry.User) == 0;
         bool denied = user && !userPage;
         if ((request.Access & PageAccess.Fetch) != 0)
         {

@@ -4,9 +4,7 @@ namespace SharpKvm.Mmu;
 /// <summary>Properties of a memory slot: the flags of the UAPI, and one of our own.</summary>
 [Flags] internal enum SlotFlags : uint
 {
-    None = 0,
-    LogDirty = 1 << 0,
-    ReadOnly = 1 << 1,
+    None = 0, LogDirty = 1 << 0, ReadOnly = 1 << 1,
     /// <summary>Being moved or deleted: known to the MMU notifier, but nothing of it is mapped any more.</summary>
     Retired = 1 << 16,
 }
@@ -136,29 +134,27 @@ internal struct SlotTable
             return false;
         Span<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span;
         int count = 0, made = 0;
-        for (int done = 0, next; done < old.Length && made >= 0; done = next + 1)
+        for (int i = 0; i < old.Length && made >= 0; i++)
         {
-            next = Math.Min(left >= done ? left : old.Length, entered >= done ? entered : old.Length);
-            old[done..next].CopyTo(chunks[count..]);
-            count += next - done;
-            if (next == old.Length)
-                break;
-            made = Merge(
-                old[next].Span, next == left ? removed : default, next == entered ? added : default, chunks[count..]);
+            if (i == left || i == entered)
+                made = Merge(old[i].Span, i == left ? removed : default, i == entered ? added : default,
+                    chunks[count..]);
+            else
+                (chunks[count], made) = (old[i], 1);
             count += Math.Max(0, made);
         }
-        table.Value._chunks = table.Value._chunks.First(count);
         if (made < 0)
         {
             Free(table, in this);
             return false;
         }
+        table.Value._chunks = table.Value._chunks.First(count);
         table.Value._recent = chunks[0].RefAt(0);
         return true;
     }
 
     /// <summary>Copies a chunk without one slot and with another: to none, one or two chunks.</summary>
-    /// <returns>How many, or -1 without memory.</returns>
+    /// <returns>How many, or -1 without memory; then one may be there to be freed.</returns>
     private static int Merge(
         ReadOnlySpan<MemorySlot> chunk, MemorySlot removed, MemorySlot added, Span<KernelArray<MemorySlot>> result)
     {
@@ -166,13 +162,9 @@ internal struct SlotTable
         int first = length > ChunkSize ? length / 2 : length;
         if (length == 0)
             return 0;
-        if (!KernelArray<MemorySlot>.TryAllocate(length, out result[0]))
+        if (!KernelArray<MemorySlot>.TryAllocate(length, out result[0])
+            || first < length && !KernelArray<MemorySlot>.TryAllocate(length - first, out result[1]))
             return -1;
-        if (first < length && !KernelArray<MemorySlot>.TryAllocate(length - first, out result[1]))
-        {
-            result[0].Free();
-            return -1;
-        }
         Span<MemorySlot> all = result[0].Span;
         int gone = removed.Size != 0 ? PlaceOf(chunk, removed.Start) : kept;
         chunk[..gone].CopyTo(all);
@@ -197,15 +189,9 @@ internal struct SlotTable
     /// </summary>
     public static void Free(KernelRef<SlotTable> table, in SlotTable other)
     {
-        ReadOnlySpan<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span, others = other._chunks.Span;
-        // They differ in the few chunks of one change.
-        int both = Math.Min(chunks.Length, others.Length), head = 0, tail = 0;
-        while (head < both && chunks[head].Address == others[head].Address)
-            head++;
-        while (tail < both - head && chunks[^(tail + 1)].Address == others[^(tail + 1)].Address)
-            tail++;
-        others = others[head..^tail];
-        foreach (ref readonly KernelArray<MemorySlot> chunk in chunks[head..^tail])
+        ReadOnlySpan<KernelArray<MemorySlot>> others = other._chunks.Span;
+        // They differ in the few chunks of one change; those of both are in the same order.
+        foreach (ref readonly KernelArray<MemorySlot> chunk in table.Value._chunks.Span)
         {
             int next = 0;
             while (next < others.Length && others[next].Address != chunk.Address)
@@ -276,10 +262,9 @@ internal struct SlotTable
     /// <summary>Whether another slot reaches into <paramref name="slot"/>'s range.</summary>
     public readonly bool HasOverlap(in MemorySlot slot)
     {
-        int first = ChunkOf(slot.Start), place = PlaceOf(_chunks.Span[first].Span, slot.Start);
-        for (int i = first; i < _chunks.Length; i++, place = 0)
+        for (int i = ChunkOf(slot.Start); i < _chunks.Length; i++)
         {
-            foreach (ref readonly MemorySlot other in _chunks.Span[i].Span[place..])
+            foreach (ref readonly MemorySlot other in _chunks.Span[i].Span)
             {
                 if (other.Start.Value >= slot.End.Value)
                     return false;

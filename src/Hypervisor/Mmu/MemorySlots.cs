@@ -31,11 +31,8 @@ internal static class MemorySlots
 
         MemorySlot slot = new()
         {
-            Start = new Gpa(region.guest_phys_addr),
-            Size = region.memory_size,
-            Address = new Hva(region.userspace_addr),
-            Id = region.slot,
-            Flags = (SlotFlags)region.flags,
+            Id = region.slot, Flags = (SlotFlags)region.flags, Address = new Hva(region.userspace_addr),
+            Start = new Gpa(region.guest_phys_addr), Size = region.memory_size,
         };
         if (exists)
         {

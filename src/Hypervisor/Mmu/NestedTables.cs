@@ -48,8 +48,6 @@ internal static class NestedTables
 
     private const int Levels = 4, IndexBits = 9;
     private const ulong IndexMask = KernelPages.EntriesPerTable - 1;
-    private const ulong AddressMask = 0x000f_ffff_ffff_f000;
-
     /// <summary>Spare pages that one <see cref="Map"/> can use up.</summary>
     public const int TablesPerMapping = Levels - 1;
 
@@ -237,7 +235,7 @@ internal static class NestedTables
 
     private static bool IsLeaf(ulong entry, int level) => level == 1 || (entry & Large) != 0;
 
-    [MethodImpl(AggressiveInlining)] private static Hpa Target(ulong entry) => new(entry & AddressMask);
+    [MethodImpl(AggressiveInlining)] private static Hpa Target(ulong entry) => new(entry & GuestEntry.AddressMask);
 
     [MethodImpl(AggressiveInlining)]
     private static int IndexOf(ulong gfn, int level) => (int)((gfn >> (IndexBits * (level - 1))) & IndexMask);

@@ -16,9 +16,7 @@ internal struct PagingState
 /// <summary>An access by linear address; a read if no flag says otherwise.</summary>
 [Flags] internal enum PageAccess : uint
 {
-    Read = 0,
-    Write = 1 << 1,
-    Fetch = 1 << 4,
+    Read = 0, Write = 1 << 1, Fetch = 1 << 4,
     /// <summary>To a descriptor table or the TSS: with supervisor rights whatever the CPL, SMAP in force.</summary>
     Implicit = 1 << 8,
 }

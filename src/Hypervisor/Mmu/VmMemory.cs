@@ -49,25 +49,19 @@ internal struct VmMemory
     /// <summary>
     /// Prepares an empty memory. <paramref name="physicalBits"/> is the width of physical addresses (MAXPHYADDR).
     /// </summary>
-    /// <returns>0 or -ENOMEM.</returns>
+    /// <returns>0, or -ENOMEM; <see cref="Destroy"/> gives back what there is in either case.</returns>
     public static int Init(ref Vm.Vm vm, int physicalBits)
     {
-        vm.Memory = default;
         int frameBits = Math.Min(physicalBits, NestedTables.AddressBits) - Page.Shift;
         vm.Memory.LastFrame = new Gfn((1UL << frameBits) - 1);
-        Hpa root = KernelPages.Allocate();
-        if (root.IsNull)
-            return Errno.ENOMEM;
         if (!SlotTable.TryCreate(out KernelRef<SlotTable> table))
-        {
-            KernelPages.Free(root);
             return Errno.ENOMEM;
-        }
+
         // The root comes last: it is what tells the MMU notifier that there is something to look at.
         vm.Memory.Publish(table);
         vm.Memory.Statistics.TablePages = 1;
-        vm.Memory.Root = root;
-        return Errno.Ok;
+        vm.Memory.Root = KernelPages.Allocate();
+        return vm.Memory.Root.IsNull ? Errno.ENOMEM : Errno.Ok;
     }
 
     /// <summary>
