@@ -76,9 +76,8 @@ internal ref partial struct Execution<TMachine> where TMachine : struct, IMachin
         Segment cs = _machine.GetSegment(SegmentName.Cs);
         CodeSize code = SizeOf(in cs);
         bool long64 = code == CodeSize.Bits64;
-        ref FetchedInstruction fetched = ref _fetched;
-        fetched.ByteCount = 0;
-        fetched.IsLocated = false;
+        _fetched.ByteCount = 0;
+        _fetched.IsLocated = false;
         ulong rip = long64 ? Registers.Rip : (uint)Registers.Rip;
         ulong limit = long64 ? ulong.MaxValue : cs.Limit;
         if (rip > limit || long64 && !Canonical(rip))
@@ -91,12 +90,12 @@ internal ref partial struct Execution<TMachine> where TMachine : struct, IMachin
         for (; decoding == Decoding.Incomplete && start < allowed; end = allowed)
         {
             ulong from = linear + (uint)start;
-            Span<byte> bytes = fetched.Bytes;
+            Span<byte> bytes = _fetched.Bytes;
             if (!Check(_machine.Fetch(new Gva(long64 ? from : (uint)from), bytes[start..end], ref Result.Fault)))
                 return false;
             start = end;
-            fetched.ByteCount = (byte)end;
-            decoding = fetched.Decode(code);
+            _fetched.ByteCount = (byte)end;
+            decoding = _fetched.Decode(code);
         }
         return decoding == Decoding.Done || (decoding == Decoding.Unknown ? Unsupported()
             : Raise(decoding == Decoding.Invalid ? Fault.InvalidOpcode : Fault.GeneralProtection));

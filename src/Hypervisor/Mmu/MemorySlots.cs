@@ -34,14 +34,11 @@ internal static class MemorySlots
             Id = region.slot, Flags = (SlotFlags)region.flags, Address = new Hva(region.userspace_addr),
             Start = new Gpa(region.guest_phys_addr), Size = region.memory_size,
         };
-        if (exists)
-        {
-            bool movesPages = slot.Address.Value != old.Address.Value || slot.Size != old.Size;
-            if (movesPages || slot.IsReadOnly != old.IsReadOnly)
-                return Errno.EINVAL;
-            if (slot.Start.Value == old.Start.Value && slot.Flags == old.Flags)
-                return Errno.Ok;
-        }
+        bool movesPages = slot.Address.Value != old.Address.Value || slot.Size != old.Size;
+        if (exists && (movesPages || slot.IsReadOnly != old.IsReadOnly))
+            return Errno.EINVAL;
+        if (exists && slot.Start.Value == old.Start.Value && slot.Flags == old.Flags)
+            return Errno.Ok;
         if (vm.Memory.Slots.HasOverlap(in slot))
             return Errno.EEXIST;
         if ((slot.End.Value - 1) >> Page.Shift > vm.Memory.LastFrame.Value)
