@@ -71,7 +71,7 @@ test-vmx: ## all selftests on an emulated Intel processor
 	@$(BUILD_FOR_TESTS)
 	@tools/run-tests --only Vmx tests/InVm
 
-test-ryzen: ## all selftests on an AMD processor that another emulator plays
+test-ryzen: ## selftests on an AMD processor that another emulator plays
 	@$(BUILD_FOR_TESTS)
 	@tools/run-tests --only Ryzen tests/InVm
 
