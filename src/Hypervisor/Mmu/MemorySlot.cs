@@ -134,13 +134,15 @@ internal struct SlotTable
             return false;
         Span<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span;
         int count = 0, made = 0;
-        for (int i = 0; i < old.Length && made >= 0; i++)
+        for (int done = 0, next; done < old.Length && made >= 0; done = next + 1)
         {
-            if (i == left || i == entered)
-                made = Merge(old[i].Span, i == left ? removed : default, i == entered ? added : default,
-                    chunks[count..]);
-            else
-                (chunks[count], made) = (old[i], 1);
+            next = Math.Min(left >= done ? left : old.Length, entered >= done ? entered : old.Length);
+            old[done..next].CopyTo(chunks[count..]);
+            count += next - done;
+            if (next == old.Length)
+                break;
+            made = Merge(
+                old[next].Span, next == left ? removed : default, next == entered ? added : default, chunks[count..]);
             count += Math.Max(0, made);
         }
         if (made < 0)
@@ -189,9 +191,15 @@ internal struct SlotTable
     /// </summary>
     public static void Free(KernelRef<SlotTable> table, in SlotTable other)
     {
-        ReadOnlySpan<KernelArray<MemorySlot>> others = other._chunks.Span;
-        // They differ in the few chunks of one change; those of both are in the same order.
-        foreach (ref readonly KernelArray<MemorySlot> chunk in table.Value._chunks.Span)
+        ReadOnlySpan<KernelArray<MemorySlot>> chunks = table.Value._chunks.Span, others = other._chunks.Span;
+        // They differ in the few chunks of one change.
+        int both = Math.Min(chunks.Length, others.Length), head = 0, tail = 0;
+        while (head < both && chunks[head].Address == others[head].Address)
+            head++;
+        while (tail < both - head && chunks[^(tail + 1)].Address == others[^(tail + 1)].Address)
+            tail++;
+        others = others[head..^tail];
+        foreach (ref readonly KernelArray<MemorySlot> chunk in chunks[head..^tail])
         {
             int next = 0;
             while (next < others.Length && others[next].Address != chunk.Address)
