@@ -22,11 +22,7 @@ public class HardwareTests
     {
         using SimulatedHost host = VmxGuest.VmxHost();
         AssertAccepted();
-        Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0x3f));
-        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5b86dfa));
-        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x210ea));
-        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x2b6fff));
-        Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
+        AssertControls(pin: 0x3f, primary: 0xb5b86dfa, secondary: 0x210ea, exit: 0x2b6fff, entry: 0xd1ff);
         Assert.That((VmxHardware.Cr0Fixed, VmxHardware.Cr4Fixed), Is.EqualTo((0x20ul, 0x2000ul)));
         Assert.That(AddressSpaces.Count, Is.EqualTo(1u << 16));
         Assert.That(Ept.HasAccessedDirty);
@@ -138,11 +134,7 @@ public class HardwareTests
     {
         using SimulatedHost host = VmxGuest.VmxHost(VmxGuest.Penryn);
         AssertAccepted();
-        Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0x3f));
-        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5b9effa));
-        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x40));
-        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x36fff));
-        Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0x11ff));
+        AssertControls(pin: 0x3f, primary: 0xb5b9effa, secondary: 0x40, exit: 0x36fff, entry: 0x11ff);
     }
 
     [TestCase(9)]
@@ -321,6 +313,15 @@ public class HardwareTests
         Assert.That((guest.Vcpu.Vmx.Vpid, guest.Vmcs[VmcsField.Vpid]), Is.EqualTo(((ulong)vpid, (ulong)vpid)));
         Assert.That(((SecondaryControls)guest.Vmcs[VmcsField.SecondaryControls] & SecondaryControls.Vpid) != 0,
             Is.EqualTo(vpid != 0));
+    }
+
+    private static void AssertControls(uint pin, uint primary, uint secondary, uint exit, uint entry)
+    {
+        Assert.That((uint)VmxHardware.Pin, Is.EqualTo(pin));
+        Assert.That((uint)VmxHardware.Primary, Is.EqualTo(primary));
+        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(secondary));
+        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(exit));
+        Assert.That((uint)VmxHardware.Entry, Is.EqualTo(entry));
     }
 
     private static void AssertAccepted()
