@@ -38,7 +38,7 @@ public abstract class OverCommitFixture(Hypervisor hypervisor)
     {
         int[] resident = run.Numbers(Lab.Squeeze.Ballooned, "resident");
         Assert.That(resident, Has.Length.EqualTo(2));
-        Assert.That(resident[0] - resident[1], Is.GreaterThan(28));
+        Assert.That(resident[0] - resident[1], Is.GreaterThan(56));
     }
 
     [Test]

@@ -88,8 +88,8 @@ ballooned() {
 	vmm 4501 "$console" "$@" -mem-prealloc -device virtio-balloon-pci
 	await 240 rounds "$console" 2 || return
 	before=$(resident "$vmm")
-	ask 4501 "balloon $((memory - 32))"
-	await 240 below $((before - 28)) resident "$vmm"
+	ask 4501 "balloon $((memory - 64))"
+	await 240 below $((before - 56)) resident "$vmm"
 	echo "resident $before $(resident "$vmm")"
 	ask 4501 'info balloon'
 	go_on "$console" || return
