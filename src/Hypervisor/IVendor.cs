@@ -55,6 +55,11 @@ internal interface IVendor
     /// </summary>
     static abstract void ApplyCpuid(ref Vcpu vcpu);
 
+    /// <summary>
+    /// The APIC is in another mode, or others want to know of the end of other interrupts: what the CPU does for it.
+    /// </summary>
+    static abstract void UpdateApic(ref Vcpu vcpu);
+
     static abstract ulong GetTscOffset(ref Vcpu vcpu);
     static abstract void SetTscOffset(ref Vcpu vcpu, ulong offset);
 

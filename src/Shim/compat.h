@@ -34,6 +34,15 @@
 #define sk_emergency_unregister(callback) ((void)(callback))
 #endif
 
+/* Posted interrupts: a CPU in a guest takes them, any other ignores the call. Handlers are found by the IDT. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+#define sk_can_post() (IS_ENABLED(CONFIG_KVM) && !cpu_feature_enabled(X86_FEATURE_FRED))
+#define sk_send_posted(cpu) __apic_send_IPI(cpu, SK_POSTED_VECTOR)
+#else
+#define sk_can_post() IS_ENABLED(CONFIG_HAVE_KVM)
+#define sk_send_posted(cpu) apic->send_IPI(cpu, SK_POSTED_VECTOR)
+#endif
+
 /* The hotplug state that Linux's own KVM takes when it is loaded. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
 #define SK_KVM_HOTPLUG_STATE CPUHP_AP_KVM_ONLINE

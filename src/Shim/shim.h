@@ -67,6 +67,7 @@ struct sk_vcpu {
 	bool host_saved;
 	/* VMX: whether VMRESUME takes the VMCS, and what the host had. */
 	bool launched;
+	u8 interrupt;		/* the vector that the last exit acknowledged, or 0 */
 	u64 host_cr3, host_cr4, host_debugctl, host_fs_base, host_msrs[5];
 	u16 host_ds, host_es, host_fs, host_gs, host_ldt;
 	int srcu_index;
@@ -91,6 +92,8 @@ void sk_vmx_load(struct sk_vcpu *vcpu, int cpu);
 void sk_vmx_prepare(struct sk_vcpu *vcpu);
 void sk_vmx_before(struct sk_vcpu *vcpu);
 void sk_vmx_run(struct sk_vcpu *vcpu);
+void sk_vmx_handle(struct sk_vcpu *vcpu);
+void sk_call_handler(unsigned long handler);
 void sk_vmx_unload(struct sk_vcpu *vcpu);
 void sk_vmx_off(void);
 
@@ -100,7 +103,7 @@ long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write, bool wai
 void sk_vm_debugfs(struct sk_vm *vm);
 
 void sk_vcpu_destroy(struct sk_vcpu *vcpu);
-void sk_vcpu_kick(struct sk_vcpu *vcpu);
+void sk_vcpu_kick(struct sk_vcpu *vcpu, bool post);
 void sk_request_all(struct sk_vm *vm, u32 request, bool wait);
 
 void sk_irqfds_free(struct sk_vm *vm);

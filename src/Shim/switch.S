@@ -170,3 +170,25 @@ SYM_INNER_LABEL(sk_vmx_exit, SYM_L_GLOBAL)
 	POP_HOST
 	RET
 SYM_FUNC_END(sk_vmx_enter)
+
+	.text
+
+/*
+ * void sk_call_handler(unsigned long handler)
+ *
+ * Calls an interrupt handler, interrupts off, with the frame that the CPU would have pushed (SDM vol. 3, 6.14.2); its
+ * IRET comes back here.
+ */
+SYM_FUNC_START(sk_call_handler)
+	push	%rbp
+	mov	%rsp, %rbp
+	and	$-16, %rsp
+	push	$__KERNEL_DS
+	push	%rbp
+	pushf
+	push	$__KERNEL_CS
+	CALL_NOSPEC rdi
+	mov	%rbp, %rsp
+	pop	%rbp
+	RET
+SYM_FUNC_END(sk_call_handler)

@@ -191,6 +191,8 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	if (hw_breakpoint_active())
 		hw_breakpoint_restore();
 	WRITE_ONCE(vcpu->in_guest, false);
+	if (unlikely(vcpu->interrupt))
+		sk_vmx_handle(vcpu);
 	/* A physical interrupt that ended the guest's turn is taken here, still accounted to the guest. */
 	local_irq_enable();
 	/* STI holds interrupts off for one instruction. */
@@ -223,8 +225,11 @@ long sk_vcpu_work(struct sk_vcpu *vcpu)
 	return result;
 }
 
-/* Import of the core; the requests were set before, by an atomic operation. See sk_request_all() for the order. */
-void sk_vcpu_kick(struct sk_vcpu *vcpu)
+/*
+ * Import of the core; the requests were set before, by an atomic operation. See sk_request_all() for the order. Post:
+ * the CPU takes posted interrupts in the guest; one that has left it finds the request.
+ */
+void sk_vcpu_kick(struct sk_vcpu *vcpu, bool post)
 {
 	int cpu;
 
@@ -234,7 +239,10 @@ void sk_vcpu_kick(struct sk_vcpu *vcpu)
 	cpu = READ_ONCE(vcpu->cpu);
 	if (READ_ONCE(vcpu->in_guest) && cpu != smp_processor_id()) {
 		sk_count(SK_IPIS);
-		smp_send_reschedule(cpu);
+		if (post)
+			sk_send_posted(cpu);
+		else
+			smp_send_reschedule(cpu);
 	}
 	preempt_enable();
 }
@@ -277,7 +285,7 @@ static enum hrtimer_restart timer_expired(struct hrtimer *timer)
 	struct sk_vcpu *vcpu = container_of(timer, struct sk_vcpu, timer);
 
 	atomic_or(SK_REQUEST_TIMER, (atomic_t *)&vcpu->shared->request_bits);
-	sk_vcpu_kick(vcpu);
+	sk_vcpu_kick(vcpu, false);
 	return HRTIMER_NORESTART;
 }
 

@@ -77,7 +77,7 @@ void sk_request_all(struct sk_vm *vm, u32 request, bool wait)
 		smp_mb__after_atomic();
 		cpu = READ_ONCE(vcpu->cpu);
 		if (!wait)
-			sk_vcpu_kick(vcpu);
+			sk_vcpu_kick(vcpu, false);
 		else if (have_mask && READ_ONCE(vcpu->in_guest) && cpu != smp_processor_id())
 			cpumask_set_cpu(cpu, mask);
 	}

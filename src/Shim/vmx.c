@@ -21,6 +21,9 @@ enum {
 #define EVENT_MASK		0x800007ffu
 #define EVENT_NMI		0x80000202u
 #define EVENT_MACHINE_CHECK	0x80000312u
+#define EVENT_VALID		0x80000000u
+
+#define REASON_INTERRUPT	1
 
 bool sk_is_vmx;
 extern const char sk_vmx_exit[];
@@ -29,6 +32,9 @@ extern const char sk_vmx_exit[];
 static DEFINE_PER_CPU(struct sk_vcpu *, current_vcpu);
 
 /* The core knows these by their values. */
+#ifdef POSTED_INTR_VECTOR
+static_assert(SK_POSTED_VECTOR == POSTED_INTR_VECTOR);
+#endif
 static_assert(__KERNEL_CS == 0x10 && __KERNEL_DS == 0x18 && GDT_ENTRY_TSS * 8 == 0x40);
 
 static const u32 syscall_msrs[] = { MSR_STAR, MSR_LSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE, MSR_EFER };
@@ -200,13 +206,24 @@ noinstr void sk_vmx_run(struct sk_vcpu *vcpu)
 	if (unlikely(shared->entry_failed || reason & ENTRY_FAILED))
 		return;
 	vcpu->launched = true;
-	if (reason)
+	if (reason > REASON_INTERRUPT)
 		return;
 	/* The host's own events that ended the guest's turn. */
 	event = vmread(EXIT_INTERRUPTION) & EVENT_MASK;
+	if (reason == REASON_INTERRUPT && event & EVENT_VALID)
+		vcpu->interrupt = event;
 	/* The exit has blocked NMIs, as one does; the handler's IRET unblocks them. */
 	if (event == EVENT_NMI)
 		asm volatile("int $2");
 	else if (event == EVENT_MACHINE_CHECK)
 		asm volatile("int $18");
+}
+
+/* With posted interrupts an exit acknowledges the interrupt that made it, so its handler is called by hand. */
+void sk_vmx_handle(struct sk_vcpu *vcpu)
+{
+	const gate_desc *idt = (void *)CPU_ENTRY_AREA_RO_IDT;
+
+	sk_call_handler(gate_offset(&idt[vcpu->interrupt]));
+	vcpu->interrupt = 0;
 }

@@ -32,7 +32,20 @@ internal sealed record Bochs(string Folder)
             "if (! IsValidPageAlignedPhyAddr(vm->pid_addr)) {",
             "if (! IsValidPhyAddr(vm->pid_addr) || (vm->pid_addr & 63)) {"
         ),
-        // So it is with V_INTR_MASKING (APM vol. 2, 15.21.1).
+        // A virtual interrupt waits for the guest's IF (SDM 30.2.2), also when one of the host's ends the turn.
+        (
+            "cpu/event.cc",
+            "if (is_pending(BX_EVENT_PENDING_VMX_VIRTUAL_INTR)) {",
+            "if (is_unmasked_event_pending(BX_EVENT_PENDING_VMX_VIRTUAL_INTR)) {"
+        ),
+        // An exit in the course of its delivery says so (SDM 28.2.4).
+        (
+            "cpu/vapic.cc",
+            "    interrupt(vector, BX_EXTERNAL_INTERRUPT, 0, 0);\n",
+            "    vm->idt_vector_error_code = 0;\n    vm->idt_vector_info = vector | (BX_EXTERNAL_INTERRUPT << 8);\n"
+                + "    interrupt(vector, BX_EXTERNAL_INTERRUPT, 0, 0);\n"
+        ),
+        // With V_INTR_MASKING the guest's IF masks nothing of the host's (APM vol. 2, 15.21.1).
         (
             "cpu/svm.cc",
             "  BX_CPU_THIS_PTR in_svm_guest = true;\n",

@@ -61,6 +61,7 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
         Vcpu.Shared.Port = new(Host.AllocateBlock(Page.Size));
         Vcpu.VmRef = machine.Ref;
         Vcpu.Id = id;
+        Assert.That(Vcpu.Apic.Create(), Is.EqualTo(Errno.Ok));
         Assert.That(TVendor.CreateVcpu(ref Vcpu), Is.EqualTo(Errno.Ok));
         Reset<TVendor>.PowerOn(ref Vcpu);
         Put(new kvm_cpuid2 { nent = CpuidTable.MaxEntries });
@@ -193,6 +194,7 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
         Vcpu.SpareTables.Free();
         Vcpu.Shadow.Free();
         Vcpu.Cpuid.Free();
+        Vcpu.Apic.Free();
         Host.FreeBlock(Vcpu.Shared.Run.Address);
         Host.FreeBlock(Vcpu.Shared.Port.Address);
         Host.FreeBlock(_block);

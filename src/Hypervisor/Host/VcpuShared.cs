@@ -50,11 +50,14 @@ internal struct VcpuShared
 
     public void Request(VcpuRequests request) => Interlocked.Or(ref RequestBits, (uint)request);
 
-    /// <summary>Sets the bits and sees to it that the vCPU looks at them soon. From any context.</summary>
-    public void RequestNow(VcpuRequests request)
+    /// <summary>
+    /// Sets the bits and sees to it that the vCPU looks at them soon. From any context. Post: the CPU, if it runs the
+    /// guest, is to take the posted interrupts, without an exit.
+    /// </summary>
+    public void RequestNow(VcpuRequests request, bool post = false)
     {
         Request(request);
-        Host.Kick();
+        Host.Kick(post);
     }
 }
 
@@ -67,6 +70,10 @@ internal enum EntryFlags : uint
     /// <summary>The guest's TLB is flushed: to be counted.</summary>
     Flushes = 1 << 1,
 }
+
+/// <summary>By what Linux has a CPU in a guest take posted interrupts.</summary>
+[KernelHeader("SK_POSTED")]
+internal enum Posted : uint { Vector = 0xf2 }
 
 /// <summary>Requests to a vCPU.</summary>
 [Flags, KernelHeader("SK_REQUEST")]
@@ -105,6 +112,8 @@ internal enum VcpuRequests : uint
     MsrFilter = 1 << 16,
     /// <summary>The vCPU's dirty ring has no room for what its next turn may write.</summary>
     RingFull = 1 << 17,
+    /// <summary>The end of other interrupts is to exit.</summary>
+    Ends = 1 << 18,
 }
 
 /// <summary>Port data of KVM_EXIT_IO, shared with user space.</summary>

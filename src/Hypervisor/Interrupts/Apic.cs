@@ -18,8 +18,8 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     private const uint FirstMsr = 0x800, Masked = 1 << 16, SendIllegalVector = 1 << 5;
     private const uint IcrBusy = 1 << 12, IcrAssert = 1 << 14, IcrLevel = 1 << 15, IcrSelf = 1 << 18;
 
-    /// <summary>Registers that RDMSR and WRMSR know, a bit each (SDM vol. 3, table 11-6).</summary>
-    private const ulong ReadableMsrs = 0x43fd_01ff_ffff_a50c, WritableMsrs = 0xc1fd_0100_0000_8900;
+    /// <summary>Registers that WRMSR knows, a bit each (SDM vol. 3, table 11-6).</summary>
+    private const ulong WritableMsrs = 0xc1fd_0100_0000_8900;
 
     /// <summary>
     /// The state after power-up and INIT, but for IA32_APIC_BASE, which the caller has set or INIT leaves alone (SDM
@@ -30,6 +30,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         ref Lapic apic = ref vcpu.Apic;
         apic.Errors = 0;
         apic.Registers = default;
+        apic.NoteRequests();
         apic.Registers[ApicRegister.Svr] = SvrReset;
         apic.Registers[ApicRegister.Dfr] = FlatModel | DfrFixed;
         MaskLvts(ref apic);
@@ -92,12 +93,24 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
             Set(ref vcpu, register, BinaryPrimitives.ReadUInt32LittleEndian(data) & writable);
     }
 
+    /// <summary>
+    /// The CPU has put what the guest wrote into the page, at <paramref name="offset"/>: does what else a write does.
+    /// </summary>
+    public static void Written(ref Vcpu vcpu, uint offset)
+    {
+        int register = (int)(offset / 16) % ApicRegister.Count;
+        if (register == ApicRegister.Id)
+            Identify(ref vcpu);
+        else
+            Set(ref vcpu, register, vcpu.Apic.Registers[register] & Writable(ref vcpu, register));
+    }
+
     /// <summary>MSRs 800H to 8FFH. False (#GP) outside x2APIC mode and for what cannot be read.</summary>
     public static bool TryReadMsr(ref Vcpu vcpu, uint index, out ulong value)
     {
         uint register = index - FirstMsr;
         value = 0;
-        if (!HasMsr(ref vcpu, register, ReadableMsrs))
+        if (!HasMsr(ref vcpu, register, ApicRegister.ReadableMsrs))
             return false;
         value = Value(ref vcpu, (int)register);
         if (register == ApicRegister.Icr)
@@ -136,9 +149,11 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     /// <summary>
     /// The end of the interrupt of highest priority in service; the chips learn of those that they wait for.
     /// </summary>
-    public static void Eoi(ref Vcpu vcpu)
+    public static void Eoi(ref Vcpu vcpu) => Ended(ref vcpu, vcpu.Apic.EndHighest());
+
+    /// <summary>What a vector's end means to others; -1: nothing has ended.</summary>
+    public static void Ended(ref Vcpu vcpu, int vector)
     {
-        int vector = vcpu.Apic.EndHighest();
         if (vector >= 0 && IsEndTold(ref vcpu, vector))
             IrqChip.EndOfInterrupt(ref vcpu, new Vector((byte)vector));
     }
@@ -153,6 +168,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     {
         // What is due is posted first, so that it is in IRR.
         ApicTimer<TVendor>.Expired(ref vcpu);
+        vcpu.Apic.HighestRequest();
         state = default;
         Span<uint> page = MemoryMarshal.Cast<byte, uint>((Span<byte>)state.regs);
         for (int register = 0; register < ApicRegister.Count; register++)
@@ -217,6 +233,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
             vcpu.Vm.Irqchip.Mode == IrqchipMode.Split ? Version | CanSuppressEoi : Version;
         ref uint ldr = ref apic.Registers[ApicRegister.Ldr];
         ldr = isX2 ? id >> 4 << 16 | 1u << (int)(id & 15) : ldr & 0xff000000;
+        TVendor.UpdateApic(ref vcpu);
     }
 
     /// <summary>The bits of a register that software can set and that are kept.</summary>

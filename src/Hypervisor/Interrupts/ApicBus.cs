@@ -129,6 +129,7 @@ internal static class ApicBus
     private static bool Deliver(ref Vcpu target, in InterruptMessage message, bool own)
     {
         VcpuRequests request = VcpuRequests.Event;
+        bool post = false;
         switch (message.Mode)
         {
             case DeliveryMode.Fixed or DeliveryMode.LowestPriority:
@@ -139,9 +140,14 @@ internal static class ApicBus
                     RaiseError(ref target, ReceiveIllegalVector, own);
                     return false;
                 }
+                // Its end is to exit from now on.
+                bool level = target.Apic.IsVirtual && message.Level && !target.Apic.IsLevel(message.Vector.Value);
+                if (level)
+                    request |= VcpuRequests.Ends;
                 // Who had it waiting was told by whoever sent it first.
-                if (!target.Apic.TryRequest(message.Vector.Value, message.Level))
+                if (!target.Apic.TryRequest(message.Vector.Value, message.Level) && !level)
                     return true;
+                post = target.Apic.IsPosted && !level;
                 break;
             case DeliveryMode.Nmi: request = VcpuRequests.Nmi; break;
             case DeliveryMode.Init:
@@ -161,7 +167,7 @@ internal static class ApicBus
         if (own)
             target.Shared.Request(request);
         else
-            target.Shared.RequestNow(request);
+            target.Shared.RequestNow(request, post);
         return true;
     }
 }

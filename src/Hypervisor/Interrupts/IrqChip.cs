@@ -103,7 +103,7 @@ internal struct IrqChip
         ref IrqChip chip = ref vm.Irqchip;
         vm.Host.LockIrq();
         (chip._routes, routes) = (routes, chip._routes);
-        chip.UpdateEoiVectors();
+        UpdateEoiVectors(ref vm);
         vm.Host.UnlockIrq();
         routes.Free();
     }
@@ -290,7 +290,7 @@ internal struct IrqChip
     {
         vm.Host.LockIrq();
         vm.Irqchip.IoApic.Write(offset, value, ref vm);
-        vm.Irqchip.UpdateEoiVectors();
+        UpdateEoiVectors(ref vm);
         vm.Host.UnlockIrq();
     }
 
@@ -316,7 +316,7 @@ internal struct IrqChip
         else
             chip.Pic.Set((int)state.chip_id, in state.chip.pic);
         // Neither finds anything new when the state was only read.
-        chip.UpdateEoiVectors();
+        UpdateEoiVectors(ref vm);
         NotifyPicOutput(ref vm);
         vm.Host.UnlockIrq();
         return Errno.Ok;
@@ -328,23 +328,30 @@ internal struct IrqChip
         vm.Host.LockIrq();
         vm.Irqchip._hasResamplers = true;
         vm.Irqchip._resampled |= (uint)(vm.Irqchip._routes.Find(gsi).Lines >> RouteTable.PicLines);
-        vm.Irqchip.UpdateEoiVectors();
+        UpdateEoiVectors(ref vm);
         vm.Host.UnlockIrq();
     }
 
     /// <summary>Brings <see cref="EoiVectors"/> up to date after a change of the IOAPIC or the routes.</summary>
-    private void UpdateEoiVectors()
+    private static void UpdateEoiVectors(ref Vm.Vm vm)
     {
+        ref IrqChip chip = ref vm.Irqchip;
         const uint PitAndRtc = 1 << 0 | 1 << 2 | 1 << 8;
         VectorSet vectors = default;
-        if (Mode == IrqchipMode.Kernel)
-            IoApic.CollectEoiVectors(ref vectors, PitAndRtc | _resampled);
-        foreach (ref readonly Route route in _routes.First(ReservedRoutes))
+        if (chip.Mode == IrqchipMode.Kernel)
+            chip.IoApic.CollectEoiVectors(ref vectors, PitAndRtc | chip._resampled);
+        foreach (ref readonly Route route in chip._routes.First(chip.ReservedRoutes))
         {
-            if (IsLevel(in route, out InterruptMessage message))
+            if (chip.IsLevel(in route, out InterruptMessage message))
                 vectors.Add(message.Vector.Value);
         }
-        EoiVectors.Assign(in vectors);
+        if (!chip.EoiVectors.Assign(in vectors))
+            return;
+        for (uint id = 0; vm.Vcpus.TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
+        {
+            if (vcpu.Value.Apic.IsVirtual)
+                vcpu.Value.Shared.RequestNow(VcpuRequests.Ends);
+        }
     }
 
     /// <summary>

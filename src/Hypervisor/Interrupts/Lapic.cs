@@ -11,6 +11,9 @@ internal static class ApicRegister
         Isr = 0x10, Tmr = 0x18, Irr = 0x20, Esr = 0x28, Icr = 0x30, IcrHigh = 0x31, LvtTimer = 0x32, LvtThermal = 0x33,
         LvtPerformance = 0x34, Lint0 = 0x35, Lint1 = 0x36, LvtError = 0x37, InitialCount = 0x38, CurrentCount = 0x39,
         Divide = 0x3e, SelfIpi = 0x3f, Count = 0x40;
+
+    /// <summary>Those that RDMSR knows, a bit each (SDM vol. 3, table 11-6).</summary>
+    public const ulong ReadableMsrs = 0x43fd_01ff_ffff_a50c;
 }
 
 /// <summary>Bits EN and EXTD of IA32_APIC_BASE (SDM vol. 3, table 11-5).</summary>
@@ -20,11 +23,43 @@ internal enum ApicMode : byte
 }
 
 /// <summary>
+/// The registers, 32 bits at every 16 bytes: what a virtual-APIC page of VMX begins with (SDM vol. 3, 30.1). Where the
+/// CPU delivers interrupts by itself it writes to TPR, PPR, ISR and IRR while the guest runs.
+/// </summary>
+internal struct ApicPage
+{
+    [InlineArray(ApicRegister.Count * Stride)] internal struct Words { private uint _first; }
+
+    /// <summary>From one register to the next, in words.</summary>
+    private const int Stride = 4;
+    /// <summary>Where <see cref="Posted"/> is in the page.</summary>
+    public const int PostedOffset = ApicRegister.Count * Stride * sizeof(uint);
+
+    private Words _words;
+    public PostedInterrupts Posted;
+
+    [UnscopedRef] public ref uint this[int register] => ref _words[register * Stride];
+}
+
+/// <summary>
+/// Requests that are not in IRR yet (posted-interrupt descriptor: SDM vol. 3, table 30-1; 64 bytes, aligned to them).
+/// </summary>
+internal struct PostedInterrupts
+{
+    public VectorWords Requests;
+    /// <summary>1: there may be some, and who sent the first has told of it.</summary>
+    public uint Outstanding;
+
+    [InlineArray(8)] internal struct VectorWords { private uint _first; }
+}
+
+/// <summary>
 /// A local APIC's state (SDM vol. 3, chapter 11).
 /// <para>
 /// All of it belongs to the vCPU's own thread, in KVM_RUN or an ioctl. Others, in any context, may do two things: set a
 /// request (<see cref="TryRequest"/>: bits of IRR and TMR, atomically), and read what tells whether a message is for
-/// this CPU (<see cref="Mode"/>, LDR, DFR, SVR, the LVT), each in one access.
+/// this CPU (<see cref="Mode"/>, LDR, DFR, SVR, the LVT), each in one access. Where the CPU delivers interrupts by
+/// itself (<see cref="IsVirtual"/>), IRR is its own and the vCPU's thread's; others post.
 /// </para>
 /// <para>
 /// No interrupt is lost. The sender sets the bit in IRR, then <see cref="Host.VcpuRequests.Event"/>, then kicks; each
@@ -36,15 +71,21 @@ internal enum ApicMode : byte
 /// </summary>
 internal struct Lapic
 {
-    [InlineArray(ApicRegister.Count)] internal struct RegisterFile { private uint _first; }
-
     public const uint SoftwareEnable = 1 << 8;
     /// <summary>Vectors below are the CPU's exceptions (SDM vol. 3, 11.5.2).</summary>
     public const int FirstVector = 16;
     private const int Words = 8;
 
-    public RegisterFile Registers;
-    /// <summary>0: nothing is in IRR. Saves each entry the search.</summary>
+    /// <summary>Holds an <see cref="ApicPage"/>.</summary>
+    public Hpa Page;
+    private KernelRef<ApicPage> _page;
+    /// <summary>The CPU delivers what is in IRR by itself (virtual-interrupt delivery of VMX).</summary>
+    public bool IsVirtual;
+    /// <summary>It takes what is posted while the guest runs, too.</summary>
+    public bool IsPosted;
+    /// <summary>Then: software has changed IRR or ISR since <see cref="TakeStatus"/>.</summary>
+    private bool _statusChanged;
+    /// <summary>0: software finds nothing to deliver in IRR. Saves each entry the search.</summary>
     private uint _mayHaveRequests;
     /// <summary>Errors since the last write to ESR. Others set bits, atomically.</summary>
     public uint Errors;
@@ -53,6 +94,24 @@ internal struct Lapic
     public byte StartUpVector;
     public LapicTimer Timer;
 
+    public readonly ref ApicPage Registers => ref _page.Value;
+
+    /// <summary>0 or ENOMEM; <see cref="Free"/> in either case.</summary>
+    public int Create()
+    {
+        Page = KernelPages.Allocate();
+        if (Page.IsNull)
+            return Errno.ENOMEM;
+        _page = KernelPages.Reference<ApicPage>(Page);
+        return Errno.Ok;
+    }
+
+    public readonly void Free()
+    {
+        if (!Page.IsNull)
+            KernelPages.Free(Page);
+    }
+
     /// <summary>Whether it takes interrupts. May be called by others.</summary>
     public bool IsEnabled =>
         Mode != ApicMode.Disabled && (Volatile.Read(ref Registers[ApicRegister.Svr]) & SoftwareEnable) != 0;
@@ -60,14 +119,16 @@ internal struct Lapic
     public byte Tpr => (byte)Registers[ApicRegister.Tpr];
 
     /// <summary>
-    /// Puts a vector into IRR. May be called by others. False: it was there already, and they are one interrupt.
+    /// Requests a vector. May be called by others. False: it was requested already, and they are one interrupt, or who
+    /// posted others has yet to be heard.
     /// </summary>
     public bool TryRequest(byte vector, bool level)
     {
         int word = vector / 32;
         uint bit = Bit(vector);
+        ref ApicPage page = ref Registers;
         // First, so that whoever finds the vector in IRR finds its trigger mode.
-        ref uint levels = ref Registers[ApicRegister.Tmr + word];
+        ref uint levels = ref page[ApicRegister.Tmr + word];
         if ((Volatile.Read(ref levels) & bit) != 0 != level)
         {
             if (level)
@@ -75,21 +136,61 @@ internal struct Lapic
             else
                 Interlocked.And(ref levels, ~bit);
         }
-        bool isNew = (Interlocked.Or(ref Registers[ApicRegister.Irr + word], bit) & bit) == 0;
+        if (IsVirtual)
+        {
+            Interlocked.Or(ref page.Posted.Requests[word], bit);
+            return Interlocked.Exchange(ref page.Posted.Outstanding, 1) == 0;
+        }
+        bool isNew = (Interlocked.Or(ref page[ApicRegister.Irr + word], bit) & bit) == 0;
         Volatile.Write(ref _mayHaveRequests, 1);
         return isNew;
     }
 
-    /// <summary>IRR was written as a whole.</summary>
-    public void NoteRequests() => Volatile.Write(ref _mayHaveRequests, 1);
+    /// <summary>IRR and ISR were written as a whole.</summary>
+    public void NoteRequests()
+    {
+        _statusChanged = true;
+        if (!IsVirtual)
+            Volatile.Write(ref _mayHaveRequests, 1);
+    }
+
+    /// <summary>What was posted goes to IRR.</summary>
+    public void TakePosted()
+    {
+        ref ApicPage page = ref Registers;
+        if (Volatile.Read(ref page.Posted.Outstanding) == 0)
+            return;
+        // Before the requests: who posts behind this will be looked for once more.
+        Interlocked.Exchange(ref page.Posted.Outstanding, 0);
+        for (int word = 0; word < Words; word++)
+            page[ApicRegister.Irr + word] |= Interlocked.Exchange(ref page.Posted.Requests[word], 0);
+        _statusChanged = true;
+    }
+
+    /// <summary>
+    /// The guest interrupt status for the next entry (SDM vol. 3, 25.4.2): the highest vector in IRR and, in bits 8-15,
+    /// in ISR. False: it is as the CPU left it.
+    /// </summary>
+    public bool TakeStatus(out uint status)
+    {
+        TakePosted();
+        status = 0;
+        if (!_statusChanged)
+            return false;
+        _statusChanged = false;
+        status = (uint)(Math.Max(HighestInService(), 0) << 8 | Math.Max(HighestRequest(), 0));
+        return true;
+    }
 
     /// <summary>The highest vector in IRR, whatever its priority; -1 when there is none.</summary>
     public int HighestRequest()
     {
-        if (Volatile.Read(ref _mayHaveRequests) == 0)
+        if (IsVirtual)
+            TakePosted();
+        else if (Volatile.Read(ref _mayHaveRequests) == 0)
             return -1;
         int vector = Highest(ApicRegister.Irr, Words - 1);
-        if (vector >= 0)
+        if (vector >= 0 || IsVirtual)
             return vector;
         // A request that is set between the search and this finds the hint gone: search once more behind the barrier.
         Interlocked.Exchange(ref _mayHaveRequests, 0);
@@ -102,9 +203,14 @@ internal struct Lapic
     /// <summary>The highest vector in ISR; -1 when there is none.</summary>
     public int HighestInService() => Highest(ApicRegister.Isr, Words - 1);
 
-    /// <summary>The vector that the CPU should take now, as far as priorities go; -1 when there is none.</summary>
+    /// <summary>
+    /// The vector that software is to deliver now, as far as priorities go; -1 when there is none.
+    /// </summary>
     [MethodImpl(AggressiveInlining)]
     public int HighestPending() => Volatile.Read(ref _mayHaveRequests) == 0 ? -1 : SearchPending();
+
+    /// <summary>Whether the CPU will deliver an interrupt by itself when it enters the guest.</summary>
+    public bool WillDeliver => IsVirtual && SearchPending() >= 0;
 
     private int SearchPending()
     {
@@ -127,11 +233,16 @@ internal struct Lapic
         if (vector < 0)
             return -1;
         Registers[ApicRegister.Isr + vector / 32] &= ~Bit(vector);
+        _statusChanged = true;
         SetPriority(Highest(ApicRegister.Isr, vector / 32));
         return vector;
     }
 
     public bool IsLevel(int vector) => (Registers[ApicRegister.Tmr + vector / 32] & Bit(vector)) != 0;
+
+    /// <summary>64 of TMR's bits.</summary>
+    public ulong Levels(int word) =>
+        Registers[ApicRegister.Tmr + 2 * word] | (ulong)Registers[ApicRegister.Tmr + 2 * word + 1] << 32;
 
     /// <summary>Computes PPR from TPR and ISR.</summary>
     public void UpdatePriority() => SetPriority(Highest(ApicRegister.Isr, Words - 1));

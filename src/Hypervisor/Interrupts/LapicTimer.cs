@@ -10,6 +10,10 @@ internal struct LapicTimer
     public ulong Target;
     /// <summary>What IA32_TSC_DEADLINE reads; 0 in the other modes.</summary>
     public ulong Deadline;
+    /// <summary>
+    /// The LVT entry and the divide configuration that it runs by: the CPU may have written the registers already.
+    /// </summary>
+    public uint Lvt, Divide;
 }
 
 /// <summary>The timer's registers and what they do. By the vCPU's own thread only.</summary>
@@ -60,17 +64,16 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
 
     public static void SetInitialCount(ref Vcpu vcpu, uint count)
     {
-        if (IsDeadline(ref vcpu))
-            return;
-        vcpu.Apic.Registers[ApicRegister.InitialCount] = count;
-        Start(ref vcpu, count == 0 ? 0 : HostCpu.Nanoseconds() + Period(ref vcpu));
+        vcpu.Apic.Registers[ApicRegister.InitialCount] = IsDeadline(ref vcpu) ? 0 : count;
+        if (!IsDeadline(ref vcpu))
+            Start(ref vcpu, count == 0 ? 0 : HostCpu.Nanoseconds() + Period(ref vcpu));
     }
 
     /// <summary>The count goes on from where it is, at the new rate.</summary>
     public static void SetDivide(ref Vcpu vcpu, uint value)
     {
         uint count = CurrentCount(ref vcpu);
-        vcpu.Apic.Registers[ApicRegister.Divide] = value;
+        vcpu.Apic.Registers[ApicRegister.Divide] = vcpu.Apic.Timer.Divide = value;
         if (vcpu.Apic.Timer.Target != 0 && !IsDeadline(ref vcpu))
             Continue(ref vcpu, count);
     }
@@ -78,13 +81,13 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
     /// <summary>The timer's LVT entry. Between counting and the deadline mode nothing is carried over.</summary>
     public static void SetMode(ref Vcpu vcpu, uint lvt)
     {
-        ref uint register = ref vcpu.Apic.Registers[ApicRegister.LvtTimer];
-        bool changed = ((lvt ^ register) & LapicTimer.TscDeadline) != 0;
-        register = lvt;
+        ref LapicTimer timer = ref vcpu.Apic.Timer;
+        bool changed = ((lvt ^ timer.Lvt) & LapicTimer.TscDeadline) != 0;
+        vcpu.Apic.Registers[ApicRegister.LvtTimer] = timer.Lvt = lvt;
         if (!changed)
             return;
         vcpu.Apic.Registers[ApicRegister.InitialCount] = 0;
-        vcpu.Apic.Timer.Deadline = 0;
+        timer.Deadline = 0;
         Start(ref vcpu, 0);
     }
 
@@ -103,6 +106,8 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
     /// </summary>
     public static void Restore(ref Vcpu vcpu, uint count)
     {
+        vcpu.Apic.Timer.Lvt = vcpu.Apic.Registers[ApicRegister.LvtTimer];
+        vcpu.Apic.Timer.Divide = vcpu.Apic.Registers[ApicRegister.Divide];
         if (IsDeadline(ref vcpu))
         {
             SetDeadline(ref vcpu, vcpu.Apic.Timer.Deadline);
@@ -143,14 +148,12 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
     /// <summary>Divide configuration, bits 3, 1 and 0: 0 divides by 2, 6 by 128, 7 by 1 (SDM vol. 3, 11.5.4).</summary>
     private static int DivideShift(ref Vcpu vcpu)
     {
-        uint divide = vcpu.Apic.Registers[ApicRegister.Divide];
+        uint divide = vcpu.Apic.Timer.Divide;
         return (int)((divide & 3 | divide >> 1 & 4) + 1) & 7;
     }
 
     private static bool IsPeriodic(ref Vcpu vcpu) =>
-        (vcpu.Apic.Registers[ApicRegister.LvtTimer] & (LapicTimer.Periodic | LapicTimer.TscDeadline))
-            == LapicTimer.Periodic;
+        (vcpu.Apic.Timer.Lvt & (LapicTimer.Periodic | LapicTimer.TscDeadline)) == LapicTimer.Periodic;
 
-    private static bool IsDeadline(ref Vcpu vcpu) =>
-        (vcpu.Apic.Registers[ApicRegister.LvtTimer] & LapicTimer.TscDeadline) != 0;
+    private static bool IsDeadline(ref Vcpu vcpu) => (vcpu.Apic.Timer.Lvt & LapicTimer.TscDeadline) != 0;
 }

@@ -4,7 +4,7 @@ namespace SharpKvm.Interrupts;
 /// <summary>A set of vectors. Changes need a lock, <see cref="Contains"/> does not.</summary>
 [InlineArray(Words)] internal struct VectorSet
 {
-    private const int Words = 4;
+    public const int Words = 4;
 
     private ulong _word;
 
@@ -12,10 +12,17 @@ namespace SharpKvm.Interrupts;
 
     public void Add(byte vector) => Volatile.Write(ref this[vector >> 6], this[vector >> 6] | 1ul << (vector & 63));
 
-    /// <summary>Becomes another set; what is in both is never missing meanwhile.</summary>
-    public void Assign(in VectorSet other)
+    /// <summary>
+    /// Becomes another set; what is in both is never missing meanwhile. False: it was that one.
+    /// </summary>
+    public bool Assign(in VectorSet other)
     {
+        bool changes = false;
         for (int i = 0; i < Words; i++)
+        {
+            changes |= this[i] != other[i];
             Volatile.Write(ref this[i], other[i]);
+        }
+        return changes;
     }
 }

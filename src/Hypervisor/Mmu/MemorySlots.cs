@@ -85,6 +85,8 @@ internal static class MemorySlots
         if (exists && !stays)
             TakeAway(ref vm, ref old, Sweeping.Remove);
 
+        if (slot.Contains(ApicAccess.Address))
+            ApicAccess.End(ref vm);
         vm.Host.LockMmu();
         vm.Memory.Publish(next);
         vm.Host.UnlockMmu();

@@ -25,6 +25,7 @@ internal struct VmMemory
     /// <summary>Top table of the nested tables: nCR3 or the address in the EPT pointer.</summary>
     public Hpa Root;
     public MemoryStatistics Statistics;
+    public ApicAccess ApicAccess;
     /// <summary>For CPUs without nested paging.</summary>
     public ShadowTables Shadow;
     /// <summary>KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: the log is read and cleared by two calls.</summary>
@@ -75,6 +76,7 @@ internal struct VmMemory
         vm.Host.UnlockMmu();
 
         memory.Shadow.Free();
+        memory.ApicAccess.Free();
         if (!memory.Root.IsNull)
             NestedTables.Destroy(ref memory);
         if (memory._slots == 0)

@@ -211,6 +211,8 @@ internal readonly struct SvmVendor : IVendor
             Control(ref vcpu).Intercept4 |= Intercept4.Rdtscp;
     }
 
+    public static void UpdateApic(ref Vcpu vcpu) { }
+
     public static void SetTimer(ref Vcpu vcpu, ulong target, bool halts)
     {
         if (!halts)

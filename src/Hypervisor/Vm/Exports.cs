@@ -81,7 +81,9 @@ internal static class Exports
 
     private static int Create<TVendor>(ref Vcpu vcpu) where TVendor : struct, IVendor
     {
-        int result = TVendor.CreateVcpu(ref vcpu);
+        int result = vcpu.Apic.Create();
+        if (result == Errno.Ok)
+            result = TVendor.CreateVcpu(ref vcpu);
         if (result == Errno.Ok)
             Reset<TVendor>.PowerOn(ref vcpu);
         return result;
@@ -95,6 +97,7 @@ internal static class Exports
     [RuntimeExport("sk_core_vcpu_destroy")] private static void DestroyVcpu(ref Vcpu vcpu)
     {
         vcpu.Cpuid.Free();
+        vcpu.Apic.Free();
         vcpu.SpareTables.Free();
         vcpu.Shadow.Free();
         if (s_isVmx)

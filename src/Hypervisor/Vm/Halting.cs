@@ -23,7 +23,7 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
     private static bool HasWork(ref Vcpu vcpu) =>
         vcpu.Events.HasException || vcpu.Events.AnyInjected || vcpu.Events.TripleFault
         || Exceptions<TVendor>.CanTakeNmi(ref vcpu)
-        || (vcpu.Registers.Rflags & Rflags.If) != 0 && PendingInterrupts.Any(ref vcpu);
+        || (vcpu.Registers.Rflags & Rflags.If) != 0 && (PendingInterrupts.Any(ref vcpu) || vcpu.Apic.WillDeliver);
 
     /// <summary>
     /// Waits until the vCPU has something to do. Resume: look again, it may run. Interrupted: a signal or other work of

@@ -107,6 +107,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             vcpu.Shared.Host.RenewSlots();
         if ((requests & (VcpuRequests.FlushTlb | VcpuRequests.Migrated)) != 0)
             TVendor.FlushTlb(ref vcpu);
+        if ((requests & VcpuRequests.Ends) != 0)
+            TVendor.UpdateApic(ref vcpu);
         if ((requests & VcpuRequests.MsrFilter) != 0)
             TVendor.UpdateMsrFilter(ref vcpu);
         Paravirtual<TVendor>.HandleRequests(ref vcpu, requests);

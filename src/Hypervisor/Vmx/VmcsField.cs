@@ -8,15 +8,22 @@ namespace SharpKvm.Vmx;
 internal enum VmcsField : uint
 {
     Vpid = 0x0000,
+    PostedVector = 0x0002,
     /// <summary>ES, CS, SS, DS, FS, GS, LDTR, TR, two apart; so are the limits, access rights and bases.</summary>
     Selector = 0x0800,
+    /// <summary>The highest requested vector and, in bits 8-15, the highest in service.</summary>
+    InterruptStatus = 0x0810,
     PmlIndex = 0x0812,
     HostSelector = 0x0c00,
     MsrBitmap = 0x2004,
     PmlAddress = 0x200e,
     TscOffset = 0x2010,
     VirtualApic = 0x2012,
+    ApicAccess = 0x2014,
+    PostedDescriptor = 0x2016,
     EptPointer = 0x201a,
+    /// <summary>Four words, two apart: vectors whose end exits.</summary>
+    EoiExits = 0x201c,
     GuestPhysicalAddress = 0x2400,
     LinkPointer = 0x2800,
     GuestDebugCtl = 0x2802,

@@ -8,6 +8,7 @@ namespace SharpKvm.Vmx;
     Nmi = 1u << 3,
     VirtualNmis = 1u << 5,
     PreemptionTimer = 1u << 6,
+    PostedInterrupts = 1u << 7,
 }
 
 /// <summary>Primary processor-based controls (25.6.2).</summary>
@@ -35,11 +36,18 @@ namespace SharpKvm.Vmx;
 /// <summary>Secondary processor-based controls (25.6.2).</summary>
 [Flags] internal enum SecondaryControls : uint
 {
+    /// <summary>Accesses to the APIC-access page exit, or are to the virtual-APIC page.</summary>
+    ApicAccesses = 1u << 0,
     Ept = 1u << 1,
     Rdtscp = 1u << 3,
+    /// <summary>MSRs 800H to 8FFH are the virtual-APIC page's.</summary>
+    X2apic = 1u << 4,
     Vpid = 1u << 5,
     Wbinvd = 1u << 6,
     UnrestrictedGuest = 1u << 7,
+    /// <summary>More registers than TPR are.</summary>
+    ApicRegisters = 1u << 8,
+    InterruptDelivery = 1u << 9,
     Invpcid = 1u << 12,
     /// <summary>Page-modification logging.</summary>
     Pml = 1u << 17,
@@ -50,6 +58,7 @@ namespace SharpKvm.Vmx;
 {
     SaveDebug = 1u << 2,
     HostLongMode = 1u << 9,
+    AcknowledgeInterrupt = 1u << 15,
     LoadPat = 1u << 19,
     LoadEfer = 1u << 21,
 }
@@ -77,6 +86,7 @@ internal static class ExitReason
     public const uint Exception = 0, Interrupt = 1, TripleFault = 2, Init = 3, StartUp = 4, InterruptWindow = 7,
         NmiWindow = 8, TaskSwitch = 9, Cpuid = 10, Hlt = 12, Invd = 13, Invlpg = 14, Rdpmc = 15, Vmcall = 18,
         Vmclear = 19, Vmxon = 27, ControlRegister = 28, DebugRegister = 29, Port = 30, Rdmsr = 31, Wrmsr = 32,
-        Mwait = 36, Monitor = 39, TprBelowThreshold = 43, EptViolation = 48, Invept = 50, PreemptionTimer = 52,
-        Invvpid = 53, Wbinvd = 54, Xsetbv = 55, Invpcid = 58, PmlFull = 62;
+        Mwait = 36, Monitor = 39, TprBelowThreshold = 43, ApicAccess = 44, EndOfInterrupt = 45, EptViolation = 48,
+        Invept = 50, PreemptionTimer = 52, Invvpid = 53, Wbinvd = 54, Xsetbv = 55, ApicWrite = 56, Invpcid = 58,
+        PmlFull = 62;
 }

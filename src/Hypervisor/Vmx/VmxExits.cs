@@ -28,12 +28,13 @@ internal static class VmxExits
         Update(VmcsField.Rsp, ref vmx.Rsp, registers[Gpr.Rsp]);
         Update(VmcsField.Rflags, ref vmx.Rflags, vcpu.Debug.EntryRflags(rflags));
         KeepStep(ref vcpu, DebugBits.Dr6Bs);
-        if (!vmx.Tpr.IsNull)
+        if (vcpu.Apic.IsVirtual)
         {
-            vmx.Tpr.Value = (byte)(vcpu.Events.Cr8 << 4);
-            if (vcpu.Events.Cr8 != 0 || vmx.TprThreshold != 0)
-                ChooseThreshold(ref vcpu);
+            if (vcpu.Apic.TakeStatus(out uint status))
+                Vmcs.Write(VmcsField.InterruptStatus, status);
         }
+        else if (vmx.HasTpr && (vcpu.Events.Cr8 != 0 || vmx.TprThreshold != 0))
+            ChooseThreshold(ref vcpu);
         if (vmx.Deadline != 0)
             LoadTimer(vmx.Deadline);
 
@@ -62,8 +63,8 @@ internal static class VmxExits
         registers[Gpr.Rsp] = vmx.Rsp = Vmcs.Read(VmcsField.Rsp);
         vmx.Rflags = Vmcs.Read(VmcsField.Rflags);
         registers.Rflags = vcpu.Debug.ExitRflags(vmx.Rflags, rflags);
-        if (!vmx.Tpr.IsNull && vmx.Tpr.Value >> 4 is int priority && priority != vcpu.Events.Cr8)
-            ControlRegisters<VmxVendor>.TrySetCr8(ref vcpu, (ulong)priority);
+        if (vmx.HasTpr && vcpu.Apic.Tpr is byte priority && priority >> 4 != vcpu.Events.Cr8)
+            Apic<VmxVendor>.SetTpr(ref vcpu, priority);
         if (!vmx.Pml.IsNull && Vmcs.Read(VmcsField.PmlIndex) is ulong next and not LastLogged)
             TakeLog(ref vcpu, (ushort)(next + 1));
         ulong qualification = Vmcs.Read(VmcsField.Qualification);
@@ -211,6 +212,13 @@ internal static class VmxExits
             case ExitReason.ControlRegister or ExitReason.DebugRegister: return Exits.ControlOrDebugAccess(ref vcpu);
             case (>= ExitReason.Vmclear and <= ExitReason.Vmxon) or ExitReason.Invept or ExitReason.Invvpid:
                 return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
+            case ExitReason.ApicAccess: return ApicAccessed(ref vcpu, qualification, interrupted);
+            case ExitReason.ApicWrite:
+                Apic<VmxVendor>.Written(ref vcpu, (uint)qualification);
+                return VcpuAction.Resume;
+            case ExitReason.EndOfInterrupt:
+                Apic<VmxVendor>.Ended(ref vcpu, (int)qualification);
+                return VcpuAction.Resume;
             case ExitReason.TripleFault: return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             case ExitReason.TaskSwitch: return TaskSwitch(ref vcpu, qualification, interrupted);
             default:
@@ -226,9 +234,22 @@ internal static class VmxExits
     {
         const ulong Write = 1 << 1, Fetch = 1 << 2, Rights = 7 << 3, Translated = 1 << 8;
         KeepNmiBlock(ref vcpu, qualification, interrupted);
-        return Exits.NestedPageFault<Ept>(ref vcpu, new Gpa(Vmcs.Read(VmcsField.GuestPhysicalAddress)),
-            (qualification & Write) != 0, (qualification & Rights) != 0, (qualification & Translated) != 0,
+        Gpa address = new(Vmcs.Read(VmcsField.GuestPhysicalAddress));
+        if (ApicAccess.TryMap(ref vcpu, address))
+            return VcpuAction.Resume;
+        return Exits.NestedPageFault<Ept>(ref vcpu, address, (qualification & Write) != 0, (qualification & Rights) != 0, (qualification & Translated) != 0,
             interrupted, Ept.LargestFor((qualification & Fetch) != 0));
+    }
+
+    /// <summary>
+    /// What the CPU does not do with the APIC's page. Qualification: offset in bits 0-11, kind of access, of which 0
+    /// and 1 are reads and writes of data (SDM vol. 3, table 28-6).
+    /// </summary>
+    private static VcpuAction ApicAccessed(ref Vcpu vcpu, ulong qualification, EventInjection interrupted)
+    {
+        ulong kind = qualification >> 12 & 0xf;
+        return Exits.NestedPageFault<Ept>(ref vcpu, ApicAccess.Address + (qualification & Page.OffsetMask),
+            write: kind == 1, present: false, final: kind <= 1, interrupted);
     }
 
     private static void KeepNmiBlock(ref Vcpu vcpu, ulong information, EventInjection interrupted)

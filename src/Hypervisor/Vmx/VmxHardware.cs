@@ -20,6 +20,8 @@ internal static class VmxHardware
     public static ulong Cr0Fixed, Cr4Fixed;
     /// <summary>MSR bitmap (4 KiB): what the guest accesses without an exit.</summary>
     public static Hpa MsrBitmap;
+    /// <summary>The same with the registers of an x2APIC that the CPU reads and writes by itself.</summary>
+    public static Hpa ApicMsrBitmap;
     /// <summary>Ticks of the TSC, as a power of two, in one of the preemption timer's; -1: it has none.</summary>
     public static int TimerShift;
 
@@ -28,6 +30,15 @@ internal static class VmxHardware
 
     /// <summary>Otherwise they have shadow tables.</summary>
     public static bool HasEpt => (Secondary & SecondaryControls.Ept) != 0;
+
+    /// <summary>
+    /// The CPU delivers the interrupts of local APICs, and has their registers. The emulator of real mode delivers them
+    /// itself.
+    /// </summary>
+    public static bool DeliversInterrupts => (Secondary & SecondaryControls.InterruptDelivery) != 0;
+
+    /// <summary>Also those that others send while the guest runs.</summary>
+    public static bool Posts => (Pin & PinControls.PostedInterrupts) != 0;
 
     private static uint s_revision;
     /// <summary>The first of the capability MSRs of controls.</summary>
@@ -70,12 +81,12 @@ internal static class VmxHardware
         // Unrestricted guests choose PE and PG themselves.
         Cr0Fixed = Capability(MsrCr0Fixed0) & ~(IsUnrestricted ? Cr0.Pe | Cr0.Pg : 0);
         Cr4Fixed = Capability(MsrCr4Fixed0);
-        MsrBitmap = KernelPages.AllocateBitmap(0);
-        if (MsrBitmap.IsNull)
-            return Errno.ENOMEM;
-        PassThrough(Msr.SysenterCs, 3);
-        PassThrough(Msr.FsBase, 3);
-        return Errno.Ok;
+        const ulong ApicWrites = 1ul << ApicRegister.Tpr | 1ul << ApicRegister.Eoi | 1ul << ApicRegister.SelfIpi;
+        // The CPU reads ICR's upper half from elsewhere, and does not count.
+        const ulong ApicReads =
+            ApicRegister.ReadableMsrs & ~(1ul << ApicRegister.Icr | 1ul << ApicRegister.CurrentCount);
+        return TryMakeBitmap(0, 0, out MsrBitmap) && TryMakeBitmap(ApicReads, ApicWrites, out ApicMsrBitmap)
+            ? Errno.Ok : Errno.ENOMEM;
     }
 
     /// <summary>Whether the firmware has left VMX to us, or has locked it on (SDM vol. 3, 24.7).</summary>
@@ -87,7 +98,9 @@ internal static class VmxHardware
     {
         if (!MsrBitmap.IsNull)
             KernelPages.FreeBitmap(MsrBitmap, 0);
-        MsrBitmap = default;
+        if (!ApicMsrBitmap.IsNull)
+            KernelPages.FreeBitmap(ApicMsrBitmap, 0);
+        MsrBitmap = ApicMsrBitmap = default;
     }
 
     /// <summary>On the calling CPU, with interrupts off. EBUSY when someone else is in VMX operation.</summary>
@@ -134,22 +147,36 @@ internal static class VmxHardware
             | PrimaryControls.Secondary;
         const SecondaryControls SecondaryWanted = SecondaryControls.Rdtscp | SecondaryControls.Vpid
             | SecondaryControls.Wbinvd | SecondaryControls.Invpcid | SecondaryControls.Pml;
+        const SecondaryControls Virtual = SecondaryControls.X2apic | SecondaryControls.ApicRegisters
+            | SecondaryControls.InterruptDelivery;
+        const SecondaryControls EptWanted =
+            SecondaryControls.UnrestrictedGuest | SecondaryControls.ApicAccesses | Virtual;
+        const PinControls PinWanted = PinControls.PreemptionTimer | PinControls.PostedInterrupts;
         const ExitControls ExitNeeded = ExitControls.SaveDebug | ExitControls.HostLongMode;
         uint ept = hasEpt ? uint.MaxValue : 0;
-        bool all = TryChoose(first, (uint)PinNeeded, (uint)PinControls.PreemptionTimer, out uint pin)
+        bool all = TryChoose(first, (uint)PinNeeded, (uint)PinWanted, out uint pin)
             & TryChoose(first + 1, (uint)PrimaryNeeded | (uint)Shadow & ~ept, (uint)PrimaryControls.TprShadow,
                 out uint primary)
-            & TryChoose(first + 2, (uint)ExitNeeded | (uint)(ExitControls.LoadPat | ExitControls.LoadEfer) & ept, 0,
-                out uint exit)
+            & TryChoose(first + 2, (uint)ExitNeeded | (uint)(ExitControls.LoadPat | ExitControls.LoadEfer) & ept,
+                (uint)ExitControls.AcknowledgeInterrupt, out uint exit)
             & TryChoose(first + 3, (uint)EntryControls.LoadDebug
                 | (uint)(EntryControls.LoadPat | EntryControls.LoadEfer) & ept, 0, out uint entry)
             & TryChoose(MsrSecondary, (uint)SecondaryControls.Ept & ept,
-                (uint)SecondaryWanted | (uint)SecondaryControls.UnrestrictedGuest & ept, out uint secondary);
+                (uint)SecondaryWanted | (uint)EptWanted & ept, out uint secondary);
         Pin = (PinControls)pin;
         Primary = (PrimaryControls)primary;
         Exit = (ExitControls)exit;
         Entry = (EntryControls)entry;
         Secondary = (SecondaryControls)secondary;
+        if ((Primary & PrimaryControls.TprShadow) == 0)
+            Secondary &= ~(Virtual | SecondaryControls.ApicAccesses);
+        // All of it or nothing.
+        if ((Secondary & Virtual) != Virtual || !IsUnrestricted)
+            Secondary &= ~Virtual;
+        if (!DeliversInterrupts || (Exit & ExitControls.AcknowledgeInterrupt) == 0 || !Parameters.HasPostedVector())
+            Pin &= ~PinControls.PostedInterrupts;
+        if (!Posts)
+            Exit &= ~ExitControls.AcknowledgeInterrupt;
         return all;
     }
 
@@ -170,17 +197,27 @@ internal static class VmxHardware
         return false;
     }
 
-    /// <summary>Clears the bits of MSRs for reading and for writing (SDM vol. 3, 25.6.9).</summary>
-    private static void PassThrough(uint first, uint count)
+    /// <summary>
+    /// What guests access without an exit (SDM vol. 3, 25.6.9), and these registers of an x2APIC, a bit each.
+    /// </summary>
+    private static bool TryMakeBitmap(ulong apicReads, ulong apicWrites, out Hpa bitmap)
     {
-        const int High = 0x400, Write = 0x800;
-        Span<byte> bitmap = KernelPages.Bytes(MsrBitmap);
-        for (uint msr = first; msr < first + count; msr++)
+        const int High = 0x400, Write = 0x800, FirstApicMsr = 0x800, Words = FirstApicMsr / 64;
+        bitmap = KernelPages.AllocateBitmap(0);
+        if (bitmap.IsNull)
+            return false;
+        Span<byte> bytes = KernelPages.Bytes(bitmap);
+        foreach (uint msr in (ReadOnlySpan<uint>)[Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip,
+            Msr.FsBase, Msr.GsBase, Msr.KernelGsBase])
         {
             int index = (int)(msr & 0x1fff) / 8 + (msr > 0x1fff ? High : 0);
             byte others = (byte)~(1 << (int)(msr % 8));
-            bitmap[index] &= others;
-            bitmap[index + Write] &= others;
+            bytes[index] &= others;
+            bytes[index + Write] &= others;
         }
+        Span<ulong> words = KernelPages.Entries(bitmap);
+        words[Words] &= ~apicReads;
+        words[Words + Write / sizeof(ulong)] &= ~apicWrites;
+        return true;
     }
 }

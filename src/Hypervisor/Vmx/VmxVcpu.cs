@@ -10,10 +10,6 @@ internal struct VmxVcpu
     public ulong EptPointer;
     /// <summary>Where the CPU logs pages that the guest writes to; null where such writes fault.</summary>
     public Hpa Pml;
-    /// <summary>Where the CPU keeps CR8 while the guest runs; null where its accesses exit.</summary>
-    public Hpa VirtualApic;
-    /// <summary>In that page, at 80H: CR8 in bits 4-7 (SDM vol. 3, 30.3).</summary>
-    public KernelRef<byte> Tpr;
     /// <summary>The priority below which CR8 exits, as the VMCS has it.</summary>
     public ulong TprThreshold;
     /// <summary>
@@ -24,6 +20,7 @@ internal struct VmxVcpu
     /// <summary>The host's timer is armed, or was.</summary>
     public bool HostTimer;
     /// <summary>Controls as the VMCS has them.</summary>
+    public PinControls Pin;
     public PrimaryControls Primary;
     public EntryControls Entry;
     /// <summary>What the guest believes to have; hardware runs with VMXE, MCE and NE set and the caches on.</summary>
@@ -46,6 +43,9 @@ internal struct VmxVcpu
     public bool PdptesStale;
     /// <summary>Software has written CR0 or a segment register, so that the state may be none for an entry.</summary>
     public bool StateUnchecked;
+
+    /// <summary>CR8 is TPR in the APIC's page while the guest runs (SDM vol. 3, 30.3); else its accesses exit.</summary>
+    public readonly bool HasTpr => (Primary & PrimaryControls.TprShadow) != 0;
 
     /// <summary>The identifier as the VMCS has it; 0 is none.</summary>
     public readonly ulong Vpid => Asid.IsOwn ? Asid.Value : 0;

@@ -48,12 +48,14 @@ internal readonly struct VmxVendor : IVendor
         vmx.Primary = VmxHardware.Primary & ~PrimaryControls.TprShadow;
         if (vmx.Primary != VmxHardware.Primary && vcpu.HasApic)
         {
-            vmx.VirtualApic = KernelPages.Allocate();
-            if (vmx.VirtualApic.IsNull)
+            bool hasPage = (VmxHardware.Secondary & SecondaryControls.ApicAccesses) != 0;
+            if (hasPage && !vcpu.Vm.Memory.ApicAccess.TryCreate())
                 return Errno.ENOMEM;
-            vmx.Tpr = new(KernelPages.Address(vmx.VirtualApic) + 0x80);
             vmx.Primary = VmxHardware.Primary & ~(PrimaryControls.Cr8Load | PrimaryControls.Cr8Store);
+            vcpu.Apic.IsVirtual = VmxHardware.DeliversInterrupts;
+            vcpu.Apic.IsPosted = VmxHardware.Posts;
         }
+        vmx.Pin = VmxHardware.Pin & ~(vcpu.Apic.IsPosted ? 0 : PinControls.PostedInterrupts);
         vmx.Entry = VmxHardware.Entry;
         vmx.Dr6 = DebugBits.Dr6Fixed;
         vcpu.Shared.ControlBlock = page.Value;
@@ -66,12 +68,14 @@ internal readonly struct VmxVendor : IVendor
         // What is in memory is no promise: every field that an entry looks at is written (SDM vol. 3, 25.11.3).
         foreach (VmcsField field in Unused)
             Vmcs.Write(field, 0);
-        Vmcs.Write(VmcsField.PinControls, (uint)VmxHardware.Pin);
+        Vmcs.Write(VmcsField.PinControls, (uint)vmx.Pin);
         Vmcs.Write(VmcsField.PrimaryControls, (uint)vmx.Primary);
         Vmcs.Write(VmcsField.ExitControls, (uint)VmxHardware.Exit);
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
-        Vmcs.Write(VmcsField.MsrBitmap, VmxHardware.MsrBitmap.Value);
-        Vmcs.Write(VmcsField.VirtualApic, vmx.VirtualApic.Value);
+        Vmcs.Write(VmcsField.VirtualApic, vcpu.Apic.Page.Value);
+        Vmcs.Write(VmcsField.ApicAccess, vcpu.Vm.Memory.ApicAccess.Page.Value);
+        Vmcs.Write(VmcsField.PostedDescriptor, vcpu.Apic.Page.Value + ApicPage.PostedOffset);
+        Vmcs.Write(VmcsField.PostedVector, (uint)Posted.Vector);
         Vmcs.Write(VmcsField.PmlAddress, vmx.Pml.Value);
         Vmcs.Write(VmcsField.PmlIndex, VmxExits.LastLogged);
         Vmcs.Write(VmcsField.EptPointer, vmx.EptPointer);
@@ -109,8 +113,6 @@ internal readonly struct VmxVendor : IVendor
             vcpu.Shared.ControlBlock = 0;
             KernelPages.Free(vcpu.Vmx.VmcsPage);
         }
-        if (!vcpu.Vmx.VirtualApic.IsNull)
-            KernelPages.Free(vcpu.Vmx.VirtualApic);
         if (!vcpu.Vmx.Pml.IsNull)
             KernelPages.Free(vcpu.Vmx.Pml);
         vcpu.Vmx = default;
@@ -337,12 +339,31 @@ internal readonly struct VmxVendor : IVendor
 
     public static void ApplyCpuid(ref Vcpu vcpu)
     {
+        UpdateApic(ref vcpu);
+        Vmcs.Write(VmcsField.Cr4Mask, ~(OwnedCr4 & vcpu.Cpuid.Cr4Allowed));
+    }
+
+    /// <summary>
+    /// Of the two ways to the virtual-APIC page one is on at most: by the APIC-access page or by MSRs. The end of an
+    /// interrupt exits if the chips wait for it, or if it was level-triggered.
+    /// </summary>
+    public static void UpdateApic(ref Vcpu vcpu)
+    {
+        const SecondaryControls Virtual = SecondaryControls.ApicRegisters | SecondaryControls.InterruptDelivery;
+        ref Lapic apic = ref vcpu.Apic;
+        if (vcpu.HasApic && (apic.Mode != ApicMode.Xapic || !vcpu.OwnsApicPage(ApicAccess.Address)))
+            ApicAccess.End(ref vcpu.Vm);
+        bool isX2 = apic.IsVirtual && apic.Mode == ApicMode.X2apic;
+        Vmcs.Write(VmcsField.MsrBitmap, (isX2 ? VmxHardware.ApicMsrBitmap : VmxHardware.MsrBitmap).Value);
+        for (int i = 0; apic.IsVirtual && i < VectorSet.Words; i++)
+            Vmcs.Write(VmcsField.EoiExits + 2 * (uint)i, vcpu.Vm.Irqchip.EoiVectors[i] | apic.Levels(i));
         SecondaryControls absent = (vcpu.Vmx.Asid.IsOwn ? 0 : SecondaryControls.Vpid)
+            | (isX2 ? 0 : SecondaryControls.X2apic) | (apic.IsVirtual ? 0 : Virtual)
+            | (vcpu.Vmx.HasTpr && apic.Mode == ApicMode.Xapic ? 0 : SecondaryControls.ApicAccesses)
             | (vcpu.Vmx.Pml.IsNull ? SecondaryControls.Pml : 0)
             | (vcpu.Cpuid.HasTscAux ? 0 : SecondaryControls.Rdtscp)
             | (vcpu.Cpuid.Has(Feature.Invpcid) ? 0 : SecondaryControls.Invpcid);
         Vmcs.Write(VmcsField.SecondaryControls, (uint)(VmxHardware.Secondary & ~absent));
-        Vmcs.Write(VmcsField.Cr4Mask, ~(OwnedCr4 & vcpu.Cpuid.Cr4Allowed));
     }
 
     public static ulong GetTscOffset(ref Vcpu vcpu) => vcpu.Vmx.TscOffset;
@@ -372,7 +393,7 @@ internal readonly struct VmxVendor : IVendor
         }
         if (counted != (vmx.Deadline != 0))
             Vmcs.Write(VmcsField.PinControls,
-                (uint)(vmx.Deadline != 0 ? VmxHardware.Pin | PinControls.PreemptionTimer : VmxHardware.Pin));
+                (uint)(vmx.Deadline != 0 ? vmx.Pin | PinControls.PreemptionTimer : vmx.Pin));
         bool host = vmx.Deadline == 0 && target != 0;
         if (host || vmx.HostTimer)
             vcpu.Shared.Host.SetTimer(host ? target : 0);

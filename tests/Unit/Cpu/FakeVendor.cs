@@ -29,6 +29,7 @@ internal sealed class FakeControlBlock
     public int DebugUpdates { get; set; }
     public int MsrFilterUpdates { get; set; }
     public int TlbFlushes { get; set; }
+    public int ApicUpdates { get; set; }
 
     /// <summary>By <c>vcpu.Shared.ControlBlock</c>.</summary>
     private static readonly System.Collections.Concurrent.ConcurrentDictionary<ulong, FakeControlBlock> s_all = [];
@@ -98,6 +99,8 @@ internal struct FakeVendor : IVendor
     public static void ApplyCpuid(ref Vcpu vcpu)
     {
     }
+
+    public static void UpdateApic(ref Vcpu vcpu) => Of(ref vcpu).ApicUpdates++;
 
     public static ulong GetTscOffset(ref Vcpu vcpu) => Of(ref vcpu).TscOffset;
     public static void SetTscOffset(ref Vcpu vcpu, ulong offset) => Of(ref vcpu).TscOffset = offset;

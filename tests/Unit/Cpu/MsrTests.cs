@@ -197,6 +197,7 @@ public class MsrTests
         Machine.TryRead(ref other, Msr.Tsc, out second);
         Assert.That(second, Is.EqualTo(5));
         FakeVendor.DestroyVcpu(ref other);
+        other.Apic.Free();
     }
 
     [Test]

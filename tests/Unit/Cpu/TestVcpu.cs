@@ -40,6 +40,7 @@ internal sealed class TestVcpu : IDisposable
         vcpu.Id = id;
         vcpu.VmRef = Machine.Ref;
         vcpu.Shared.Host = new HostVcpu((nint)id + 1);
+        Assert.That(vcpu.Apic.Create(), Is.Zero);
         Assert.That(FakeVendor.CreateVcpu(ref vcpu), Is.Zero);
         Reset<FakeVendor>.PowerOn(ref vcpu);
     }
@@ -47,6 +48,7 @@ internal sealed class TestVcpu : IDisposable
     public void Dispose()
     {
         _vcpu.Cpuid.Free();
+        _vcpu.Apic.Free();
         FakeVendor.DestroyVcpu(ref _vcpu);
         VmMemory.Destroy(ref Machine.Vm);
         Host.AssertNothingInUse();

@@ -144,6 +144,7 @@ internal static class Parameters
     public static bool IgnoreMsrs() => SimulatedHost.Current.Cpu.IgnoreMsrs;
     public static bool NestedPaging() => SimulatedHost.Current.Cpu.NestedPaging;
     public static ulong HaltPollNanoseconds() => SimulatedHost.Current.Cpu.HaltPoll;
+    public static bool HasPostedVector() => SimulatedHost.Current.Cpu.HasPostedVector;
     public static bool HasMultihitBug() => SimulatedHost.Current.Cpu.HasMultihitBug;
 }
 
@@ -170,9 +171,9 @@ internal readonly struct HostVcpu(nint handle)
 
     public bool Enter() => SimulatedHost.Current.Thread.Guest(_handle);
     public bool Work() => SimulatedHost.Current.Thread.Work(_handle);
-    public void Kick()
+    public void Kick(bool post)
     {
-        SimulatedHost.Current.Thread.Kicks.Add(_handle);
+        (post ? SimulatedHost.Current.Thread.Posts : SimulatedHost.Current.Thread.Kicks).Add(_handle);
         Schedule.Point();
     }
 

@@ -32,6 +32,7 @@ internal sealed class SimulatedCpu
     public uint VmxRevision { get; private set; }
     public bool RefusesVmx { get; set; }
     public bool HasMultihitBug { get; set; }
+    public bool HasPostedVector { get; set; } = true;
 
     public bool EnterVmx(Hpa region)
     {
@@ -65,6 +66,8 @@ internal sealed class SimulatedThread
     public ulong LastPoll { get; set; }
     /// <summary>vCPUs in the order of their kicks.</summary>
     public List<nint> Kicks { get; } = [];
+    /// <summary>vCPUs that were told of posted interrupts.</summary>
+    public List<nint> Posts { get; } = [];
     /// <summary>The deadline of each vCPU's timer, 0 when it is not armed.</summary>
     public Dictionary<nint, ulong> Timers { get; } = [];
     /// <summary>vCPUs in the order in which others gave up the CPU for them.</summary>

@@ -49,6 +49,7 @@ internal sealed class ApicVm : IDisposable
         vcpu.Id = id;
         vcpu.VmRef = _machine.Ref;
         vcpu.Shared.Host = new HostVcpu((nint)id + 1);
+        Assert.That(vcpu.Apic.Create(), Is.Zero);
         Assert.That(FakeVendor.CreateVcpu(ref vcpu), Is.Zero);
         Reset<FakeVendor>.PowerOn(ref vcpu);
         Lapics.Reset(ref vcpu);
@@ -186,6 +187,7 @@ internal sealed class ApicVm : IDisposable
         foreach ((uint id, nint block) in _vcpus)
         {
             this[id].Cpuid.Free();
+            this[id].Apic.Free();
             FakeVendor.DestroyVcpu(ref this[id]);
             Host.FreeBlock(block);
         }

@@ -22,7 +22,7 @@ public class HardwareTests
     {
         using SimulatedHost host = VmxGuest.VmxHost();
         AssertAccepted();
-        AssertControls(pin: 0x3f, primary: 0xb5b86dfa, secondary: 0x210ea, exit: 0x2b6fff, entry: 0xd1ff);
+        AssertControls(pin: 0xbf, primary: 0xb5b86dfa, secondary: 0x213fb, exit: 0x2befff, entry: 0xd1ff);
         Assert.That((VmxHardware.Cr0Fixed, VmxHardware.Cr4Fixed), Is.EqualTo((0x20ul, 0x2000ul)));
         Assert.That(AddressSpaces.Count, Is.EqualTo(1u << 16));
         Assert.That(Ept.HasAccessedDirty);
@@ -90,7 +90,7 @@ public class HardwareTests
         });
         AssertAccepted();
         Assert.That((uint)VmxHardware.Pin, Is.EqualTo(0xbf));
-        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x250ea));
+        Assert.That((uint)VmxHardware.Secondary, Is.EqualTo(0x253fb));
     }
 
     [Test]
@@ -124,7 +124,7 @@ public class HardwareTests
         });
         AssertAccepted();
         Assert.That((uint)VmxHardware.Primary, Is.EqualTo(0xb5b9edfa));
-        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x2b6fff));
+        Assert.That((uint)VmxHardware.Exit, Is.EqualTo(0x2befff));
         Assert.That((uint)VmxHardware.Entry, Is.EqualTo(0xd1ff));
     }
 
@@ -228,7 +228,7 @@ public class HardwareTests
         Assert.That(vmcs[VmcsField.PinControls], Is.EqualTo(0x3f));
         Assert.That(vmcs[VmcsField.PrimaryControls], Is.EqualTo(0xb5986dfa));
         Assert.That(vmcs[VmcsField.SecondaryControls], Is.EqualTo(0x210ea));
-        Assert.That(vmcs[VmcsField.ExitControls], Is.EqualTo(0x2b6fff));
+        Assert.That(vmcs[VmcsField.ExitControls], Is.EqualTo(0x2befff));
         Assert.That(vmcs[VmcsField.EntryControls], Is.EqualTo(0xd1ff));
         Assert.That(vmcs[VmcsField.ExceptionBitmap], Is.EqualTo(1 << 1 | 1 << 6 | 1 << 17 | 1 << 18));
         Assert.That(guest.Vcpu.Shared.ControlBlock, Is.EqualTo(guest.Vcpu.Vmx.VmcsPage.Value));

@@ -36,7 +36,7 @@ internal static unsafe class HostCpu
     [KernelImport("check_tsc_unstable")] private static extern int IsTscUnstable();
 
     /// <summary>Rate of the time-stamp counter in kHz.</summary>
-    public static uint TscKhz() => (uint)(Parameters.All() >> 32) & 0x1fff_ffff;
+    public static uint TscKhz() => (uint)(Parameters.All() >> 32) & 0xfff_ffff;
 
     /// <summary>XCR0 bits that the kernel's guest-FPU code can save; 0 without XSAVE.</summary>
     // Linux asks for permission before it saves the state of AMX.
@@ -95,9 +95,12 @@ internal static class Parameters
     /// <summary>Nested paging is to be used where the CPU has it.</summary>
     public static bool NestedPaging() => (All() & 1UL << 61) != 0;
 
+    /// <summary>Whether the kernel has a handler for <see cref="Posted.Vector"/>.</summary>
+    public static bool HasPostedVector() => (All() & 1UL << 60) != 0;
+
     /// <summary>Whether large pages that are executable put the host at risk (X86_BUG_ITLB_MULTIHIT).</summary>
     public static bool HasMultihitBug() => (All() & 1UL << 62) != 0;
 
-    /// <summary>All of them in one word, and the rate of the time-stamp counter in bits 32 to 60.</summary>
+    /// <summary>All of them in one word, and the rate of the time-stamp counter in bits 32 to 59.</summary>
     [KernelImport("sk_parameters")] public static extern ulong All();
 }

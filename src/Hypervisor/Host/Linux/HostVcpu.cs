@@ -6,9 +6,9 @@ internal static class HostVcpuServices
 {
     /// <summary>
     /// Sees to it that the vCPU looks at its requests soon: wakes its thread from <see cref="Halt"/>, or makes it leave
-    /// the guest. From any context; the request is set before.
+    /// the guest. From any context; the request is set before. Post: in the guest it takes the posted interrupts.
     /// </summary>
-    [KernelImport("sk_vcpu_kick")] public static extern void Kick(this HostVcpu vcpu);
+    [KernelImport("sk_vcpu_kick")] public static extern void Kick(this HostVcpu vcpu, bool post);
 
     /// <summary>Sleeps until a request is set. Before that it polls for so many nanoseconds.</summary>
     [KernelImport("sk_vcpu_halt")] public static extern HaltEnd Halt(this HostVcpu vcpu, ulong pollNanoseconds);
