@@ -37,10 +37,10 @@
 /* Posted interrupts: a CPU in a guest takes them, any other ignores the call. Handlers are found by the IDT. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
 #define sk_can_post() (IS_ENABLED(CONFIG_KVM) && !cpu_feature_enabled(X86_FEATURE_FRED))
-#define sk_send_posted(cpu) __apic_send_IPI(cpu, SK_POSTED_VECTOR)
+#define sk_send_posted(cpu) __apic_send_IPI_mask(cpumask_of(cpu), SK_POSTED_VECTOR)
 #else
 #define sk_can_post() IS_ENABLED(CONFIG_HAVE_KVM)
-#define sk_send_posted(cpu) apic->send_IPI(cpu, SK_POSTED_VECTOR)
+#define sk_send_posted(cpu) apic->send_IPI_mask(cpumask_of(cpu), SK_POSTED_VECTOR)
 #endif
 
 /* The hotplug state that Linux's own KVM takes when it is loaded. */
