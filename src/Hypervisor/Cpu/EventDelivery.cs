@@ -6,6 +6,11 @@ namespace SharpKvm.Cpu;
 /// </summary>
 internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
 {
+    /// <summary>There is nothing to inject, and nothing that waits until it can be.</summary>
+    [MethodImpl(AggressiveInlining)] public static bool IsQuiet(ref Vcpu vcpu) =>
+        !vcpu.Events.HasException && !vcpu.Events.AnyInjected && vcpu.Events.Nmi.Pending == 0
+        && vcpu.Run.request_interrupt_window == 0 && !PendingInterrupts.Any(ref vcpu);
+
     /// <summary>
     /// Decides what this entry injects. May be called again before the guest has run: it comes out the same.
     /// </summary>
@@ -55,16 +60,11 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>The entry has delivered what was injected; what the exit interrupted is injected again.</summary>
-    [MethodImpl(AggressiveInlining)] public static void AfterExit(ref EventState events, EventInjection interrupted)
+    public static void AfterExit(ref EventState events, EventInjection interrupted)
     {
-        if (events.AnyInjected)
-            events.ClearInjected();
-        if (interrupted.Valid)
-            Reinject(ref events, interrupted);
-    }
-
-    private static void Reinject(ref EventState events, EventInjection interrupted)
-    {
+        events.ClearInjected();
+        if (!interrupted.Valid)
+            return;
         Vector vector = new(interrupted.Vector);
         if (interrupted.Type == EventInjection.EventType.Nmi)
             events.Nmi.Injected = true;

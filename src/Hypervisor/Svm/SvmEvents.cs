@@ -16,16 +16,6 @@ internal static class SvmEvents
         vcpu.Svm.StepsOverIret = false;
     }
 
-    /// <summary>
-    /// Notes what the exit interrupted, so that it is injected again, and when an IRET has completed.
-    /// </summary>
-    [MethodImpl(AggressiveInlining)] public static void AfterExit(ref Vcpu vcpu, ref Vmcb vmcb)
-    {
-        if (vcpu.Svm.IretRunning && vcpu.Registers.Rip != vcpu.Svm.IretRip)
-            vcpu.Svm.IretRunning = false;
-        EventDelivery<SvmVendor>.AfterExit(ref vcpu.Events, vmcb.ExitInterrupt);
-    }
-
     /// <summary>The guest leaves its NMI handler; NMIs stay away until the IRET has completed.</summary>
     public static VcpuAction InterceptIret(ref Vcpu vcpu, ref Vmcb vmcb)
     {

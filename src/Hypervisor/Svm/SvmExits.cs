@@ -7,7 +7,7 @@ namespace SharpKvm.Svm;
 /// <summary>One turn of an SVM guest: deliver events, enter, and handle the exit.</summary>
 internal static class SvmExits
 {
-    public static VcpuAction Step(ref Vcpu vcpu)
+    [MethodImpl(AggressiveInlining)] public static VcpuAction Step(ref Vcpu vcpu)
     {
         ref Vmcb vmcb = ref SvmVendor.Control(ref vcpu);
         ref GuestRegisters registers = ref vcpu.Registers;
@@ -17,7 +17,10 @@ internal static class SvmExits
                 return VcpuAction.NoMemory;
             vmcb.Cr3 = vcpu.Shadow.Root.Value;
         }
-        SvmEvents.Deliver(ref vcpu, ref vmcb);
+        bool quiet = EventDelivery<SvmVendor>.IsQuiet(ref vcpu);
+        vmcb.Inject = default;
+        if (!quiet)
+            SvmEvents.Deliver(ref vcpu, ref vmcb);
 
         ulong rflags = registers.Rflags;
         vmcb.Rax = registers[Gpr.Rax];
@@ -46,7 +49,10 @@ internal static class SvmExits
         if (priority != vcpu.Events.Cr8)
             ControlRegisters<SvmVendor>.TrySetCr8(ref vcpu, priority);
         vcpu.Trace((uint)vmcb.ExitCode, vmcb.ExitInfo1, vmcb.ExitInfo2);
-        SvmEvents.AfterExit(ref vcpu, ref vmcb);
+        if (vcpu.Svm.IretRunning && registers.Rip != vcpu.Svm.IretRip)
+            vcpu.Svm.IretRunning = false;
+        if (!quiet || vmcb.ExitInterrupt.Valid)
+            EventDelivery<SvmVendor>.AfterExit(ref vcpu.Events, vmcb.ExitInterrupt);
         return Handle(ref vcpu, ref vmcb);
     }
 

@@ -270,7 +270,7 @@ internal readonly struct SvmVendor : IVendor
 
     public static bool CanRun(ref Vcpu vcpu) => true;
 
-    public static VcpuAction Step(ref Vcpu vcpu) => SvmExits.Step(ref vcpu);
+    [MethodImpl(AggressiveInlining)] public static VcpuAction Step(ref Vcpu vcpu) => SvmExits.Step(ref vcpu);
 
     private static void SetIntercept(ref uint word, uint bits, bool on) => word = on ? word | bits : word & ~bits;
 }

@@ -60,8 +60,13 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
                 vcpu.Events.TripleFault = false;
                 return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             }
+            bool usesTpr = vcpu.VirtualTpr.Value != 0 && vcpu.MpState == MpState.Runnable;
+            if (usesTpr)
+                VirtualTpr<TVendor>.Load(ref vcpu);
             VcpuAction action = vcpu.MpState != MpState.Runnable ? Halting<TVendor>.Wait(ref vcpu)
-                : vcpu.VirtualTpr.Value != 0 ? StepWithTpr(ref vcpu) : Step(ref vcpu);
+                : TVendor.CanRun(ref vcpu) ? TVendor.Step(ref vcpu) : Interpreter<TVendor>.Run(ref vcpu);
+            if (usesTpr)
+                VirtualTpr<TVendor>.Store(ref vcpu);
             if (action == VcpuAction.Resume)
                 continue;
             if (action != VcpuAction.Retry)
@@ -72,17 +77,6 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
                 return VcpuAction.Interrupted;
             }
         }
-    }
-
-    [MethodImpl(AggressiveInlining)] private static VcpuAction Step(ref Vcpu vcpu) =>
-        TVendor.CanRun(ref vcpu) ? TVendor.Step(ref vcpu) : Interpreter<TVendor>.Run(ref vcpu);
-
-    private static VcpuAction StepWithTpr(ref Vcpu vcpu)
-    {
-        VirtualTpr<TVendor>.Load(ref vcpu);
-        VcpuAction action = Step(ref vcpu);
-        VirtualTpr<TVendor>.Store(ref vcpu);
-        return action;
     }
 
     /// <summary>Whether an interrupt by KVM_INTERRUPT would be taken now.</summary>

@@ -10,7 +10,7 @@ internal static class VmxExits
     /// <summary>Bit 12 of the exit's information: an IRET that failed had already lifted the block of NMIs.</summary>
     private const ulong UnblockedNmis = 1 << 12;
 
-    public static VcpuAction Step(ref Vcpu vcpu)
+    [MethodImpl(AggressiveInlining)] public static VcpuAction Step(ref Vcpu vcpu)
     {
         ref VmxVcpu vmx = ref vcpu.Vmx;
         ref GuestRegisters registers = ref vcpu.Registers;
@@ -22,7 +22,9 @@ internal static class VmxExits
         }
         else if (vmx.PdptesStale)
             VmxVendor.LoadPdptes(ref vcpu);
-        Deliver(ref vcpu);
+        bool quiet = EventDelivery<VmxVendor>.IsQuiet(ref vcpu) && vmx.Injection.Raw == 0 && !vmx.Held.Injected;
+        if (!quiet)
+            Deliver(ref vcpu);
         ulong rflags = registers.Rflags;
         Update(VmcsField.Rip, ref vmx.Rip, registers.Rip);
         Update(VmcsField.Rsp, ref vmx.Rsp, registers[Gpr.Rsp]);
@@ -57,8 +59,6 @@ internal static class VmxExits
             EntryFailure.Report(ref vcpu, reason);
             return Exits.EntryFailed(ref vcpu, reason);
         }
-        // The exit has taken the valid bit away.
-        vmx.Injection = default;
         registers.Rip = vmx.Rip = Vmcs.Read(VmcsField.Rip);
         registers[Gpr.Rsp] = vmx.Rsp = Vmcs.Read(VmcsField.Rsp);
         vmx.Rflags = Vmcs.Read(VmcsField.Rflags);
@@ -68,11 +68,10 @@ internal static class VmxExits
         if (!vmx.Pml.IsNull && Vmcs.Read(VmcsField.PmlIndex) is ulong next and not LastLogged)
             TakeLog(ref vcpu, (ushort)(next + 1));
         ulong qualification = Vmcs.Read(VmcsField.Qualification);
-        EventInjection interrupted = Interrupted();
+        EventInjection interrupted = new((uint)Vmcs.Read(VmcsField.InterruptedEvent));
+        if (!quiet || interrupted.Valid)
+            interrupted = AfterDelivery(ref vcpu, interrupted);
         vcpu.Trace(reason, qualification, interrupted.Raw);
-        EventDelivery<VmxVendor>.AfterExit(ref vcpu.Events, interrupted);
-        if (vmx.Held.Injected)
-            vcpu.Events.Interrupt = vmx.Held;
         return Handle(ref vcpu, reason, qualification, interrupted);
     }
 
@@ -125,11 +124,6 @@ internal static class VmxExits
     {
         ref EventInjection known = ref vcpu.Vmx.Injection;
         EventInjection next = EventDelivery<VmxVendor>.Next(ref vcpu);
-        if ((next.Raw | known.Raw) == 0 && !vcpu.Events.Interrupt.Injected)
-        {
-            vcpu.Vmx.Held = default;
-            return;
-        }
         if (next is { Valid: true, Type: EventInjection.EventType.Interrupt } && !CanEnterWithInterrupt(ref vcpu))
         {
             next = default;
@@ -166,12 +160,17 @@ internal static class VmxExits
             Vmcs.Write(VmcsField.PendingDebug, Vmcs.Read(VmcsField.PendingDebug) & ~DebugBits.Dr6Bs | step);
     }
 
-    /// <summary>The event whose delivery the exit has cut short; mostly none.</summary>
-    [MethodImpl(AggressiveInlining)] private static EventInjection Interrupted()
+    /// <summary>Something was to be delivered, or its delivery was cut short: that event with its error code.</summary>
+    private static EventInjection AfterDelivery(ref Vcpu vcpu, EventInjection interrupted)
     {
-        EventInjection found = new((uint)Vmcs.Read(VmcsField.InterruptedEvent));
-        return found is { Valid: true, HasErrorCode: true }
-            ? new(found.Raw | Vmcs.Read(VmcsField.InterruptedErrorCode) << 32) : found;
+        if (interrupted is { Valid: true, HasErrorCode: true })
+            interrupted = new(interrupted.Raw | Vmcs.Read(VmcsField.InterruptedErrorCode) << 32);
+        // The exit has taken the valid bit away.
+        vcpu.Vmx.Injection = default;
+        EventDelivery<VmxVendor>.AfterExit(ref vcpu.Events, interrupted);
+        if (vcpu.Vmx.Held.Injected)
+            vcpu.Events.Interrupt = vcpu.Vmx.Held;
+        return interrupted;
     }
 
     private static VcpuAction Handle(ref Vcpu vcpu, uint reason, ulong qualification, EventInjection interrupted)

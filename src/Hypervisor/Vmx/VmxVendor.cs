@@ -424,7 +424,7 @@ internal readonly struct VmxVendor : IVendor
     public static void SetNmiMasked(ref Vcpu vcpu, bool masked) =>
         SetInterruptibility(Interruptibility.Nmi, masked ? Interruptibility.Nmi : 0);
 
-    private static void SetInterruptibility(ulong mask, ulong bits)
+    [MethodImpl(AggressiveInlining)] private static void SetInterruptibility(ulong mask, ulong bits)
     {
         ulong old = Vmcs.Read(VmcsField.Interruptibility), state = old & ~mask | bits;
         if (state != old)
@@ -450,7 +450,7 @@ internal readonly struct VmxVendor : IVendor
 
     public static uint Hypercall => Opcode.Vmcall;
 
-    public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
+    [MethodImpl(AggressiveInlining)] public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
     {
         end = vcpu.Registers.Rip + Vmcs.Read(VmcsField.InstructionLength);
         // Only 64-bit code goes on beyond 4 GiB; other code wraps.
@@ -459,14 +459,15 @@ internal readonly struct VmxVendor : IVendor
         return true;
     }
 
-    public static bool CanRun(ref Vcpu vcpu)
+    [MethodImpl(AggressiveInlining)] public static bool CanRun(ref Vcpu vcpu) =>
+        !vcpu.Vmx.StateUnchecked || VmxHardware.IsUnrestricted || CheckState(ref vcpu);
+
+    private static bool CheckState(ref Vcpu vcpu)
     {
-        if (VmxHardware.IsUnrestricted || !vcpu.Vmx.StateUnchecked)
-            return true;
         bool enterable = GuestState.IsEnterable(ref vcpu);
         vcpu.Vmx.StateUnchecked = !enterable;
         return enterable;
     }
 
-    public static VcpuAction Step(ref Vcpu vcpu) => VmxExits.Step(ref vcpu);
+    [MethodImpl(AggressiveInlining)] public static VcpuAction Step(ref Vcpu vcpu) => VmxExits.Step(ref vcpu);
 }
