@@ -15,6 +15,7 @@ internal static class IlPass
         KernelImports.Run(assembly);
         TrapHelpers.Run(assembly);
         IReadOnlyDictionary<MethodDefinition, int> switches = SwitchLowering.Run(assembly);
+        InlineArrayHelpers.Run(assembly);
         DenseSequencePoints.Run(assembly);
         assembly.Write(output);
         Report.Write(report, "method\tswitches", switches.Select(pair => $"{pair.Key.FullName}\t{pair.Value}"));

@@ -14,7 +14,8 @@ internal static class Intrinsics
     public static bool IsIntrinsic(ElfSymbol symbol) => symbol.Name.StartsWith(Prefix, StringComparison.Ordinal);
 
     public static void Run(Method method)
-        => method.Rewrite(op =>
+    {
+        method.Rewrite(op =>
         {
             if (op.Symbol is not { } callee || !IsIntrinsic(callee.Symbol))
             {
@@ -33,6 +34,26 @@ internal static class Intrinsics
 
             return Expand(op, body);
         });
+        DropUnreadResults(method);
+    }
+
+    /// <summary>Whether an instruction has failed is made a boolean of the flags; mostly nobody reads it.</summary>
+    private static void DropUnreadResults(Method method)
+    {
+        var flow = new Flow(method);
+        HashSet<Op> dropped = [];
+        foreach ((Op set, Op widen) in method.Code.Zip(method.Code.Skip(1)))
+        {
+            if (set.Instruction.Code == Code.Seta_rm8 && set.Instruction.Op0Register == Register.AL
+                && widen.Instruction.Code == Code.Movzx_r32_rm8 && widen.Instruction.Op0Register == Register.EAX
+                && (flow.LiveAfter(widen.Index) & Place.Of(Register.RAX)) == 0)
+            {
+                dropped.UnionWith([set, widen]);
+            }
+        }
+
+        method.Rewrite(op => dropped.Contains(op) ? [] : null);
+    }
 
     private static List<Op> Expand(Op op, Action<Assembler> body)
     {
