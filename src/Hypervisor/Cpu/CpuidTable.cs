@@ -53,7 +53,9 @@ internal struct CpuidTable
     {
         ref GuestRegisters registers = ref vcpu.Registers;
         uint leaf = (uint)registers[Gpr.Rax];
-        vcpu.Cpuid.Query(leaf, (uint)registers[Gpr.Rcx], out CpuidLeaf result);
+        uint subleaf = (uint)registers[Gpr.Rcx];
+        if (!vcpu.Cpuid.TryGet(leaf, subleaf, out CpuidLeaf result))
+            vcpu.Cpuid.Query(leaf, subleaf, out result);
         if (leaf == HostCpuid.Paravirtual && !vcpu.HasApic)
             result.Eax &= ~HostCpuid.ParavirtOfApic;
         registers[Gpr.Rax] = result.Eax;

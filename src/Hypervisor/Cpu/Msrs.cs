@@ -66,17 +66,18 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
 
     public static bool TryGet(ref Vcpu vcpu, uint index, bool host, out ulong value)
     {
-        if (TVendor.TryGetMsr(ref vcpu, index, out value))
-            return true;
         switch (index)
         {
             case Msr.Efer: value = TVendor.GetEfer(ref vcpu); return true;
             case Msr.Tsc: value = HostCpu.Tsc() + TVendor.GetTscOffset(ref vcpu); return true;
             case Msr.TscDeadline when vcpu.HasApic: value = vcpu.Apic.Timer.Deadline; return true;
             case >= Msr.X2apic and <= Msr.X2apicLast:
+                value = 0;
                 return vcpu.HasApic && Apic<TVendor>.TryReadMsr(ref vcpu, index, out value);
             case Msr.SpecCtrl when host || vcpu.Cpuid.Has(Feature.Ibrs): value = vcpu.Shared.SpecCtrl; return true;
         }
+        if (TVendor.TryGetMsr(ref vcpu, index, out value))
+            return true;
         Plain register = Find(ref vcpu, index, 0, host);
         value = register.Exists ? register.Value : 0;
         return register.Exists;

@@ -89,7 +89,7 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     /// </summary>
     /// <param name="vcpu">The vCPU.</param>
     /// <param name="opcode">The instruction, one of <see cref="Opcode"/>.</param>
-    public static VcpuAction Instruction(ref Vcpu vcpu, uint opcode)
+    [MethodImpl(AggressiveInlining)] public static VcpuAction Instruction(ref Vcpu vcpu, uint opcode)
     {
         if (!TVendor.TryFindEnd(ref vcpu, opcode, out ulong end))
             return VcpuAction.Resume;
