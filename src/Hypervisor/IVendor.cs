@@ -17,6 +17,8 @@ internal interface IVendor
     static abstract void SetGdtr(ref Vcpu vcpu, DescriptorTable table);
     static abstract DescriptorTable GetIdtr(ref Vcpu vcpu);
     static abstract void SetIdtr(ref Vcpu vcpu, DescriptorTable table);
+    /// <summary>The code is 64-bit code: CS.L, in long mode.</summary>
+    static abstract bool Is64Bit(ref Vcpu vcpu);
     static abstract int GetCpl(ref Vcpu vcpu);
     static abstract void SetCpl(ref Vcpu vcpu, int cpl);
 

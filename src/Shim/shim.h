@@ -69,9 +69,11 @@ struct sk_vcpu {
 	bool launched;
 	u8 interrupt;		/* the vector that the last exit acknowledged, or 0 */
 	u64 host_cr3, host_cr4, host_debugctl, host_fs_base, host_msrs[5];
+	bool has_msrs;		/* the guest's are on the CPU */
 	u16 host_ds, host_es, host_fs, host_gs, host_ldt;
 	int srcu_index;
 	u64 tsc_aux;		/* what the CPU has while loaded */
+	u64 host_xcr0;
 	struct fpu_guest fpu;
 	void *ring;		/* of written pages, with its length in pages */
 	unsigned long ring_pages;

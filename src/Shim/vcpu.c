@@ -132,9 +132,9 @@ static noinstr void switch_worlds(struct sk_vcpu *vcpu, u64 host_vmcb)
 long sk_vcpu_enter(struct sk_vcpu *vcpu)
 {
 	struct sk_vcpu_shared *shared = vcpu->shared;
-	u64 host_vmcb, host_xcr0 = 0;
+	u64 host_vmcb;
 	u32 host_pkru = 0;
-	bool guest_xcr0 = false, pkru = false;
+	bool pkru = cpu_feature_enabled(X86_FEATURE_OSPKE);
 
 	preempt_disable();
 	host_vmcb = sk_is_vmx ? 0 : sk_host_vmcb_pa();
@@ -152,17 +152,12 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	}
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
-	if (static_cpu_has(X86_FEATURE_OSXSAVE)) {
-		host_xcr0 = xgetbv(XCR_XFEATURE_ENABLED_MASK);
-		guest_xcr0 = shared->xcr0 != host_xcr0;
-		if (guest_xcr0)
-			xsetbv(XCR_XFEATURE_ENABLED_MASK, shared->xcr0);
-		if (cpu_feature_enabled(X86_FEATURE_OSPKE)) {
-			pkru = true;
-			host_pkru = rdpkru();
-			if (host_pkru != shared->pkru)
-				wrpkru(shared->pkru);
-		}
+	if (shared->xcr0 != vcpu->host_xcr0)
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, shared->xcr0);
+	if (pkru) {
+		host_pkru = rdpkru();
+		if (host_pkru != shared->pkru)
+			wrpkru(shared->pkru);
 	}
 	if (unlikely(shared->flags & SK_ENTER_LOAD_DEBUG_REGISTERS)) {
 		set_debugreg(0, 7);
@@ -185,8 +180,8 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 		if (host_pkru != shared->pkru)
 			wrpkru(host_pkru);
 	}
-	if (guest_xcr0)
-		xsetbv(XCR_XFEATURE_ENABLED_MASK, host_xcr0);
+	if (shared->xcr0 != vcpu->host_xcr0)
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, vcpu->host_xcr0);
 	/* An exit clears DR7; the host's own breakpoints come back. */
 	if (hw_breakpoint_active())
 		hw_breakpoint_restore();
@@ -469,6 +464,8 @@ static int allocate(struct sk_vcpu *vcpu)
 	vcpu->shared = shared;
 	if (!shared || !fpu_alloc_guest_fpstate(&vcpu->fpu))
 		return -ENOMEM;
+	/* Without XSAVE it is what the guest has, and never another. */
+	vcpu->host_xcr0 = static_cpu_has(X86_FEATURE_OSXSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : 1;
 	/* The run page, and behind it the one for port data. */
 	shared->run = alloc_pages_exact(2 * PAGE_SIZE, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
 	shared->port = (void *)shared->run + KVM_PIO_PAGE_OFFSET * PAGE_SIZE;

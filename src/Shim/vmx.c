@@ -135,7 +135,8 @@ void sk_vmx_prepare(struct sk_vcpu *vcpu)
 	vcpu->host_debugctl = get_debugctlmsr();
 	vcpu->host_fs_base = x86_fsbase_read_cpu();
 	vmwrite(HOST_FS_BASE, vcpu->host_fs_base);
-	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++) {
+	vcpu->has_msrs = vcpu->shared->flags & SK_ENTER_SYSCALLS;
+	for (i = 0; vcpu->has_msrs && i < ARRAY_SIZE(syscall_msrs); i++) {
 		/* All but this one are the same at all times and on all CPUs, and not 0. */
 		if (!vcpu->host_msrs[i] || syscall_msrs[i] == MSR_KERNEL_GS_BASE)
 			rdmsrl(syscall_msrs[i], vcpu->host_msrs[i]);
@@ -151,7 +152,8 @@ void sk_vmx_unload(struct sk_vcpu *vcpu)
 		return;
 	vcpu->host_saved = false;
 	/* SWAPGS changes it without an exit; the others change with one. */
-	rdmsrl(MSR_KERNEL_GS_BASE, vcpu->shared->syscall_msrs[3]);
+	if (vcpu->has_msrs)
+		rdmsrl(MSR_KERNEL_GS_BASE, vcpu->shared->syscall_msrs[3]);
 	/* An exit leaves all selectors at 0, as most threads have them. */
 	if (unlikely(vcpu->host_ds | vcpu->host_es | vcpu->host_fs | vcpu->host_gs | vcpu->host_ldt)) {
 		asm volatile("lldt %0" : : "r"(vcpu->host_ldt));
@@ -161,7 +163,7 @@ void sk_vmx_unload(struct sk_vcpu *vcpu)
 		x86_fsbase_write_cpu(vcpu->host_fs_base);
 		load_gs_index(vcpu->host_gs);
 	}
-	for (i = 0; i < ARRAY_SIZE(syscall_msrs); i++)
+	for (i = 0; vcpu->has_msrs && i < ARRAY_SIZE(syscall_msrs); i++)
 		set_syscall_msr(vcpu, i, vcpu->host_msrs[i]);
 	/* It leaves the limits of GDT and TSS at other values than Linux's, too. */
 	load_fixmap_gdt(raw_smp_processor_id());
@@ -194,23 +196,22 @@ void sk_vmx_before(struct sk_vcpu *vcpu)
 noinstr void sk_vmx_run(struct sk_vcpu *vcpu)
 {
 	struct sk_vcpu_shared *shared = vcpu->shared;
-	u32 reason, event;
+	u32 event;
 
 	/* The guest could read by L1TF what the host has touched. */
 	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D))
 		native_wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
-	shared->entry_failed = sk_vmx_enter(shared, vcpu->launched);
+	shared->exit_reason = sk_vmx_enter(shared, vcpu->launched) ? ~0u : vmread(EXIT_REASON);
 	if (unlikely(vcpu->host_debugctl))
 		native_wrmsrl(MSR_IA32_DEBUGCTLMSR, vcpu->host_debugctl);
-	reason = vmread(EXIT_REASON);
-	if (unlikely(shared->entry_failed || reason & ENTRY_FAILED))
+	if (unlikely(shared->exit_reason & ENTRY_FAILED))
 		return;
 	vcpu->launched = true;
-	if (reason > REASON_INTERRUPT)
+	if (shared->exit_reason > REASON_INTERRUPT)
 		return;
 	/* The host's own events that ended the guest's turn. */
 	event = vmread(EXIT_INTERRUPTION) & EVENT_MASK;
-	if (reason == REASON_INTERRUPT && event & EVENT_VALID)
+	if (shared->exit_reason == REASON_INTERRUPT && event & EVENT_VALID)
 		vcpu->interrupt = event;
 	/* The exit has blocked NMIs, as one does; the handler's IRET unblocks them. */
 	if (event == EVENT_NMI)

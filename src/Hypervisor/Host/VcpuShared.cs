@@ -43,8 +43,8 @@ internal struct VcpuShared
     /// <summary>Bytes of the state in the format of KVM_GET_XSAVE2.</summary>
     public uint XsaveSize;
     public uint MasksSignals;
-    /// <summary>VMX: the last entry failed before it began.</summary>
-    public uint EntryFailed;
+    /// <summary>VMX: why the guest's turn ended; all ones: the entry failed before it began.</summary>
+    public uint ExitReason;
 
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
 
@@ -69,6 +69,8 @@ internal enum EntryFlags : uint
     LoadDebugRegisters = 1 << 0,
     /// <summary>The guest's TLB is flushed: to be counted.</summary>
     Flushes = 1 << 1,
+    /// <summary>VMX: the guest is in long mode, where it has use for SYSCALL's MSRs and SWAPGS.</summary>
+    Syscalls = 1 << 2,
 }
 
 /// <summary>By what Linux has a CPU in a guest take posted interrupts.</summary>

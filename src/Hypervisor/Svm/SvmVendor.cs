@@ -94,6 +94,9 @@ internal readonly struct SvmVendor : IVendor
         segment.Limit = table.Limit;
     }
 
+    public static bool Is64Bit(ref Vcpu vcpu) =>
+        SegmentOf(ref vcpu, SegmentName.Cs).Long && (GetEfer(ref vcpu) & Efer.Lma) != 0;
+
     public static int GetCpl(ref Vcpu vcpu) => Control(ref vcpu).Cpl;
     public static void SetCpl(ref Vcpu vcpu, int cpl) => Control(ref vcpu).Cpl = (byte)cpl;
 

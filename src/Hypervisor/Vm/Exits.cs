@@ -89,10 +89,12 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     /// </summary>
     /// <param name="vcpu">The vCPU.</param>
     /// <param name="opcode">The instruction, one of <see cref="Opcode"/>.</param>
-    [MethodImpl(AggressiveInlining)] public static VcpuAction Instruction(ref Vcpu vcpu, uint opcode)
+    public static VcpuAction Instruction(ref Vcpu vcpu, uint opcode) =>
+        TVendor.TryFindEnd(ref vcpu, opcode, out ulong end) ? Instruction(ref vcpu, opcode, end) : VcpuAction.Resume;
+
+    /// <summary>The same, where RIP behind it is known. The opcode should be a constant.</summary>
+    [MethodImpl(AggressiveInlining)] public static VcpuAction Instruction(ref Vcpu vcpu, uint opcode, ulong end)
     {
-        if (!TVendor.TryFindEnd(ref vcpu, opcode, out ulong end))
-            return VcpuAction.Resume;
         switch (opcode)
         {
             case Opcode.Rdmsr: return MsrAccess<TVendor>.Read(ref vcpu, end);

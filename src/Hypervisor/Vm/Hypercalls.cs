@@ -9,7 +9,7 @@ internal static class Hypercalls<TVendor> where TVendor : struct, IVendor
 
     public static void Execute(ref Vcpu vcpu)
     {
-        bool wide = TVendor.GetSegment(ref vcpu, SegmentName.Cs).Long && (TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0;
+        bool wide = TVendor.Is64Bit(ref vcpu);
         ref ulong rax = ref vcpu.Registers[Gpr.Rax];
         ulong mask = wide ? ~0ul : uint.MaxValue;
         ulong arg0 = vcpu.Registers[Gpr.Rbx] & mask, arg1 = vcpu.Registers[Gpr.Rcx] & mask;

@@ -61,9 +61,8 @@ internal static class Instructions<TVendor> where TVendor : struct, IVendor
 
     public static ulong LinearRip(ref Vcpu vcpu)
     {
-        Segment cs = TVendor.GetSegment(ref vcpu, SegmentName.Cs);
-        bool flat = cs.Long && (TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0;
-        return flat ? vcpu.Registers.Rip : (uint)(cs.Base + vcpu.Registers.Rip);
+        ulong rip = vcpu.Registers.Rip;
+        return TVendor.Is64Bit(ref vcpu) ? rip : (uint)(TVendor.GetSegment(ref vcpu, SegmentName.Cs).Base + rip);
     }
 
     /// <summary>The exception that an instruction met.</summary>

@@ -17,7 +17,7 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
             // A call that a signal ends is repeated: what it has brought about stays.
             run.kvm_dirty_regs = 0;
         }
-        if (!vcpu.HasApic && !ControlRegisters<TVendor>.TrySetCr8(ref vcpu, run.cr8))
+        if (!vcpu.HasApic && run.cr8 != vcpu.Events.Cr8 && !ControlRegisters<TVendor>.TrySetCr8(ref vcpu, run.cr8))
             return Errno.EINVAL;
         if (!vcpu.Cpuid.Locked)
         {

@@ -52,13 +52,9 @@ internal static class VmxExits
             return VcpuAction.Retry;
 
         vcpu.Shared.Flags &= ~EntryFlags.Flushes;
-        uint reason = (uint)Vmcs.Read(
-            vcpu.Shared.EntryFailed != 0 ? VmcsField.InstructionError : VmcsField.ExitReason);
-        if (vcpu.Shared.EntryFailed != 0 || (reason & ExitReason.EntryFailure) != 0)
-        {
-            EntryFailure.Report(ref vcpu, reason);
-            return Exits.EntryFailed(ref vcpu, reason);
-        }
+        uint reason = vcpu.Shared.ExitReason;
+        if ((reason & ExitReason.EntryFailure) != 0)
+            return Failed(ref vcpu, reason != uint.MaxValue ? reason : (uint)Vmcs.Read(VmcsField.InstructionError));
         registers.Rip = vmx.Rip = Vmcs.Read(VmcsField.Rip);
         registers[Gpr.Rsp] = vmx.Rsp = Vmcs.Read(VmcsField.Rsp);
         vmx.Rflags = Vmcs.Read(VmcsField.Rflags);
@@ -73,6 +69,12 @@ internal static class VmxExits
             interrupted = AfterDelivery(ref vcpu, interrupted);
         vcpu.Trace(reason, qualification, interrupted.Raw);
         return Handle(ref vcpu, reason, qualification, interrupted);
+    }
+
+    private static VcpuAction Failed(ref Vcpu vcpu, uint reason)
+    {
+        EntryFailure.Report(ref vcpu, reason);
+        return Exits.EntryFailed(ref vcpu, reason);
     }
 
     /// <summary>
@@ -181,7 +183,7 @@ internal static class VmxExits
         if (reason == ExitReason.Port)
             return PortAccess(ref vcpu, qualification);
         if (reason == ExitReason.Wrmsr)
-            return Exits.Instruction(ref vcpu, Opcode.Wrmsr);
+            return Exits.Instruction(ref vcpu, Opcode.Wrmsr, VmxVendor.FindEnd(ref vcpu));
         switch (reason)
         {
             case ExitReason.Exception: return Exception(ref vcpu, qualification, interrupted);
@@ -194,10 +196,10 @@ internal static class VmxExits
                 return VcpuAction.Resume;
             case ExitReason.InterruptWindow: return CloseWindow(ref vcpu, PrimaryControls.InterruptWindow);
             case ExitReason.NmiWindow: return CloseWindow(ref vcpu, PrimaryControls.NmiWindow);
-            case ExitReason.Cpuid: return Exits.Instruction(ref vcpu, Opcode.Cpuid);
-            case ExitReason.Hlt: return Exits.Instruction(ref vcpu, Opcode.Hlt);
-            case ExitReason.Vmcall: return Exits.Instruction(ref vcpu, Opcode.Vmcall);
-            case ExitReason.Rdmsr: return Exits.Instruction(ref vcpu, Opcode.Rdmsr);
+            case ExitReason.Cpuid: return Exits.Instruction(ref vcpu, Opcode.Cpuid, VmxVendor.FindEnd(ref vcpu));
+            case ExitReason.Hlt: return Exits.Instruction(ref vcpu, Opcode.Hlt, VmxVendor.FindEnd(ref vcpu));
+            case ExitReason.Vmcall: return Exits.Instruction(ref vcpu, Opcode.Vmcall, VmxVendor.FindEnd(ref vcpu));
+            case ExitReason.Rdmsr: return Exits.Instruction(ref vcpu, Opcode.Rdmsr, VmxVendor.FindEnd(ref vcpu));
             case ExitReason.Invlpg: return InstructionEmulation<VmxVendor>.Run(ref vcpu);
             // Bits 28-31: the register that has its type (SDM vol. 3, table 28-9).
             case ExitReason.Invpcid: return Exits.InvalidatePcid(ref vcpu,
@@ -263,7 +265,7 @@ internal static class VmxExits
         const ulong Size = 7, Input = 1 << 3, String = 1 << 4;
         if ((qualification & String) != 0)
             return InstructionEmulation<VmxVendor>.Run(ref vcpu);
-        VmxVendor.TryFindEnd(ref vcpu, 0, out ulong end);
+        ulong end = VmxVendor.FindEnd(ref vcpu);
         return PortAccess<VmxVendor>.Start(ref vcpu, (qualification & Input) != 0, (ushort)(qualification >> 16),
             (byte)((qualification & Size) + 1), end);
     }
@@ -293,7 +295,7 @@ internal static class VmxExits
     /// <summary>Qualification: selector, and what asked for it in bits 30-31 (SDM vol. 3, table 28-6).</summary>
     private static VcpuAction TaskSwitch(ref Vcpu vcpu, ulong qualification, EventInjection interrupted)
     {
-        VmxVendor.TryFindEnd(ref vcpu, 0, out ulong end);
+        ulong end = VmxVendor.FindEnd(ref vcpu);
         return Interpreter<VmxVendor>.SwitchTask(ref vcpu, (ushort)qualification,
             (TaskSwitchCause)(qualification >> 30 & 3), interrupted, end);
     }

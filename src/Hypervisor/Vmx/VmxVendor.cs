@@ -166,6 +166,9 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(VmcsField.IdtrLimit, table.Limit);
     }
 
+    public static bool Is64Bit(ref Vcpu vcpu) => (vcpu.Vmx.Entry & EntryControls.LongMode) != 0
+        && (Vmcs.Read(Vmcs.Of(VmcsField.AccessRights, SegmentName.Cs)) & 1 << 13) != 0;
+
     private static VmcsField StackRights => Vmcs.Of(VmcsField.AccessRights, SegmentName.Ss);
 
     /// <summary>The CPL is SS's DPL, also when SS is not usable (SDM vol. 3, 25.4.1).</summary>
@@ -216,6 +219,9 @@ internal readonly struct VmxVendor : IVendor
         EntryControls others = vmx.Entry & ~EntryControls.LongMode;
         vmx.Entry = (value & Efer.Lma) != 0 ? others | EntryControls.LongMode : others;
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
+        vcpu.Shared.Host.Reload();
+        EntryFlags flags = vcpu.Shared.Flags & ~EntryFlags.Syscalls;
+        vcpu.Shared.Flags = (value & Efer.Lma) != 0 ? flags | EntryFlags.Syscalls : flags;
         // In long mode an entry takes no other task than a busy one of 64 bits, and a guest may have loaded none.
         VmcsField task = Vmcs.Of(VmcsField.AccessRights, SegmentName.Tr);
         if ((value & Efer.Lma) != 0)
@@ -450,13 +456,18 @@ internal readonly struct VmxVendor : IVendor
 
     public static uint Hypercall => Opcode.Vmcall;
 
-    [MethodImpl(AggressiveInlining)] public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
+    public static bool TryFindEnd(ref Vcpu vcpu, uint opcode, out ulong end)
     {
-        end = vcpu.Registers.Rip + Vmcs.Read(VmcsField.InstructionLength);
-        // Only 64-bit code goes on beyond 4 GiB; other code wraps.
-        if ((end ^ vcpu.Registers.Rip) >> 32 != 0 && !GetSegment(ref vcpu, SegmentName.Cs).Long)
-            end = (uint)end;
+        end = FindEnd(ref vcpu);
         return true;
+    }
+
+    /// <summary>RIP behind the instruction that has exited.</summary>
+    [MethodImpl(AggressiveInlining)] public static ulong FindEnd(ref Vcpu vcpu)
+    {
+        ulong start = vcpu.Registers.Rip, end = start + Vmcs.Read(VmcsField.InstructionLength);
+        // Only 64-bit code goes on beyond 4 GiB; other code wraps.
+        return (end ^ start) >> 32 == 0 || Is64Bit(ref vcpu) ? end : (uint)end;
     }
 
     [MethodImpl(AggressiveInlining)] public static bool CanRun(ref Vcpu vcpu) =>

@@ -65,6 +65,8 @@ internal struct FakeVendor : IVendor
     public static void SetGdtr(ref Vcpu vcpu, DescriptorTable table) => Of(ref vcpu).Gdtr = table;
     public static DescriptorTable GetIdtr(ref Vcpu vcpu) => Of(ref vcpu).Idtr;
     public static void SetIdtr(ref Vcpu vcpu, DescriptorTable table) => Of(ref vcpu).Idtr = table;
+    public static bool Is64Bit(ref Vcpu vcpu) =>
+        Of(ref vcpu).Segments[(int)SegmentName.Cs].Long && (Of(ref vcpu).Efer & Efer.Lma) != 0;
     public static int GetCpl(ref Vcpu vcpu) => Of(ref vcpu).Cpl;
     public static void SetCpl(ref Vcpu vcpu, int cpl) => Of(ref vcpu).Cpl = cpl;
     public static ulong GetCr0(ref Vcpu vcpu) => Of(ref vcpu).Cr0;

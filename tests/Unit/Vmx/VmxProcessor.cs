@@ -92,7 +92,7 @@ internal sealed class Turn
     {
         if (!_enters)
             return false;
-        shared.EntryFailed = _refusal != 0 ? 1u : 0;
+        shared.ExitReason = _refusal != 0 ? uint.MaxValue : (uint)_reason;
         vmcs[VmcsField.InstructionError] = _refusal;
         vmcs[VmcsField.ExitReason] = _reason;
         vmcs[VmcsField.Qualification] = _qualification;
