@@ -72,7 +72,7 @@ struct sk_vcpu {
 	bool has_msrs;		/* the guest's are on the CPU */
 	u16 host_ds, host_es, host_fs, host_gs, host_ldt;
 	int srcu_index;
-	u64 tsc_aux;		/* what the CPU has while loaded */
+	u64 tsc_aux, host_tsc_aux;	/* what the CPU has while loaded, and what it is to have */
 	u64 host_xcr0;
 	struct fpu_guest fpu;
 	void *ring;		/* of written pages, with its length in pages */
@@ -89,6 +89,8 @@ void sk_svm_vmrun(struct sk_vcpu_shared *shared, u64 host_vmcb);
 
 /* Whether the CPUs have VMX, not SVM. */
 extern bool sk_is_vmx;
+/* The vCPU whose VMCS is loaded; of no other has this CPU any part. Changed on the CPU itself, interrupts off. */
+DECLARE_PER_CPU(struct sk_vcpu *, sk_vmx_current);
 u32 sk_vmx_enter(struct sk_vcpu_shared *shared, bool launched);
 void sk_vmx_load(struct sk_vcpu *vcpu, int cpu);
 void sk_vmx_prepare(struct sk_vcpu *vcpu);
@@ -119,11 +121,20 @@ DECLARE_PER_CPU(u64[SK_COUNTERS], sk_counters);
 extern struct dentry *sk_debugfs_root;
 void sk_debugfs_init(void);
 
+void sk_trapped(struct sk_vm *vm, unsigned long site);
+
 /*
  * Through the door, with up to three arguments, from any context. A trap is reported, and ends the VM on whose behalf
  * the call is; then the answer is -EIO. To C the core's exports are addresses; what they take says Vm/Exports.cs.
  */
-long sk_call_core(struct sk_vm *vm, void *fn, long a, long b, long c);
+static inline long sk_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
+{
+	struct cs_result result = cs_enter(fn, a, b, c, 0);
+
+	if (unlikely(result.site))
+		sk_trapped(vm, result.site);
+	return result.value;
+}
 #define sk_export(fn) ({ extern const char fn[]; (void *)fn; })
 #define sk_vm_call(vm, fn, a, b, c) sk_call_core((vm), sk_export(fn), (long)(a), (long)(b), (long)(c))
 #define sk_call(fn, a, b, c) sk_vm_call(NULL, fn, a, b, c)

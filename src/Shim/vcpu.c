@@ -13,21 +13,17 @@
 static DEFINE_PER_CPU(struct sk_vcpu *, last_vcpu);
 static_assert(offsetof(struct sk_vcpu, shared) == 0);
 
-static u64 host_tsc_aux(int cpu)
-{
-	return vdso_encode_cpunode(cpu, cpu_to_node(cpu));
-}
-
 static void load(struct preempt_notifier *notifier, int cpu)
 {
 	struct sk_vcpu *vcpu = container_of(notifier, struct sk_vcpu, preempt);
-	u32 moved = vcpu->cpu != cpu ? SK_REQUEST_MIGRATED : 0;
+	u32 requests = vcpu->shared->on_load | (vcpu->cpu != cpu ? SK_REQUEST_MIGRATED : 0);
 
-	if (sk_is_vmx)
+	if (sk_is_vmx && (vcpu->cpu != cpu || this_cpu_read(sk_vmx_current) != vcpu))
 		sk_vmx_load(vcpu, cpu);
 	WRITE_ONCE(vcpu->cpu, cpu);
 	vcpu->shared->run_delay = current->sched_info.run_delay;
-	atomic_or(vcpu->shared->on_load | moved, (atomic_t *)&vcpu->shared->request_bits);
+	if (requests)
+		atomic_or(requests, (atomic_t *)&vcpu->shared->request_bits);
 	if (__this_cpu_read(last_vcpu) != vcpu) {
 		__this_cpu_write(last_vcpu, vcpu);
 		/* No branch prediction that another vCPU trained reaches this one. */
@@ -35,7 +31,7 @@ static void load(struct preempt_notifier *notifier, int cpu)
 			indirect_branch_prediction_barrier();
 	}
 	vcpu->host_saved = false;
-	vcpu->tsc_aux = host_tsc_aux(cpu);
+	vcpu->tsc_aux = vcpu->host_tsc_aux = vdso_encode_cpunode(cpu, cpu_to_node(cpu));
 }
 
 static void set_tsc_aux(struct sk_vcpu *vcpu, u64 value)
@@ -51,7 +47,7 @@ static void unload(struct preempt_notifier *notifier, struct task_struct *next)
 {
 	struct sk_vcpu *vcpu = container_of(notifier, struct sk_vcpu, preempt);
 
-	set_tsc_aux(vcpu, host_tsc_aux(vcpu->cpu));
+	set_tsc_aux(vcpu, vcpu->host_tsc_aux);
 	if (sk_is_vmx)
 		sk_vmx_unload(vcpu);
 }
@@ -118,13 +114,10 @@ static void prepare(struct sk_vcpu *vcpu, u64 host_vmcb)
 	vcpu->host_saved = true;
 }
 
-static noinstr void switch_worlds(struct sk_vcpu *vcpu, u64 host_vmcb)
+static noinstr void svm_run(struct sk_vcpu *vcpu, u64 host_vmcb)
 {
 	guest_state_enter_irqoff();
-	if (sk_is_vmx)
-		sk_vmx_run(vcpu);
-	else
-		sk_svm_vmrun(vcpu->shared, host_vmcb);
+	sk_svm_vmrun(vcpu->shared, host_vmcb);
 	guest_state_exit_irqoff();
 }
 
@@ -142,6 +135,8 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 		prepare(vcpu, host_vmcb);
 	local_irq_disable();
 	xfer_to_guest_mode_prepare();
+	if (sk_is_vmx)
+		sk_vmx_before(vcpu);
 	/* Full barrier between in_guest and the look at the requests; see sk_request_all(). */
 	smp_store_mb(vcpu->in_guest, true);
 	if (READ_ONCE(shared->request_bits) || xfer_to_guest_mode_work_pending()) {
@@ -168,10 +163,11 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	}
 	if (unlikely(shared->flags & SK_ENTER_FLUSHES))
 		sk_count(SK_TLB_FLUSHES);
-	if (sk_is_vmx)
-		sk_vmx_before(vcpu);
 	guest_timing_enter_irqoff();
-	switch_worlds(vcpu, host_vmcb);
+	if (sk_is_vmx)
+		sk_vmx_run(vcpu);
+	else
+		svm_run(vcpu, host_vmcb);
 	/* The guest may have trained predictions for the process it belongs to (VMSCAPE). */
 	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);

@@ -90,15 +90,12 @@ void sk_request_all(struct sk_vm *vm, u32 request, bool wait)
 		free_cpumask_var(mask);
 }
 
-long sk_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
+/* The core has trapped on behalf of a VM, if there is one. */
+void sk_trapped(struct sk_vm *vm, unsigned long site)
 {
-	struct cs_result result = cs_enter(fn, a, b, c, 0);
-
-	if (likely(!result.site))
-		return result.value;
-	cs_report_trap(result.site);
+	cs_report_trap(site);
 	if (!vm)
-		return result.value;
+		return;
 	/* The locks that the core takes itself; all others are its callers'. */
 	if (this_cpu_read(irq_holder) == vm)
 		sk_irq_unlock(vm);
@@ -108,7 +105,6 @@ long sk_call_core(struct sk_vm *vm, void *fn, long a, long b, long c)
 		sk_mmu_read_unlock(vm);
 	WRITE_ONCE(vm->dead, true);
 	sk_request_all(vm, SK_REQUEST_DEAD, false);
-	return result.value;
 }
 
 static int notifier_start(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)

@@ -28,8 +28,7 @@ enum {
 bool sk_is_vmx;
 extern const char sk_vmx_exit[];
 
-/* The vCPU whose VMCS is loaded; of no other has this CPU any part. Changed on the CPU itself, interrupts off. */
-static DEFINE_PER_CPU(struct sk_vcpu *, current_vcpu);
+DEFINE_PER_CPU(struct sk_vcpu *, sk_vmx_current);
 
 /* The core knows these by their values. */
 #ifdef POSTED_INTR_VECTOR
@@ -62,17 +61,17 @@ static void forget(void *argument)
 {
 	struct sk_vcpu *vcpu = argument;
 
-	if (!vcpu || this_cpu_read(current_vcpu) != vcpu)
+	if (!vcpu || this_cpu_read(sk_vmx_current) != vcpu)
 		return;
 	vcpu->launched = false;
 	vmclear(vcpu->shared->control_block);
-	this_cpu_write(current_vcpu, NULL);
+	this_cpu_write(sk_vmx_current, NULL);
 }
 
 /* Import of the core, from anywhere but interrupt handlers. */
 void sk_vmx_forget(struct sk_vcpu *vcpu)
 {
-	if (vcpu->cpu >= 0 && READ_ONCE(per_cpu(current_vcpu, vcpu->cpu)) == vcpu)
+	if (vcpu->cpu >= 0 && READ_ONCE(per_cpu(sk_vmx_current, vcpu->cpu)) == vcpu)
 		smp_call_function_single(vcpu->cpu, forget, vcpu, 1);
 }
 
@@ -81,7 +80,7 @@ void sk_vmx_off(void)
 {
 	if (!(__read_cr4() & X86_CR4_VMXE))
 		return;
-	forget(this_cpu_read(current_vcpu));
+	forget(this_cpu_read(sk_vmx_current));
 	asm volatile("1: vmxoff\n2:" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
 	cr4_clear_bits(X86_CR4_VMXE);
 }
@@ -96,13 +95,13 @@ void sk_vmx_load(struct sk_vcpu *vcpu, int cpu)
 		return;
 	if (vcpu->cpu != cpu)
 		sk_vmx_forget(vcpu);
-	if (this_cpu_read(current_vcpu) == vcpu)
+	if (this_cpu_read(sk_vmx_current) == vcpu)
 		return;
 	local_irq_disable();
-	forget(this_cpu_read(current_vcpu));
+	forget(this_cpu_read(sk_vmx_current));
 	vmclear(address);
 	asm volatile("vmptrld %0" : : "m"(address) : "cc", "memory");
-	this_cpu_write(current_vcpu, vcpu);
+	this_cpu_write(sk_vmx_current, vcpu);
 	/* What the host gets back at each exit, as far as the core has not written it. */
 	vmwrite(HOST_RIP, (unsigned long)sk_vmx_exit);
 	vmwrite(HOST_IDTR_BASE, CPU_ENTRY_AREA_RO_IDT);
@@ -193,7 +192,7 @@ void sk_vmx_before(struct sk_vcpu *vcpu)
 		vmwrite(HOST_CR4, vcpu->host_cr4 = cr4);
 }
 
-noinstr void sk_vmx_run(struct sk_vcpu *vcpu)
+static __always_inline void run(struct sk_vcpu *vcpu)
 {
 	struct sk_vcpu_shared *shared = vcpu->shared;
 	u32 event;
@@ -227,4 +226,11 @@ void sk_vmx_handle(struct sk_vcpu *vcpu)
 
 	sk_call_handler(gate_offset(&idt[vcpu->interrupt]));
 	vcpu->interrupt = 0;
+}
+
+noinstr void sk_vmx_run(struct sk_vcpu *vcpu)
+{
+	guest_state_enter_irqoff();
+	run(vcpu);
+	guest_state_exit_irqoff();
 }

@@ -8,7 +8,7 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
 {
     /// <summary>There is nothing to inject, and nothing that waits until it can be.</summary>
     [MethodImpl(AggressiveInlining)] public static bool IsQuiet(ref Vcpu vcpu) =>
-        !vcpu.Events.HasException && !vcpu.Events.AnyInjected && vcpu.Events.Nmi.Pending == 0
+        !vcpu.Events.Exception.Pending && !vcpu.Events.AnyInjected && vcpu.Events.Nmi.Pending == 0
         && vcpu.Run.request_interrupt_window == 0 && !PendingInterrupts.Any(ref vcpu);
 
     /// <summary>

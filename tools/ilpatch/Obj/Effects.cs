@@ -20,7 +20,8 @@ internal readonly record struct Effects(ulong Reads, ulong Writes)
         {
             case FlowControl.Call or FlowControl.IndirectCall:
                 return new(
-                    Place.Arguments | Place.Of(Register.RSP) | Place.Of(Register.RAX),
+                    Place.Arguments | Place.Of(Register.RSP)
+                        | (op.Symbol is null ? Place.Of(Register.RAX) : 0),
                     Place.CallerSaved | Place.AllVector | Place.AllFlags);
             case FlowControl.Return:
                 return new(Place.CalleeSaved | Place.Of(Register.RAX) | Place.Of(Register.RDX), 0);
