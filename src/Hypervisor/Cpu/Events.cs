@@ -151,7 +151,7 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         && TVendor.GetInterruptShadow(ref vcpu) == 0;
 
     /// <summary>Whether an NMI waits and could be injected now.</summary>
-    public static bool CanTakeNmi(ref Vcpu vcpu) =>
+    [MethodImpl(AggressiveInlining)] public static bool CanTakeNmi(ref Vcpu vcpu) =>
         vcpu.Events.Nmi.Pending != 0 && !vcpu.Events.HasException && !vcpu.Events.AnyInjected
         && !TVendor.GetNmiMasked(ref vcpu) && TVendor.GetInterruptShadow(ref vcpu) == 0;
 

@@ -20,7 +20,7 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>What ends a halt.</summary>
-    private static bool HasWork(ref Vcpu vcpu) =>
+    [MethodImpl(AggressiveInlining)] private static bool HasWork(ref Vcpu vcpu) =>
         vcpu.Events.HasException || vcpu.Events.AnyInjected || vcpu.Events.TripleFault
         || Exceptions<TVendor>.CanTakeNmi(ref vcpu)
         || (vcpu.Registers.Rflags & Rflags.If) != 0 && (PendingInterrupts.Any(ref vcpu) || vcpu.Apic.WillDeliver);

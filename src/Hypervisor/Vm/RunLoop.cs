@@ -60,12 +60,11 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
                 vcpu.Events.TripleFault = false;
                 return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_SHUTDOWN);
             }
-            bool usesTpr = vcpu.VirtualTpr.Value != 0 && vcpu.MpState == MpState.Runnable;
-            if (usesTpr)
+            if (vcpu.VirtualTpr.Value != 0 && vcpu.MpState == MpState.Runnable)
                 VirtualTpr<TVendor>.Load(ref vcpu);
             VcpuAction action = vcpu.MpState != MpState.Runnable ? Halting<TVendor>.Wait(ref vcpu)
                 : TVendor.CanRun(ref vcpu) ? TVendor.Step(ref vcpu) : Interpreter<TVendor>.Run(ref vcpu);
-            if (usesTpr)
+            if (vcpu.VirtualTpr.Value != 0)
                 VirtualTpr<TVendor>.Store(ref vcpu);
             if (action == VcpuAction.Resume)
                 continue;
