@@ -21,7 +21,7 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
 
     /// <summary>What ends a halt.</summary>
     [MethodImpl(AggressiveInlining)] private static bool HasWork(ref Vcpu vcpu) =>
-        vcpu.Events.HasException || vcpu.Events.AnyInjected || vcpu.Events.TripleFault
+        vcpu.Events.Exception.Pending || vcpu.Events.AnyInjected || vcpu.Events.TripleFault
         || Exceptions<TVendor>.CanTakeNmi(ref vcpu)
         || (vcpu.Registers.Rflags & Rflags.If) != 0 && (PendingInterrupts.Any(ref vcpu) || vcpu.Apic.WillDeliver);
 

@@ -42,7 +42,7 @@ internal static class VmxExits
 
         // Whoever asks for another flush from here on, or takes the thread to another CPU, keeps it from entering.
         // Without a VPID, and so with shadow tables, the entry flushes by itself.
-        if (VmxHardware.HasEpt && (vcpu.Shared.Flags & EntryFlags.Flushes) != 0)
+        if ((vcpu.Shared.Flags & EntryFlags.Flushes) != 0 && VmxHardware.HasEpt)
             HostCpu.FlushGuest(vmx.EptPointer, vmx.Vpid);
         bool entered = vcpu.Shared.Host.Enter();
         KeepStep(ref vcpu, 0);
@@ -55,10 +55,11 @@ internal static class VmxExits
         uint reason = vcpu.Shared.ExitReason;
         if ((reason & ExitReason.EntryFailure) != 0)
             return Failed(ref vcpu, reason != uint.MaxValue ? reason : (uint)Vmcs.Read(VmcsField.InstructionError));
-        registers.Rip = vmx.Rip = Vmcs.Read(VmcsField.Rip);
-        registers[Gpr.Rsp] = vmx.Rsp = Vmcs.Read(VmcsField.Rsp);
-        vmx.Rflags = Vmcs.Read(VmcsField.Rflags);
-        registers.Rflags = vcpu.Debug.ExitRflags(vmx.Rflags, rflags);
+        ulong rip = Vmcs.Read(VmcsField.Rip), rsp = Vmcs.Read(VmcsField.Rsp), real = Vmcs.Read(VmcsField.Rflags);
+        registers.Rip = vmx.Rip = rip;
+        registers[Gpr.Rsp] = vmx.Rsp = rsp;
+        vmx.Rflags = real;
+        registers.Rflags = vcpu.Debug.ExitRflags(real, rflags);
         if (vmx.HasTpr && vcpu.Apic.Tpr is byte priority && priority >> 4 != vcpu.Events.Cr8)
             Apic<VmxVendor>.SetTpr(ref vcpu, priority);
         if (!vmx.Pml.IsNull && Vmcs.Read(VmcsField.PmlIndex) is ulong next and not LastLogged)
@@ -182,6 +183,8 @@ internal static class VmxExits
             return EptViolation(ref vcpu, qualification, interrupted);
         if (reason == ExitReason.Port)
             return PortAccess(ref vcpu, qualification);
+        if (reason == ExitReason.Hlt)
+            return Exits.Instruction(ref vcpu, Opcode.Hlt, VmxVendor.FindEnd(ref vcpu));
         if (reason == ExitReason.Wrmsr)
             return Exits.Instruction(ref vcpu, Opcode.Wrmsr, VmxVendor.FindEnd(ref vcpu));
         switch (reason)
@@ -197,7 +200,6 @@ internal static class VmxExits
             case ExitReason.InterruptWindow: return CloseWindow(ref vcpu, PrimaryControls.InterruptWindow);
             case ExitReason.NmiWindow: return CloseWindow(ref vcpu, PrimaryControls.NmiWindow);
             case ExitReason.Cpuid: return Exits.Instruction(ref vcpu, Opcode.Cpuid, VmxVendor.FindEnd(ref vcpu));
-            case ExitReason.Hlt: return Exits.Instruction(ref vcpu, Opcode.Hlt, VmxVendor.FindEnd(ref vcpu));
             case ExitReason.Vmcall: return Exits.Instruction(ref vcpu, Opcode.Vmcall, VmxVendor.FindEnd(ref vcpu));
             case ExitReason.Rdmsr: return Exits.Instruction(ref vcpu, Opcode.Rdmsr, VmxVendor.FindEnd(ref vcpu));
             case ExitReason.Invlpg: return InstructionEmulation<VmxVendor>.Run(ref vcpu);

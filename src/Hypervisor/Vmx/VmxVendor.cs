@@ -471,7 +471,7 @@ internal readonly struct VmxVendor : IVendor
     }
 
     [MethodImpl(AggressiveInlining)] public static bool CanRun(ref Vcpu vcpu) =>
-        !vcpu.Vmx.StateUnchecked || VmxHardware.IsUnrestricted || CheckState(ref vcpu);
+        VmxHardware.IsUnrestricted || !vcpu.Vmx.StateUnchecked || CheckState(ref vcpu);
 
     private static bool CheckState(ref Vcpu vcpu)
     {

@@ -34,11 +34,14 @@ internal static class Intrinsics
 
             return Expand(op, body);
         });
-        DropUnreadResults(method);
+        // A result that is made later seems to read the one before.
+        while (DropUnreadResults(method))
+        {
+        }
     }
 
     /// <summary>Whether an instruction has failed is made a boolean of the flags; mostly nobody reads it.</summary>
-    private static void DropUnreadResults(Method method)
+    private static bool DropUnreadResults(Method method)
     {
         var flow = new Flow(method);
         HashSet<Op> dropped = [];
@@ -53,6 +56,7 @@ internal static class Intrinsics
         }
 
         method.Rewrite(op => dropped.Contains(op) ? [] : null);
+        return dropped.Count > 0;
     }
 
     private static List<Op> Expand(Op op, Action<Assembler> body)
