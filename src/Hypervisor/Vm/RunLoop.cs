@@ -38,16 +38,15 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         run.ready_for_interrupt_injection = ready ? (byte)1 : (byte)0;
         if (wanted != 0)
             StateIoctls<TVendor>.StoreToRun(ref vcpu, wanted);
-        return action switch
+        return action == VcpuAction.UserSpace ? 0 : action switch
         {
-            VcpuAction.UserSpace => 0,
             VcpuAction.Interrupted => Errno.EINTR,
             VcpuAction.NoMemory => Errno.ENOMEM,
             _ => Errno.EFAULT,
         };
     }
 
-    private static VcpuAction Loop(ref Vcpu vcpu)
+    [MethodImpl(AggressiveInlining)] private static VcpuAction Loop(ref Vcpu vcpu)
     {
         while (true)
         {
