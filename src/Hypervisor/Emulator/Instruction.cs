@@ -26,9 +26,18 @@ internal struct FetchedInstruction
     /// the same few instructions again and again.
     /// </summary>
     [MethodImpl(AggressiveInlining)] public Decoding Decode(CodeSize code) =>
-        code == Code && ByteCount >= Decoded.Length
-            && Bytes[..Decoded.Length].SequenceEqual(_decodedBytes[..Decoded.Length])
-            ? Decoding.Done : DecodeAnew(code);
+        code == Code && ByteCount >= Decoded.Length && BeginsAsBefore() ? Decoding.Done : DecodeAnew(code);
+
+    /// <summary>By words; what is behind the decoded instruction is shifted out.</summary>
+    private readonly bool BeginsAsBefore()
+    {
+        ReadOnlySpan<byte> now = Bytes, before = _decodedBytes;
+        ulong low = MemoryMarshal.Read<ulong>(now) ^ MemoryMarshal.Read<ulong>(before);
+        if (Decoded.Length <= sizeof(ulong))
+            return low << 64 - 8 * Decoded.Length == 0;
+        ulong high = MemoryMarshal.Read<ulong>(now[8..]) ^ MemoryMarshal.Read<ulong>(before[8..]);
+        return low == 0 && high << 128 - 8 * Decoded.Length == 0;
+    }
 
     private Decoding DecodeAnew(CodeSize code)
     {
