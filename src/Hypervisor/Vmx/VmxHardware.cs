@@ -18,10 +18,11 @@ internal static class VmxHardware
     public static EntryControls Entry;
     /// <summary>Bits that hardware wants set in CR0 and CR4 while a guest runs.</summary>
     public static ulong Cr0Fixed, Cr4Fixed;
-    /// <summary>MSR bitmap (4 KiB): what the guest accesses without an exit.</summary>
-    public static Hpa MsrBitmap;
-    /// <summary>The same with the registers of an x2APIC that the CPU reads and writes by itself.</summary>
-    public static Hpa ApicMsrBitmap;
+    /// <summary>
+    /// MSR bitmaps (4 KiB each): what guests access without an exit. Odd ones: an x2APIC's registers, too, which the
+    /// CPU has; the last two: in long mode, when KERNEL_GS_BASE is the guest's (<see cref="EntryFlags.Syscalls"/>).
+    /// </summary>
+    public static InlineArray4<Hpa> MsrBitmaps;
     /// <summary>Ticks of the TSC, as a power of two, in one of the preemption timer's; -1: it has none.</summary>
     public static int TimerShift;
 
@@ -85,8 +86,14 @@ internal static class VmxHardware
         // The CPU reads ICR's upper half from elsewhere, and does not count.
         const ulong ApicReads =
             ApicRegister.ReadableMsrs & ~(1ul << ApicRegister.Icr | 1ul << ApicRegister.CurrentCount);
-        return TryMakeBitmap(0, 0, out MsrBitmap) && TryMakeBitmap(ApicReads, ApicWrites, out ApicMsrBitmap)
-            ? Errno.Ok : Errno.ENOMEM;
+        for (int i = 0; i < 4; i++)
+        {
+            bool hasApic = i % 2 != 0;
+            MsrBitmaps[i] = MakeBitmap(i >= 2, hasApic ? ApicReads : 0, hasApic ? ApicWrites : 0);
+            if (MsrBitmaps[i].IsNull)
+                return Errno.ENOMEM;
+        }
+        return Errno.Ok;
     }
 
     /// <summary>Whether the firmware has left VMX to us, or has locked it on (SDM vol. 3, 24.7).</summary>
@@ -96,11 +103,12 @@ internal static class VmxHardware
     /// <summary>At unload.</summary>
     public static void Release()
     {
-        if (!MsrBitmap.IsNull)
-            KernelPages.FreeBitmap(MsrBitmap, 0);
-        if (!ApicMsrBitmap.IsNull)
-            KernelPages.FreeBitmap(ApicMsrBitmap, 0);
-        MsrBitmap = ApicMsrBitmap = default;
+        for (int i = 0; i < 4; i++)
+        {
+            if (!MsrBitmaps[i].IsNull)
+                KernelPages.Free(MsrBitmaps[i]);
+        }
+        MsrBitmaps = default;
     }
 
     /// <summary>On the calling CPU, with interrupts off. EBUSY when someone else is in VMX operation.</summary>
@@ -200,15 +208,15 @@ internal static class VmxHardware
     /// <summary>
     /// What guests access without an exit (SDM vol. 3, 25.6.9), and these registers of an x2APIC, a bit each.
     /// </summary>
-    private static bool TryMakeBitmap(ulong apicReads, ulong apicWrites, out Hpa bitmap)
+    private static Hpa MakeBitmap(bool isLong, ulong apicReads, ulong apicWrites)
     {
         const int High = 0x400, Write = 0x800, FirstApicMsr = 0x800, Words = FirstApicMsr / 64;
-        bitmap = KernelPages.AllocateBitmap(0);
+        Hpa bitmap = KernelPages.AllocateBitmap(0);
         if (bitmap.IsNull)
-            return false;
+            return bitmap;
         Span<byte> bytes = KernelPages.Bytes(bitmap);
         foreach (uint msr in (ReadOnlySpan<uint>)[Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip,
-            Msr.FsBase, Msr.GsBase, Msr.KernelGsBase])
+            Msr.FsBase, Msr.GsBase, isLong ? Msr.KernelGsBase : Msr.GsBase])
         {
             int index = (int)(msr & 0x1fff) / 8 + (msr > 0x1fff ? High : 0);
             byte others = (byte)~(1 << (int)(msr % 8));
@@ -218,6 +226,6 @@ internal static class VmxHardware
         Span<ulong> words = KernelPages.Entries(bitmap);
         words[Words] &= ~apicReads;
         words[Words + Write / sizeof(ulong)] &= ~apicWrites;
-        return true;
+        return bitmap;
     }
 }

@@ -222,6 +222,7 @@ internal readonly struct VmxVendor : IVendor
         vcpu.Shared.Host.Reload();
         EntryFlags flags = vcpu.Shared.Flags & ~EntryFlags.Syscalls;
         vcpu.Shared.Flags = (value & Efer.Lma) != 0 ? flags | EntryFlags.Syscalls : flags;
+        ChooseMsrBitmap(ref vcpu);
         // In long mode an entry takes no other task than a busy one of 64 bits, and a guest may have loaded none.
         VmcsField task = Vmcs.Of(VmcsField.AccessRights, SegmentName.Tr);
         if ((value & Efer.Lma) != 0)
@@ -284,6 +285,10 @@ internal readonly struct VmxVendor : IVendor
     // Without a bitmap every access exits.
     public static void UpdateMsrFilter(ref Vcpu vcpu) =>
         SetControl(ref vcpu, PrimaryControls.MsrBitmap, !vcpu.Vm.MsrFilter.IsActive);
+
+    private static void ChooseMsrBitmap(ref Vcpu vcpu) => Vmcs.Write(VmcsField.MsrBitmap, VmxHardware.MsrBitmaps[
+        (vcpu.Apic is { IsVirtual: true, Mode: ApicMode.X2apic } ? 1 : 0)
+        + ((vcpu.Shared.Flags & EntryFlags.Syscalls) != 0 ? 2 : 0)].Value);
 
     public static bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value)
     {
@@ -360,7 +365,7 @@ internal readonly struct VmxVendor : IVendor
         if (vcpu.HasApic && (apic.Mode != ApicMode.Xapic || !vcpu.OwnsApicPage(ApicAccess.Address)))
             ApicAccess.End(ref vcpu.Vm);
         bool isX2 = apic.IsVirtual && apic.Mode == ApicMode.X2apic;
-        Vmcs.Write(VmcsField.MsrBitmap, (isX2 ? VmxHardware.ApicMsrBitmap : VmxHardware.MsrBitmap).Value);
+        ChooseMsrBitmap(ref vcpu);
         for (int i = 0; apic.IsVirtual && i < VectorSet.Words; i++)
             Vmcs.Write(VmcsField.EoiExits + 2 * (uint)i, vcpu.Vm.Irqchip.EoiVectors[i] | apic.Levels(i));
         SecondaryControls absent = (vcpu.Vmx.Asid.IsOwn ? 0 : SecondaryControls.Vpid)

@@ -202,12 +202,18 @@ public class HardwareTests
         Assert.That(VmxHardware.Enable(region), Is.EqualTo(Errno.EIO));
     }
 
+    /// <summary>And KERNEL_GS_BASE in long mode only: else it is the host's.</summary>
     [Test]
-    public void TheGuestAccessesOnlyTheMsrsThatTheVmcsHas()
+    public void TheGuestAccessesOnlyTheMsrsThatAreItsOwn([Values] bool isLong)
     {
         using VmxGuest guest = new();
-        byte[] bitmap = KernelPages.Bytes(VmxHardware.MsrBitmap).ToArray();
-        uint[] passed = [0x174, 0x175, 0x176, 0xc0000100, 0xc0000101, 0xc0000102];
+        if (isLong)
+            guest.EnterLongMode();
+        guest.RunThrough();
+        byte[] bitmap = KernelPages.Bytes(new Hpa(guest.Vmcs[VmcsField.MsrBitmap])).ToArray();
+        uint[] passed = [0x174, 0x175, 0x176, 0xc0000100, 0xc0000101];
+        if (isLong)
+            passed = [.. passed, 0xc0000102];
         // 25.6.9: reads of low and high MSRs, then writes.
         IEnumerable<uint> Clear(int half) => Enumerable.Range(0, 0x4000)
             .Where(bit => (bitmap[half + bit / 8] >> bit % 8 & 1) == 0)
@@ -224,7 +230,7 @@ public class HardwareTests
         VmcsImage vmcs = guest.Vmcs;
         ulong tables = guest.Vm.Memory.Root.Value | 0x5e;
         Assert.That((vmcs[VmcsField.EptPointer], guest.Vcpu.Vmx.EptPointer), Is.EqualTo((tables, tables)));
-        Assert.That(vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmap.Value));
+        Assert.That(vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmaps[0].Value));
         Assert.That(vmcs[VmcsField.PinControls], Is.EqualTo(0x3f));
         Assert.That(vmcs[VmcsField.PrimaryControls], Is.EqualTo(0xb5986dfa));
         Assert.That(vmcs[VmcsField.SecondaryControls], Is.EqualTo(0x210ea));

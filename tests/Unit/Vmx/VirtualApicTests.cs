@@ -47,13 +47,13 @@ public class VirtualApicTests
         using VmxGuest guest = Guest();
         guest.RunThrough();
         Assert.That(Secondary(guest), Is.EqualTo(Accesses | Registers | Delivery));
-        Assert.That(guest.Vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmap.Value));
+        Assert.That(guest.Vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmaps[0].Value));
         Assert.That(SetMode(guest, ApicMode.X2apic));
         Assert.That(Secondary(guest), Is.EqualTo(X2apic | Registers | Delivery));
-        Assert.That(guest.Vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.ApicMsrBitmap.Value));
+        Assert.That(guest.Vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmaps[1].Value));
         Assert.That(SetMode(guest, ApicMode.Disabled));
         Assert.That(Secondary(guest), Is.EqualTo(Registers | Delivery));
-        Assert.That(guest.Vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmap.Value));
+        Assert.That(guest.Vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmaps[0].Value));
         Assert.That(guest.Vmcs[VmcsField.PinControls] & Posted, Is.EqualTo(Posted));
         Assert.That(guest.Vmcs[VmcsField.VirtualApic], Is.EqualTo(guest.Vcpu.Apic.Page.Value));
         Assert.That(guest.Vmcs[VmcsField.PostedDescriptor], Is.EqualTo(guest.Vcpu.Apic.Page.Value + 0x400));
@@ -311,7 +311,7 @@ public class VirtualApicTests
     public void AnX2apicsRegistersPassWhereTheCpuHasThem()
     {
         using VmxGuest guest = Guest();
-        byte[] bitmap = KernelPages.Bytes(VmxHardware.ApicMsrBitmap).ToArray();
+        byte[] bitmap = KernelPages.Bytes(VmxHardware.MsrBitmaps[1]).ToArray();
         IEnumerable<int> Clear(int half) => Enumerable.Range(0x800, 0x100)
             .Where(msr => (bitmap[half + msr / 8] >> msr % 8 & 1) == 0).Select(msr => msr - 0x800);
         int[] readable = [2, 3, 8, 0xa, 0xd, 0xf, .. Enumerable.Range(0x10, 0x19), .. Enumerable.Range(0x32, 7), 0x3e];
