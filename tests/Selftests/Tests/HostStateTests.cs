@@ -11,7 +11,8 @@ static unsafe partial class HostStateTests
     [
         new("host/vector_registers", VectorRegisters),
         new("host/x87_state", X87State),
-        new("host/segment_bases", SegmentBases),
+        new("host/segment_bases", () => SegmentBases(Dirty())),
+        new("host/segment_bases_32_bit", () => SegmentBases(Dirty32())),
         new("host/tsc_aux", TscAux),
         new("host/syscall_works", SyscallWorks),
         new("host/debug_registers", DebugRegisters, Own: true),
@@ -154,8 +155,22 @@ static unsafe partial class HostStateTests
         Check.Equal(0xB8AA3B295C17F0BCul, state[1], "st0");
     }
 
-    static void SegmentBases()
+    /// <summary>A 32-bit guest, for which MSRs of 64-bit code are not switched.</summary>
+    static Guest Dirty32() => new(GuestMode.Protected, code =>
     {
+        Label again = code.CreateLabel();
+        code.Label(ref again);
+        code.mov(ecx, 0xC0000102);
+        code.mov(eax, 0x6BAD0000);
+        code.xor(edx, edx);
+        code.wrmsr();
+        code.@out(0x10, al);
+        code.jmp(again);
+    });
+
+    static void SegmentBases(Guest dirty)
+    {
+        using Guest guest = dirty;
         bool direct = HostCpu.HasLeaf7Bit(1, 0);
         Check.Needs(direct, "FSGSBASE");
         nint read = HostCode.Load(code =>
@@ -171,7 +186,6 @@ static unsafe partial class HostStateTests
             code.wrgsbase(rdi);
             code.ret();
         });
-        using Guest guest = Dirty();
         ulong* before = stackalloc ulong[2], after = stackalloc ulong[2];
         HostCode.Call(writeGs, (void*)0x123456789000);
         HostCode.Call(read, before);
