@@ -8,7 +8,7 @@
 #   include ../../src/CoreLib/Kernel.CSharp.mk
 #
 # Kbuild lists, besides the module's own objects, core.o (the C# core), door.o and trap.o (src/CoreLib/Native), and
-# heap.o if the core uses KernelHeap. C sources may include core.h (what the core marks with [KernelHeader]).
+# those of its other objects that the core's classes want (their comments say so). C sources may include core.h (what the core marks with [KernelHeader]).
 # Optional: IMPORTS, names of the kernel's exported functions that the core calls without the shim; KDIR, the kernel's
 # build folder (default: the running kernel's headers, else the newest installed); BUILD, where all output goes; FRAMES,
 # the frame limit in bytes; OPTIMIZE, the compiler's option for the trade of size against speed.

@@ -16,13 +16,6 @@
 #else
 
 #include <linux/cpuhotplug.h>
-#include <linux/eventfd.h>
-
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
-#define sk_eventfd_add(context) eventfd_signal(context)
-#else
-#define sk_eventfd_add(context) ((void)eventfd_signal(context, 1))
-#endif
 
 /* Linux 6.1 switches SVM off in a crash by itself; later ones ask whoever has switched it on. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)

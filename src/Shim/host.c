@@ -14,37 +14,6 @@ u64 sk_pages_allocate(unsigned int order, u8 fill)
 	return page_to_phys(page);
 }
 
-/*
- * Answers are u32, not bool: the core's compiler tests the whole of %eax, of which C's bool defines only the low byte.
- */
-u32 sk_user_read_u64(unsigned long source, u64 *value)
-{
-	return !get_user(*value, (u64 __user *)source);
-}
-
-#define EXCHANGE(type) do {							\
-	type old = expected;							\
-	result = __try_cmpxchg_user((type __user *)address, &old, (type)replacement, fault_##type);	\
-} while (0)
-
-/* 0: swapped; 1: another value was there; 2: fault. The access is naturally aligned, so it stays in one page. */
-long sk_user_exchange(unsigned long address, unsigned int size, u64 expected, u64 replacement)
-{
-	int result = -EFAULT;
-
-	if (!access_ok((void __user *)address, size))
-		return 2;
-	if (size == 1)
-		EXCHANGE(u8);
-	else if (size == 2)
-		EXCHANGE(u16);
-	else if (size == 4)
-		EXCHANGE(u32);
-	else
-		EXCHANGE(u64);
-	return result < 0 ? 2 : result;
-}
-
 /* Makes a page present as an access by the process would. SharpKvm.Host.PageLookup says what it returns. */
 long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write, bool wait)
 {
@@ -66,6 +35,9 @@ long sk_fault_page(struct sk_vm *vm, unsigned long address, bool write, bool wai
 	return result == -EINTR ? 2 : result ? 1 : 0;
 }
 
+/*
+ * Answers are u32, not bool: the core's compiler tests the whole of %eax, of which C's bool defines only the low byte.
+ */
 u32 sk_read_msr(u32 index, u64 *value)
 {
 	return !rdmsrl_safe(index, value);

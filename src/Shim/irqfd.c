@@ -2,6 +2,7 @@
 /* eventfds that raise interrupts (irqfd): they enter the core in interrupt context. */
 #include "shim.h"
 
+#include <linux/eventfd.h>
 #include <linux/file.h>
 #include <linux/poll.h>
 
@@ -68,12 +69,6 @@ static void sweep(struct sk_vm *vm, struct eventfd_ctx *trigger, u32 gsi)
 	}
 }
 
-/* Import of the core: an ioeventfd's write. */
-void sk_eventfd_signal(struct eventfd_ctx *context)
-{
-	sk_eventfd_add(context);
-}
-
 /* Import of the core: KVM_IRQFD, the VM's lock is held; the core has checked the GSI. */
 long sk_irqfd_assign(struct sk_vm *vm, int fd, u32 gsi, int resample_fd, bool resample)
 {
@@ -136,7 +131,7 @@ void sk_irqfd_resample(struct sk_vm *vm, u32 gsi)
 
 	list_for_each_entry_srcu(irqfd, &vm->irqfds, node, srcu_read_lock_held(&vm->slots_srcu)) {
 		if (irqfd->resampler && irqfd->gsi == gsi)
-			sk_eventfd_add(irqfd->resampler);
+			cs_eventfd_signal(irqfd->resampler);
 	}
 }
 

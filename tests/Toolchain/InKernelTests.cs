@@ -39,5 +39,8 @@ public sealed class InKernelTests
         => Assert.That(Log().Where(line => line.StartsWith("traps: ", StringComparison.Ordinal)),
             Has.Some.Match("^traps: [0-9]{5} passed, 0 failed$"));
 
+    [Test]
+    public void LibraryWritesToTheLog() => Assert.That(Log(), Has.Member("traps: a line of the core's (0x2a)"));
+
     private IEnumerable<string> Log() => run.KernelLog.Select(KernelLog.WithoutTime);
 }

@@ -19,4 +19,8 @@ struct cs_result cs_enter(void *fn, long a, long b, long c, long d);
 /* Names the C# method, file and line in the kernel log, rate limited. */
 void cs_report_trap(unsigned long site);
 
+/* Adds 1 to an eventfd's counter (eventfd.o). */
+struct eventfd_ctx;
+void cs_eventfd_signal(struct eventfd_ctx *context);
+
 #endif

@@ -1,14 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Host;
 
-/// <summary>Page geometry shared by the host, the guest and the nested tables: 4 KiB pages.</summary>
-internal static class Page
-{
-    public const int Shift = 12;
-    public const int Size = 1 << Shift;
-    public const ulong OffsetMask = Size - 1;
-}
-
 /// <summary>Guest linear address: what segmentation yields and the guest's page tables translate.</summary>
 internal readonly struct Gva(ulong value)
 {
@@ -35,15 +27,6 @@ internal readonly struct Gfn(ulong value)
 
     public Gpa Address => new(Value << Page.Shift);
     public static Gfn operator +(Gfn left, ulong pages) => new(left.Value + pages);
-}
-
-/// <summary>Address in the user half of the process that owns the VM.</summary>
-internal readonly struct Hva(ulong value)
-{
-    public readonly ulong Value = value;
-
-    public uint Offset => (uint)(Value & Page.OffsetMask);
-    public static Hva operator +(Hva left, ulong bytes) => new(left.Value + bytes);
 }
 
 /// <summary>Host physical address.</summary>

@@ -8,7 +8,7 @@ internal struct IoEventFd
 {
     public ulong Address;
     public ulong DataMatch;
-    public HostEvent Event;
+    public EventFd Event;
     /// <summary>Bytes; 0 stands for any.</summary>
     public byte Length;
     public bool IsPort;
@@ -98,7 +98,7 @@ internal struct IoEventFds
         if ((request.flags & ~Known) != 0 || request.len is not (0 or 1 or 2 or 4 or 8)
             || request.addr + request.len < request.addr || request.len == 0 && matchesData)
             return Errno.EINVAL;
-        int error = HostEvent.TryOpen(request.fd, out HostEvent @event);
+        int error = EventFd.TryOpen(request.fd, out EventFd @event);
         if (error != Errno.Ok)
             return error;
         IoEventFd entry = new()

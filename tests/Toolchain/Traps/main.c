@@ -3,6 +3,7 @@
 #include <linux/module.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
+#include <linux/uaccess.h>
 #include "cskernel.h"
 
 enum { NONE = -1, ADDRESS, INDEX, OVERFLOW, DIVIDE, RANGE, ARGUMENT, STATE, STACK, PRIVILEGED };
@@ -17,7 +18,7 @@ extern const struct cs_site cs_sites[];
 
 #define METHODS(M) M(read) M(write) M(field) M(indexed) M(atomic) M(struct) M(move) M(clear) M(index) M(slice) \
 	M(overflow) M(divide) M(xgetbv) M(switch) M(deep) M(nested) \
-	M(small)
+	M(small) M(user) M(eventfd) M(log)
 #define DECLARE(name) extern void trap_##name(void);
 METHODS(DECLARE)
 
@@ -83,6 +84,21 @@ static void addresses(long bad)
 	EXPECT(deep, 20, bad, 0, ADDRESS, 0);
 }
 
+/* What the library has of the kernel's services, with the stack of the process that loads the module. */
+static void services(void)
+{
+	unsigned long address = current->mm->arg_start & ~7UL;
+	u64 there = 0;
+
+	if (get_user(there, (u64 __user *)address))
+		failed++;
+	EXPECT(user, address, there, 0, NONE, 63);
+	EXPECT(user, word, word[0], 0, NONE, 0);
+	EXPECT(eventfd, -1, 0, 0, NONE, -EBADF);
+	EXPECT(eventfd, 0, 0, 0, NONE, -EINVAL);
+	EXPECT(log, 42, 0, 0, NONE, 0);
+}
+
 static int __init traps_init(void)
 {
 	unsigned int i;
@@ -115,6 +131,7 @@ static int __init traps_init(void)
 	EXPECT(nested, 0, 0, 0, NONE, -999);
 	EXPECT(small, 0, 0, 0, NONE, -0x20000);
 	EXPECT(small, 1, 0, 0, NONE, 1);
+	services();
 	for (i = 0; i < 20000; i++)
 		EXPECT(deep, i % 30, i % 2 ? 0 : 0x8000000000000000, 0, ADDRESS, 0);
 

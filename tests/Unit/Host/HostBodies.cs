@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // In place of src/Hypervisor/Host/Linux: the same services of a simulated host.
-using System.Text;
 using SharpKvm.Cpu;
 using SharpKvm.Tests.Host;
 
@@ -21,27 +20,6 @@ internal static partial class KernelPages
         for (ulong page = 0; page < 1UL << order; page++)
             SimulatedHost.Current.FreePage(new Hpa(bitmap.Value + page * Page.Size));
     }
-}
-
-internal static partial class UserMemory
-{
-    public static bool Read(Hva source, Span<byte> destination) =>
-        SimulatedHost.Current.Process.Read(source.Value, destination);
-
-    public static bool Write(Hva destination, ReadOnlySpan<byte> source) =>
-        SimulatedHost.Current.Process.Write(destination.Value, source);
-
-    public static bool ReadWords(Hva source, Span<byte> destination) => Read(source, destination);
-    public static bool TryReadPresent(Hva source, Span<byte> destination) =>
-        SimulatedHost.Current.Process.ReadPresent(source.Value, destination);
-
-    public static bool TryReadUInt64(Hva source, out ulong value) => TryRead(source, out value);
-
-    public static Exchange CompareExchange(Hva address, int size, ulong expected, ulong replacement) =>
-        SimulatedHost.Current.Process.CompareExchange(address.Value, size, expected, replacement);
-
-    public static bool IsUserRange(Hva start, ulong bytes) =>
-        bytes <= SimulatedProcess.UserEnd && start.Value <= SimulatedProcess.UserEnd - bytes;
 }
 
 internal readonly struct HostVm(nint handle)
@@ -97,21 +75,6 @@ internal readonly struct HostVm(nint handle)
     public static int Create() => SimulatedHost.Current.Thread.NextDescriptor++;
 }
 
-internal readonly struct HostEvent(nint handle)
-{
-    private readonly nint _handle = handle;
-
-    public bool IsSame(HostEvent other) => _handle == other._handle;
-    public static int TryOpen(int descriptor, out HostEvent @event)
-    {
-        @event = new HostEvent(descriptor);
-        return SimulatedHost.Current.Events.TryOpen(descriptor);
-    }
-
-    public void Signal() => SimulatedHost.Current.Events.Signal((int)_handle);
-    public void Close() => SimulatedHost.Current.Events.Close((int)_handle);
-}
-
 internal static class HostCpu
 {
     public static void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result) =>
@@ -146,23 +109,6 @@ internal static class Parameters
     public static ulong HaltPollNanoseconds() => SimulatedHost.Current.Cpu.HaltPoll;
     public static bool HasPostedVector() => SimulatedHost.Current.Cpu.HasPostedVector;
     public static bool HasMultihitBug() => SimulatedHost.Current.Cpu.HasMultihitBug;
-}
-
-internal static class Log
-{
-    public static void Error(ReadOnlySpan<byte> text, ulong value) =>
-        SimulatedHost.Current.Log.Add($"{Encoding.UTF8.GetString(text).TrimEnd('\0')} {value:x}");
-
-    /// <summary>With printf's conversions replaced.</summary>
-    public static void Values(ReadOnlySpan<byte> format, ulong a, ulong b, ulong c, ulong d, ulong e)
-    {
-        Queue<ulong> values = new([a, b, c, d, e]);
-        SimulatedHost.Current.Log.Add(System.Text.RegularExpressions.Regex.Replace(
-            Encoding.UTF8.GetString(format).TrimEnd('\0', '\n'), "%ll[xd]", _ => $"{values.Dequeue():x}"));
-    }
-
-    public static void Line(nint file, ReadOnlySpan<byte> format, uint a, ulong b, uint c, ulong d, ulong e, ulong f) =>
-        SimulatedHost.Current.Log.Add($"{file}: {a} {b} {c:x} {d:x} {e:x} {f:x}");
 }
 
 internal readonly struct HostVcpu(nint handle)

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Host;
+using System;
 
-/// <summary>The kernel log.</summary>
+namespace Kernel;
+
+/// <summary>
+/// The kernel log, and files of which the kernel shows lines. A module that uses it lists log.o in its Kbuild, or
+/// _printk and seq_printf in its IMPORTS: what it calls.
+/// </summary>
 internal static class Log
 {
-    /// <summary>An error line; <paramref name="text"/> is a zero-ended u8 literal.</summary>
-    public static void Error(ReadOnlySpan<byte> text, ulong value) =>
-        Print(in "\u00013sharpkvm: %s (%#llx)\n\0"u8[0], in text[0], value); // KERN_ERR
+    /// <summary>An error line with the module's name; <paramref name="text"/> is a zero-terminated u8 literal.</summary>
+    public static void Error(ReadOnlySpan<byte> text, ulong value) => Print(in text[0], value);
 
     /// <summary>A line of a file (struct seq_file); <paramref name="format"/> is a zero-terminated u8 literal.</summary>
     public static void Line(nint file, ReadOnlySpan<byte> format, uint a, ulong b, uint c, ulong d, ulong e, ulong f) =>
@@ -16,8 +20,9 @@ internal static class Log
     public static void Values(ReadOnlySpan<byte> format, ulong a, ulong b, ulong c, ulong d, ulong e) =>
         Print(in format[0], a, b, c, d, e);
 
+    [KernelImport("cs_log_error")] private static extern void Print(in byte text, ulong value);
+
     // That the functions are variadic makes no difference while they get no floating point.
-    [KernelImport("_printk")] private static extern int Print(in byte format, in byte text, ulong value);
     [KernelImport("_printk")]
     private static extern int Print(in byte format, ulong a, ulong b, ulong c, ulong d, ulong e);
     [KernelImport("seq_printf")]

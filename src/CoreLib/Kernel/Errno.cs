@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Host;
+namespace Kernel;
 
 /// <summary>Negative errno values, as an ioctl returns them (UAPI asm-generic/errno-base.h and errno.h).</summary>
 internal static class Errno
