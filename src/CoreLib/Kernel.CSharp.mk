@@ -35,8 +35,8 @@ CS_ASSEMBLY := $(basename $(notdir $(PROJECT)))
 CS_DLL := $(CS_ROOT)/build/artifacts/bin/$(CS_ASSEMBLY)/release/$(CS_ASSEMBLY).dll
 CS_ILPATCH := $(CS_ROOT)/build/artifacts/bin/ilpatch/release/ilpatch.dll
 CS_DOTNET := env DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 MSBUILDDISABLENODEREUSE=1 dotnet
-# One at a time: two makes may want the same tool.
-CS_BUILD := flock $(CS_ROOT)/build $(CS_DOTNET) build -c release -v q --nologo
+# One at a time: two makes may want the same tool. The compiler server, which stays, does not get the lock.
+CS_BUILD := flock -o $(CS_ROOT)/build $(CS_DOTNET) build -c release -v q --nologo
 CS_SOURCES := $(shell find $(dir $(abspath $(PROJECT))) $(CS_LIB) \
 	-name '*.cs' -o -name '*.csproj' -o -name '*.props')
 CS_TOOL_SOURCES := $(shell find $(CS_ROOT)/tools/ilpatch -name '*.cs' -o -name '*.csproj')
