@@ -38,11 +38,7 @@ internal readonly struct KernelArray<T> where T : unmanaged
     /// <summary>A reference that lives as long as the memory.</summary>
     public KernelRef<T> RefAt(int index) => new((uint)index < (uint)Length ? _address + index * Unsafe.SizeOf<T>() : 0);
 
-    public void Free()
-    {
-        if (_address != 0)
-            KernelHeap.Free(_address);
-    }
+    public void Free() => KernelHeap.Free(_address);
 
     /// <summary>All elements. Valid until <see cref="Free"/>.</summary>
     // SAFETY: the address and length come from TryAllocate and never change.

@@ -25,8 +25,7 @@ internal struct Published<T> where T : unmanaged
     /// <summary>Nobody looks any more.</summary>
     public void Free()
     {
-        if (_address != 0)
-            KernelHeap.Free(_address);
+        KernelHeap.Free(_address);
         _address = 0;
     }
 }

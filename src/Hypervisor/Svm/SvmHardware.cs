@@ -19,7 +19,7 @@ internal static class SvmHardware
     /// <summary>At load: 0, ENODEV when the CPU or firmware has no usable SVM, ENOMEM.</summary>
     public static int Probe()
     {
-        HostCpu.Cpuid(0x80000001, 0, out CpuidLeaf extended);
+        CpuidLeaf extended = CpuidLeaf.OfHost(0x80000001), svm = CpuidLeaf.OfHost(0x8000000a);
         if ((extended.Ecx & 1 << 2) == 0)
         {
             Log.Error("this CPU has neither AMD SVM nor Intel VMX\0"u8, extended.Ecx);
@@ -30,7 +30,6 @@ internal static class SvmHardware
             Log.Error("SVM is disabled by the firmware: enable it in the BIOS setup; VM_CR\0"u8, vmCr);
             return Errno.ENODEV;
         }
-        HostCpu.Cpuid(0x8000000a, 0, out CpuidLeaf svm);
         HasNestedPaging = (svm.Edx & 1) != 0 && Parameters.NestedPaging();
         HasNextRip = (svm.Edx & 1 << 3) != 0;
         HasFlushByAsid = (svm.Edx & 1 << 6) != 0;
@@ -54,10 +53,8 @@ internal static class SvmHardware
     /// <summary>At unload.</summary>
     public static void Release()
     {
-        if (!Iopm.IsNull)
-            KernelPages.FreeBitmap(Iopm, IopmOrder);
-        if (!Msrpm.IsNull)
-            KernelPages.FreeBitmap(Msrpm, MsrpmOrder);
+        KernelPages.FreeBitmap(Iopm, IopmOrder);
+        KernelPages.FreeBitmap(Msrpm, MsrpmOrder);
         Iopm = default;
         Msrpm = default;
     }

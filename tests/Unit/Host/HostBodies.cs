@@ -9,7 +9,7 @@ internal static partial class KernelPages
 {
     public static Hpa Allocate() => SimulatedHost.Current.AllocatePage();
 
-    public static void Free(Hpa page) => SimulatedHost.Current.FreePage(page);
+    public static void Free(Hpa page) => FreeBitmap(page, 0);
 
     public static nint Address(Hpa page) => SimulatedHost.Current.AddressOf(page);
 
@@ -17,7 +17,7 @@ internal static partial class KernelPages
 
     public static void FreeBitmap(Hpa bitmap, int order)
     {
-        for (ulong page = 0; page < 1UL << order; page++)
+        for (ulong page = 0; page < 1UL << order && !bitmap.IsNull; page++)
             SimulatedHost.Current.FreePage(new Hpa(bitmap.Value + page * Page.Size));
     }
 }
@@ -77,9 +77,6 @@ internal readonly struct HostVm(nint handle)
 
 internal static class HostCpu
 {
-    public static void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result) =>
-        SimulatedHost.Current.Cpu.Cpuid.TryGetValue((leaf, subleaf), out result);
-
     public static bool TryReadMsr(uint index, out ulong value) =>
         SimulatedHost.Current.Cpu.Msrs.TryGetValue(index, out value);
 

@@ -10,7 +10,20 @@ internal static class KernelHeap
 {
     public static nint Allocate(nuint bytes) => SimulatedHost.Current.AllocateBlock(bytes);
 
-    public static void Free(nint address) => SimulatedHost.Current.FreeBlock(address);
+    public static void Free(nint address)
+    {
+        if (address != 0)
+            SimulatedHost.Current.FreeBlock(address);
+    }
+}
+
+internal static unsafe class X86
+{
+    public static void Cpuid(uint leaf, uint subleaf, uint* registers)
+    {
+        SimulatedHost.Current.Cpu.Cpuid.TryGetValue((leaf, subleaf), out CpuidLeaf result);
+        *(CpuidLeaf*)registers = result;
+    }
 }
 
 internal static partial class UserMemory

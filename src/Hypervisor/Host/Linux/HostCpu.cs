@@ -6,13 +6,6 @@ internal static unsafe class HostCpu
 {
     private const ulong AmxComponents = 3 << 17;
 
-    public static void Cpuid(uint leaf, uint subleaf, out CpuidLeaf result)
-    {
-        // SAFETY: the instruction writes four registers, which are the whole of a leaf.
-        fixed (CpuidLeaf* target = &result)
-            X86.Cpuid(leaf, subleaf, (uint*)target);
-    }
-
     /// <summary>False when the MSR does not exist (#GP).</summary>
     [KernelImport("sk_read_msr")] public static extern bool TryReadMsr(uint index, out ulong value);
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Paravirt;
+using System;
+
+namespace Kernel;
 
 /// <summary>
-/// Turns ticks of the time-stamp counter into nanoseconds exactly as a guest does it with the clock page (asm/
-/// pvclock-abi.h): ticks · 2^<see cref="Shift"/> · <see cref="Multiplier"/> / 2^32, rounded down twice.
+/// Turns ticks of the time-stamp counter into nanoseconds exactly as whoever reads a clock page (asm/pvclock-abi.h):
+/// ticks · 2^<see cref="Shift"/> · <see cref="Multiplier"/> / 2^32, rounded down twice.
 /// </summary>
 internal readonly struct ClockScale
 {

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Arch;
+using System.Diagnostics.CodeAnalysis;
+using System.Runtime.InteropServices;
+
+namespace Kernel;
 
 /// <summary>What one CPUID instruction returns.</summary>
 internal struct CpuidLeaf
 {
     public uint Eax, Ebx, Ecx, Edx;
 
-    public static CpuidLeaf OfHost(uint leaf, uint subleaf = 0)
+    public static unsafe CpuidLeaf OfHost(uint leaf, uint subleaf = 0)
     {
-        HostCpu.Cpuid(leaf, subleaf, out CpuidLeaf result);
+        CpuidLeaf result;
+        // SAFETY: the instruction writes four registers, which are the whole of a leaf.
+        X86.Cpuid(leaf, subleaf, (uint*)&result);
         return result;
     }
 
