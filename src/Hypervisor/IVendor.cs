@@ -13,10 +13,9 @@ internal interface IVendor
 
     static abstract Segment GetSegment(ref Vcpu vcpu, SegmentName name);
     static abstract void SetSegment(ref Vcpu vcpu, SegmentName name, in Segment segment);
-    static abstract DescriptorTable GetGdtr(ref Vcpu vcpu);
-    static abstract void SetGdtr(ref Vcpu vcpu, DescriptorTable table);
-    static abstract DescriptorTable GetIdtr(ref Vcpu vcpu);
-    static abstract void SetIdtr(ref Vcpu vcpu, DescriptorTable table);
+    /// <summary>GDTR or IDTR.</summary>
+    static abstract DescriptorTable GetTable(ref Vcpu vcpu, SegmentName name);
+    static abstract void SetTable(ref Vcpu vcpu, SegmentName name, DescriptorTable table);
     /// <summary>The code is 64-bit code: CS.L, in long mode.</summary>
     static abstract bool Is64Bit(ref Vcpu vcpu);
     static abstract int GetCpl(ref Vcpu vcpu);
@@ -25,18 +24,15 @@ internal interface IVendor
     /// <summary>Guest values; the setters take values that <c>ControlRegisters</c> has checked.</summary>
     static abstract ulong GetCr0(ref Vcpu vcpu);
     static abstract void SetCr0(ref Vcpu vcpu, ulong value);
-    static abstract ulong GetCr2(ref Vcpu vcpu);
-    static abstract void SetCr2(ref Vcpu vcpu, ulong value);
+    static abstract ref ulong Cr2(ref Vcpu vcpu);
     static abstract ulong GetCr3(ref Vcpu vcpu);
     static abstract void SetCr3(ref Vcpu vcpu, ulong value);
     static abstract ulong GetCr4(ref Vcpu vcpu);
     static abstract void SetCr4(ref Vcpu vcpu, ulong value);
-    static abstract ulong GetEfer(ref Vcpu vcpu);
+    /// <summary>Sets <see cref="Vcpu.Efer"/>, and what hardware runs with.</summary>
     static abstract void SetEfer(ref Vcpu vcpu, ulong value);
 
-    /// <summary>Effective DR6 and DR7 of the guest (DR0-3 are in <c>vcpu.Debug</c>).</summary>
-    static abstract ulong GetDr6(ref Vcpu vcpu);
-    static abstract void SetDr6(ref Vcpu vcpu, ulong value);
+    /// <summary>The DR7 in effect (the others are in <see cref="Vcpu.Debug"/>).</summary>
     static abstract ulong GetDr7(ref Vcpu vcpu);
     static abstract void SetDr7(ref Vcpu vcpu, ulong value);
     /// <summary>Recomputes exception and debug register intercepts after a change of guest debugging.</summary>
@@ -62,8 +58,8 @@ internal interface IVendor
     /// </summary>
     static abstract void UpdateApic(ref Vcpu vcpu);
 
-    static abstract ulong GetTscOffset(ref Vcpu vcpu);
-    static abstract void SetTscOffset(ref Vcpu vcpu, ulong offset);
+    /// <summary>Hardware takes up <see cref="Vcpu.TscOffset"/>, which has changed.</summary>
+    static abstract void UpdateTscOffset(ref Vcpu vcpu);
 
     /// <summary>
     /// Has the vCPU look at its APIC's timer at <paramref name="target"/> (<see cref="HostCpu.Nanoseconds"/>); 0: not

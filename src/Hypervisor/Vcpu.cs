@@ -19,7 +19,11 @@ internal struct Vcpu
     public CpuidTable Cpuid;
     /// <summary>MSRs that hardware does not switch: APIC_BASE, MISC_ENABLE, MTRRs, MCE banks, TSC_AUX …</summary>
     public MsrState Msrs;
-    /// <summary>DR0-3 and guest debugging by user space.</summary>
+    /// <summary>As the guest sees it; what hardware runs with differs.</summary>
+    public ulong Efer;
+    /// <summary>From the host's time-stamp counter to the guest's. Also read by other vCPUs' threads.</summary>
+    public ulong TscOffset;
+    /// <summary>DR0-3, DR6 and guest debugging by user space.</summary>
     public DebugState Debug;
     /// <summary>Exceptions, interrupts and NMIs that wait for delivery or were interrupted in it.</summary>
     public EventState Events;

@@ -88,7 +88,7 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
     /// <summary>Assembles code at RIP.</summary>
     public void Assemble(Action<Assembler> code)
     {
-        bool wide = (TVendor.GetEfer(ref Vcpu) & Efer.Lma) != 0;
+        bool wide = (Vcpu.Efer & Efer.Lma) != 0;
         Assembler assembler = new(wide ? 64 : 32);
         code(assembler);
         using MemoryStream stream = new();

@@ -21,7 +21,7 @@ internal static class TwoTasks
         Write(OtherTss + 0x38, Stack);
         Write(OtherTss + 0x48, 0x10 | 8ul << 32);
         Write(OtherTss + 0x50, 0x10 | 0x10ul << 32);
-        TVendor.SetGdtr(ref guest.Vcpu, new() { Base = Gdt, Limit = 0x37 });
+        TVendor.SetTable(ref guest.Vcpu, SegmentName.Gdtr, new() { Base = Gdt, Limit = 0x37 });
         TVendor.SetSegment(ref guest.Vcpu, SegmentName.Tr,
             new() { Selector = Running, Base = RunningTss, Limit = 0x67, Attributes = 0x8b });
 

@@ -12,6 +12,31 @@ internal struct kvm_regs
     public ulong r8, r9, r10, r11;
     public ulong r12, r13, r14, r15;
     public ulong rip, rflags;
+
+    /// <summary>The general registers in the order of their fields.</summary>
+    private static ReadOnlySpan<Gpr> Order =>
+    [
+        Gpr.Rax, Gpr.Rbx, Gpr.Rcx, Gpr.Rdx, Gpr.Rsi, Gpr.Rdi, Gpr.Rsp, Gpr.Rbp,
+        Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11, Gpr.R12, Gpr.R13, Gpr.R14, Gpr.R15,
+    ];
+
+    public static kvm_regs Of(ref GuestRegisters registers)
+    {
+        kvm_regs regs = new() { rip = registers.Rip, rflags = registers.Rflags };
+        Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
+        for (int i = 0; i < Order.Length; i++)
+            values[i] = registers[Order[i]];
+        return regs;
+    }
+
+    public readonly GuestRegisters ToRegisters()
+    {
+        GuestRegisters registers = new() { Rip = rip, Rflags = rflags | Rflags.Fixed };
+        ReadOnlySpan<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new ReadOnlySpan<kvm_regs>(in this));
+        for (int i = 0; i < Order.Length; i++)
+            registers[Order[i]] = values[i];
+        return registers;
+    }
 }
 
 internal struct kvm_segment
@@ -20,6 +45,24 @@ internal struct kvm_segment
     public uint limit;
     public ushort selector;
     public byte type, present, dpl, db, s, l, g, avl, unusable, padding;
+
+    /// <summary>Unusable when it is not present; a limit beyond 1 MiB implies 4 KiB granularity.</summary>
+    public static kvm_segment Of(Segment segment) => new()
+    {
+        @base = segment.Base, limit = segment.Limit, selector = segment.Selector,
+        type = (byte)segment.Type, s = Flag.Of(segment.IsCodeOrData), dpl = (byte)segment.Dpl,
+        present = Flag.Of(segment.Present), unusable = Flag.Of(!segment.Present),
+        avl = (byte)(segment.Attributes >> 8 & 1), l = Flag.Of(segment.Long), db = Flag.Of(segment.Big),
+        g = Flag.Of(segment.Granularity || segment.Limit > 0xfffff),
+    };
+
+    public readonly Segment ToSegment()
+    {
+        int isPresent = unusable == 0 ? present & 1 : 0;
+        int attributes = type & Segment.TypeMask | (s & 1) << 4 | (dpl & 3) << Segment.DplShift | isPresent << 7
+            | (avl & 1) << 8 | (l & 1) << 9 | (db & 1) << 10 | (g & 1) << 11;
+        return new() { Base = @base, Limit = limit, Selector = selector, Attributes = (ushort)attributes };
+    }
 }
 
 internal struct kvm_dtable
@@ -27,6 +70,9 @@ internal struct kvm_dtable
     public ulong @base;
     public ushort limit;
     public ushort padding0, padding1, padding2;
+
+    public static kvm_dtable Of(DescriptorTable table) => new() { @base = table.Base, limit = table.Limit };
+    public readonly DescriptorTable ToTable() => new() { Base = @base, Limit = limit };
 }
 
 /// <summary>The part that kvm_sregs and kvm_sregs2 have in common; both begin with it.</summary>
@@ -41,6 +87,13 @@ internal struct kvm_sregs_common
     /// <summary>The segments in the order of their fields, <see cref="cs"/> to <see cref="ldt"/>.</summary>
     // SAFETY: the layout is sequential, the eight fields stand one after the other.
     [UnscopedRef] public Span<kvm_segment> Segments => MemoryMarshal.CreateSpan(ref cs, 8);
+
+    /// <summary>What each of them is.</summary>
+    public static ReadOnlySpan<SegmentName> Names =>
+    [
+        SegmentName.Cs, SegmentName.Ds, SegmentName.Es, SegmentName.Fs,
+        SegmentName.Gs, SegmentName.Ss, SegmentName.Tr, SegmentName.Ldtr,
+    ];
 }
 
 /// <summary>KVM_GET_SREGS, KVM_SET_SREGS.</summary>

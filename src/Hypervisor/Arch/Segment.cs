@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 namespace SharpKvm.Arch;
 
-/// <summary>Segment registers in the order of their encoding, then the two system segments.</summary>
+/// <summary>
+/// Segment registers in the order of their encoding, the two system segments, and the registers of descriptor tables,
+/// which are a <see cref="DescriptorTable"/> only.
+/// </summary>
 internal enum SegmentName : byte
 {
-    Es, Cs, Ss, Ds, Fs, Gs, Ldtr, Tr,
+    Es, Cs, Ss, Ds, Fs, Gs, Ldtr, Tr, Gdtr, Idtr,
 }
 
 /// <summary>

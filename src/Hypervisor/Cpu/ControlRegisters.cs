@@ -15,7 +15,7 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
         if (!Cr0.IsValid(value))
             return false;
         value = value & Cr0.Defined | Cr0.Et;
-        ulong efer = TVendor.GetEfer(ref vcpu), cr4 = TVendor.GetCr4(ref vcpu);
+        ulong efer = vcpu.Efer, cr4 = TVendor.GetCr4(ref vcpu);
         ulong changed = value ^ TVendor.GetCr0(ref vcpu);
         if ((changed & Cr0.Pg) != 0 && (efer & Efer.Lme) != 0)
         {
@@ -33,7 +33,7 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     {
         if ((TVendor.GetCr4(ref vcpu) & Cr4.Pcide) != 0)
             value &= ~NoFlush;
-        if ((TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0 && !vcpu.Cpuid.IsValidGpa(value))
+        if ((vcpu.Efer & Efer.Lma) != 0 && !vcpu.Cpuid.IsValidGpa(value))
             return false;
         TVendor.SetCr3(ref vcpu, value);
         return true;
@@ -42,7 +42,7 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     public static bool TrySetCr4(ref Vcpu vcpu, ulong value)
     {
         ulong old = TVendor.GetCr4(ref vcpu), changed = value ^ old;
-        bool longMode = (TVendor.GetEfer(ref vcpu) & Efer.Lma) != 0;
+        bool longMode = (vcpu.Efer & Efer.Lma) != 0;
         if ((value & ~vcpu.Cpuid.Cr4Allowed) != 0
             || longMode && ((value & Cr4.Pae) == 0 || (changed & Cr4.La57) != 0)
             || (changed & value & Cr4.Pcide) != 0 && (!longMode || (TVendor.GetCr3(ref vcpu) & PcidMask) != 0))
@@ -67,7 +67,7 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
     /// <summary>A write by the guest: LMA is not writable, LME only while paging is off.</summary>
     public static bool TrySetEfer(ref Vcpu vcpu, ulong value, ulong allowed)
     {
-        ulong old = TVendor.GetEfer(ref vcpu);
+        ulong old = vcpu.Efer;
         if ((value & ~allowed) != 0
             || ((value ^ old) & Efer.Lme) != 0 && (TVendor.GetCr0(ref vcpu) & Cr0.Pg) != 0)
             return false;

@@ -12,6 +12,7 @@ internal struct DebugState
 
     /// <summary>The guest's DR0-3.</summary>
     public InlineArray4<ulong> Guest;
+    public ulong Dr6 { readonly get; set => field = value & DebugBits.Dr6Writable | DebugBits.Dr6Fixed; }
     /// <summary>The guest's DR7 while user space's is in effect.</summary>
     public ulong GuestDr7;
     public InlineArray4<ulong> User;
@@ -45,7 +46,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
     public static DebugAccess TryGet(ref Vcpu vcpu, int register, out ulong value)
     {
         DebugAccess access = Check(ref vcpu, ref register);
-        value = access != DebugAccess.Done ? 0 : register == 6 ? TVendor.GetDr6(ref vcpu)
+        value = access != DebugAccess.Done ? 0 : register == 6 ? vcpu.Debug.Dr6
             : register == 7 ? GetDr7(ref vcpu) : vcpu.Debug.Guest[register];
         return access;
     }
@@ -59,7 +60,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
         if (register >= 6 && value >> 32 != 0)
             return DebugAccess.Protection;
         if (register == 6)
-            SetDr6(ref vcpu, value);
+            vcpu.Debug.Dr6 = value;
         else if (register == 7)
             SetDr7(ref vcpu, value);
         else
@@ -97,9 +98,6 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
         if (!vcpu.Debug.HardwareBreakpoints)
             TVendor.SetDr7(ref vcpu, vcpu.Debug.GuestDr7);
     }
-
-    public static void SetDr6(ref Vcpu vcpu, ulong value) =>
-        TVendor.SetDr6(ref vcpu, value & DebugBits.Dr6Writable | DebugBits.Dr6Fixed);
 
     /// <summary>Puts the breakpoints in effect where the world switch finds them.</summary>
     public static void Apply(ref Vcpu vcpu)

@@ -72,32 +72,33 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
     private const uint ReportedFlags =
         KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 
-    /// <param name="payload">Of #PF the address, for CR2; of #DB the bits of DR6 that tell the cause.</param>
-    public static void Queue(ref Vcpu vcpu, Vector vector, uint errorCode = 0, ulong payload = 0) =>
-        Raise(ref vcpu, new()
-        {
-            Vector = vector, HasErrorCode = vector.HasErrorCode, ErrorCode = errorCode,
-            HasPayload = vector.Value == Vector.PageFault.Value || payload != 0, Payload = payload,
-        });
-
     /// <summary>
     /// An exception on top of one that is being delivered: table 6-5 of SDM vol. 3, 6.15 (double and triple faults).
     /// Otherwise the second takes the place of the first, which comes again when its instruction is repeated.
     /// </summary>
-    private static void Raise(ref Vcpu vcpu, QueuedException raised)
+    /// <param name="vcpu">The vCPU.</param>
+    /// <param name="vector">The exception.</param>
+    /// <param name="errorCode">Of those that have one.</param>
+    /// <param name="payload">Of #PF the address, for CR2; of #DB the bits of DR6 that tell the cause.</param>
+    public static void Queue(ref Vcpu vcpu, Vector vector, uint errorCode = 0, ulong payload = 0)
     {
+        QueuedException raised = new()
+        {
+            Vector = vector, HasErrorCode = vector.HasErrorCode, ErrorCode = errorCode,
+            HasPayload = vector.Value == Vector.PageFault.Value || payload != 0, Payload = payload,
+        };
         ref EventState events = ref vcpu.Events;
         if (events.HasException)
         {
-            Vector first = events.Exception.Vector, second = raised.Vector;
-            bool isSerious = second.IsContributory || second.Value == Vector.PageFault.Value;
+            Vector first = events.Exception.Vector;
+            bool isSerious = vector.IsContributory || vector.Value == Vector.PageFault.Value;
             if (isSerious && first.Value == Vector.DoubleFault.Value)
             {
                 events.Exception = default;
                 events.TripleFault = true;
                 return;
             }
-            if (first.IsContributory && second.IsContributory || isSerious && first.Value == Vector.PageFault.Value)
+            if (first.IsContributory && vector.IsContributory || isSerious && first.Value == Vector.PageFault.Value)
                 raised = new() { Vector = Vector.DoubleFault, HasErrorCode = true };
         }
         // Real mode pushes no error codes.
@@ -139,9 +140,9 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             return;
         queued.HasPayload = false;
         if (queued.Vector.Value == Vector.PageFault.Value)
-            TVendor.SetCr2(ref vcpu, queued.Payload);
+            TVendor.Cr2(ref vcpu) = queued.Payload;
         else if (queued.Vector.Value == Vector.Debug.Value)
-            Debugging<TVendor>.SetDr6(ref vcpu, TVendor.GetDr6(ref vcpu) & ~DebugBits.Dr6Traps | queued.Payload);
+            vcpu.Debug.Dr6 = vcpu.Debug.Dr6 & ~DebugBits.Dr6Traps | queued.Payload;
         queued.Payload = 0;
     }
 
@@ -166,18 +167,18 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         bool reported = !state.Exception.Vector.IsSoftException;
         events = new()
         {
-            exception_injected = Flag(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
-            exception_pending = Flag(reported && state.Exception.Pending),
+            exception_injected = Flag.Of(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
+            exception_pending = Flag.Of(reported && state.Exception.Pending),
             exception_nr = state.Exception.Vector.Value,
-            exception_has_error_code = Flag(state.Exception.HasErrorCode),
+            exception_has_error_code = Flag.Of(state.Exception.HasErrorCode),
             exception_error_code = state.Exception.ErrorCode,
-            exception_has_payload = Flag(state.Exception.HasPayload), exception_payload = state.Exception.Payload,
-            interrupt_injected = Flag(state.Interrupt.Injected && !state.Interrupt.Soft),
+            exception_has_payload = Flag.Of(state.Exception.HasPayload), exception_payload = state.Exception.Payload,
+            interrupt_injected = Flag.Of(state.Interrupt.Injected && !state.Interrupt.Soft),
             interrupt_nr = state.Interrupt.Vector.Value,
             interrupt_shadow = (byte)TVendor.GetInterruptShadow(ref vcpu),
-            nmi_injected = Flag(state.Nmi.Injected), nmi_pending = Flag(state.Nmi.Pending != 0),
-            nmi_masked = Flag(TVendor.GetNmiMasked(ref vcpu)),
-            triple_fault_pending = Flag(vcpu.Vm.Cpu.TripleFaultEvent && state.TripleFault),
+            nmi_injected = Flag.Of(state.Nmi.Injected), nmi_pending = Flag.Of(state.Nmi.Pending != 0),
+            nmi_masked = Flag.Of(TVendor.GetNmiMasked(ref vcpu)),
+            triple_fault_pending = Flag.Of(vcpu.Vm.Cpu.TripleFaultEvent && state.TripleFault),
             flags = ReportedFlags | EnabledFlags(in vcpu.Vm.Cpu),
         };
         return 0;
@@ -213,7 +214,7 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
             TVendor.SetInterruptShadow(ref vcpu, events.interrupt_shadow);
         state.Nmi.Injected = events.nmi_injected != 0;
         if ((events.flags & KVM_VCPUEVENT_VALID_NMI_PENDING) != 0)
-            state.Nmi.Pending = Flag(events.nmi_pending != 0);
+            state.Nmi.Pending = Flag.Of(events.nmi_pending != 0);
         TVendor.SetNmiMasked(ref vcpu, events.nmi_masked != 0);
         if ((events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0)
             state.TripleFault = events.triple_fault_pending != 0;
@@ -223,6 +224,4 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
     private static uint EnabledFlags(in VmCpuState vm) =>
         (vm.ExceptionPayload ? KVM_VCPUEVENT_VALID_PAYLOAD : 0)
         | (vm.TripleFaultEvent ? KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
-
-    private static byte Flag(bool value) => value ? (byte)1 : (byte)0;
 }

@@ -68,8 +68,8 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     {
         switch (index)
         {
-            case Msr.Efer: value = TVendor.GetEfer(ref vcpu); return true;
-            case Msr.Tsc: value = HostCpu.Tsc() + TVendor.GetTscOffset(ref vcpu); return true;
+            case Msr.Efer: value = vcpu.Efer; return true;
+            case Msr.Tsc: value = HostCpu.Tsc() + vcpu.TscOffset; return true;
             case Msr.TscDeadline when vcpu.HasApic: value = vcpu.Apic.Timer.Deadline; return true;
             case >= Msr.X2apic and <= Msr.X2apicLast:
                 value = 0;
@@ -110,7 +110,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             return false;
         // The guest moves its counter with the adjustment; user space restores only the register.
         if (index == Msr.TscAdjust && !host)
-            SetTscOffset(ref vcpu, TVendor.GetTscOffset(ref vcpu) + value - register.Value);
+            SetTscOffset(ref vcpu, vcpu.TscOffset + value - register.Value);
         register.Value ^= changed & register.Writable;
         switch (index)
         {
@@ -229,7 +229,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
     /// </summary>
     private static bool SetTsc(ref Vcpu vcpu, ulong value, bool host)
     {
-        ulong old = TVendor.GetTscOffset(ref vcpu), offset = value - HostCpu.Tsc();
+        ulong old = vcpu.TscOffset, offset = value - HostCpu.Tsc();
         if (host)
         {
             ref ulong common = ref vcpu.Vm.Cpu.TscOffset;
@@ -248,7 +248,8 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
 
     public static void SetTscOffset(ref Vcpu vcpu, ulong offset)
     {
-        TVendor.SetTscOffset(ref vcpu, offset);
+        vcpu.TscOffset = offset;
+        TVendor.UpdateTscOffset(ref vcpu);
         PvClock<TVendor>.TscChanged(ref vcpu);
         // The deadline is a value of the counter that has just jumped.
         if (vcpu.Apic.Timer.Deadline != 0)

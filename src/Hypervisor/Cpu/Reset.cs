@@ -66,15 +66,15 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         TVendor.SetSegment(ref vcpu, SegmentName.Tr, new() { Attributes = TssAttributes, Limit = Limit });
         TVendor.SetCpl(ref vcpu, 0);
         DescriptorTable table = new() { Limit = (ushort)Limit };
-        TVendor.SetGdtr(ref vcpu, table);
-        TVendor.SetIdtr(ref vcpu, table);
+        TVendor.SetTable(ref vcpu, SegmentName.Gdtr, table);
+        TVendor.SetTable(ref vcpu, SegmentName.Idtr, table);
 
         TVendor.SetEfer(ref vcpu, 0);
         TVendor.SetCr4(ref vcpu, 0);
         TVendor.SetCr3(ref vcpu, 0);
-        TVendor.SetCr2(ref vcpu, 0);
+        TVendor.Cr2(ref vcpu) = 0;
         TVendor.SetCr0(ref vcpu, Cr0.Et | Cr0.Cd | Cr0.Nw);
-        Debugging<TVendor>.SetDr6(ref vcpu, 0);
+        vcpu.Debug.Dr6 = 0;
         Debugging<TVendor>.SetDr7(ref vcpu, 0);
         Debugging<TVendor>.Apply(ref vcpu);
     }

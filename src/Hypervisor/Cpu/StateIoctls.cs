@@ -13,18 +13,6 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     public const ushort InitialFcw = 0x37f;
     private const ulong PdptrReserved = 0x1e6;
 
-    private static ReadOnlySpan<Gpr> GprOrder =>
-    [
-        Gpr.Rax, Gpr.Rbx, Gpr.Rcx, Gpr.Rdx, Gpr.Rsi, Gpr.Rdi, Gpr.Rsp, Gpr.Rbp,
-        Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11, Gpr.R12, Gpr.R13, Gpr.R14, Gpr.R15,
-    ];
-
-    private static ReadOnlySpan<SegmentName> SegmentOrder =>
-    [
-        SegmentName.Cs, SegmentName.Ds, SegmentName.Es, SegmentName.Fs,
-        SegmentName.Gs, SegmentName.Ss, SegmentName.Tr, SegmentName.Ldtr,
-    ];
-
     /// <summary>
     /// KVM_CAP_SYNC_REGS: takes sets of registers from the run page, one after the other as by their ioctls, whose
     /// errors are the result.
@@ -53,21 +41,14 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     public static int GetRegs(ref Vcpu vcpu, out kvm_regs regs)
     {
-        regs = new() { rip = vcpu.Registers.Rip, rflags = vcpu.Registers.Rflags };
-        Span<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new Span<kvm_regs>(ref regs));
-        for (int i = 0; i < GprOrder.Length; i++)
-            values[i] = vcpu.Registers[GprOrder[i]];
+        regs = kvm_regs.Of(ref vcpu.Registers);
         return 0;
     }
 
     /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
     public static int SetRegs(ref Vcpu vcpu, in kvm_regs regs)
     {
-        ReadOnlySpan<ulong> values = MemoryMarshal.Cast<kvm_regs, ulong>(new ReadOnlySpan<kvm_regs>(in regs));
-        for (int i = 0; i < GprOrder.Length; i++)
-            vcpu.Registers[GprOrder[i]] = values[i];
-        vcpu.Registers.Rip = regs.rip;
-        vcpu.Registers.Rflags = regs.rflags | Rflags.Fixed;
+        vcpu.Registers = regs.ToRegisters();
         vcpu.Events.Exception.Pending = false;
         return 0;
     }
@@ -124,17 +105,16 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     private static void LoadCommon(ref Vcpu vcpu, ref kvm_sregs_common sregs)
     {
-        for (int i = 0; i < SegmentOrder.Length; i++)
-            sregs.Segments[i] = ToAbi(TVendor.GetSegment(ref vcpu, SegmentOrder[i]));
-        DescriptorTable gdtr = TVendor.GetGdtr(ref vcpu), idtr = TVendor.GetIdtr(ref vcpu);
-        sregs.gdt = new() { @base = gdtr.Base, limit = gdtr.Limit };
-        sregs.idt = new() { @base = idtr.Base, limit = idtr.Limit };
+        for (int i = 0; i < kvm_sregs_common.Names.Length; i++)
+            sregs.Segments[i] = kvm_segment.Of(TVendor.GetSegment(ref vcpu, kvm_sregs_common.Names[i]));
+        sregs.gdt = kvm_dtable.Of(TVendor.GetTable(ref vcpu, SegmentName.Gdtr));
+        sregs.idt = kvm_dtable.Of(TVendor.GetTable(ref vcpu, SegmentName.Idtr));
         sregs.cr0 = TVendor.GetCr0(ref vcpu);
-        sregs.cr2 = TVendor.GetCr2(ref vcpu);
+        sregs.cr2 = TVendor.Cr2(ref vcpu);
         sregs.cr3 = TVendor.GetCr3(ref vcpu);
         sregs.cr4 = TVendor.GetCr4(ref vcpu);
         sregs.cr8 = vcpu.Events.Cr8;
-        sregs.efer = TVendor.GetEfer(ref vcpu);
+        sregs.efer = vcpu.Efer;
         sregs.apic_base = vcpu.Msrs.ApicBase;
     }
 
@@ -148,36 +128,16 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         TVendor.SetCr4(ref vcpu, sregs.cr4);
         TVendor.SetCr0(ref vcpu, sregs.cr0 & Cr0.Defined | Cr0.Et);
         TVendor.SetCr3(ref vcpu, sregs.cr3);
-        TVendor.SetCr2(ref vcpu, sregs.cr2);
+        TVendor.Cr2(ref vcpu) = sregs.cr2;
         ControlRegisters<TVendor>.TrySetCr8(ref vcpu, sregs.cr8);
         Msrs<TVendor>.TrySet(ref vcpu, Msr.ApicBase, sregs.apic_base, host: true);
         ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
-        TVendor.SetGdtr(ref vcpu, new() { Base = sregs.gdt.@base, Limit = sregs.gdt.limit });
-        TVendor.SetIdtr(ref vcpu, new() { Base = sregs.idt.@base, Limit = sregs.idt.limit });
-        for (int i = 0; i < SegmentOrder.Length; i++)
-            TVendor.SetSegment(ref vcpu, SegmentOrder[i], FromAbi(in sregs.Segments[i]));
+        TVendor.SetTable(ref vcpu, SegmentName.Gdtr, sregs.gdt.ToTable());
+        TVendor.SetTable(ref vcpu, SegmentName.Idtr, sregs.idt.ToTable());
+        for (int i = 0; i < kvm_sregs_common.Names.Length; i++)
+            TVendor.SetSegment(ref vcpu, kvm_sregs_common.Names[i], sregs.Segments[i].ToSegment());
         TVendor.SetCpl(ref vcpu, sregs.ss.dpl & 3);
         return 0;
-    }
-
-    /// <summary>A segment is unusable when it is not present; a limit beyond 1 MiB implies 4 KiB granularity.</summary>
-    private static kvm_segment ToAbi(Segment segment) => new()
-    {
-        @base = segment.Base, limit = segment.Limit, selector = segment.Selector,
-        type = (byte)segment.Type, s = Bit(segment.IsCodeOrData), dpl = (byte)segment.Dpl,
-        present = Bit(segment.Present), unusable = Bit(!segment.Present), avl = (byte)(segment.Attributes >> 8 & 1),
-        l = Bit(segment.Long), db = Bit(segment.Big), g = Bit(segment.Granularity || segment.Limit > 0xfffff),
-    };
-
-    private static Segment FromAbi(in kvm_segment value)
-    {
-        int present = value.unusable == 0 ? value.present & 1 : 0;
-        int attributes = value.type & Segment.TypeMask | (value.s & 1) << 4 | (value.dpl & 3) << Segment.DplShift
-            | present << 7 | (value.avl & 1) << 8 | (value.l & 1) << 9 | (value.db & 1) << 10 | (value.g & 1) << 11;
-        return new()
-        {
-            Base = value.@base, Limit = value.limit, Selector = value.selector, Attributes = (ushort)attributes,
-        };
     }
 
     /// <summary>The FXSAVE image's fields; components that XSAVE left out are in their initial state.</summary>
@@ -213,7 +173,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     public static int GetXcrs(ref Vcpu vcpu, out kvm_xcrs xcrs)
     {
         bool exists = HostCpu.SupportedXcr0() != 0;
-        xcrs = new() { nr_xcrs = Bit(exists) };
+        xcrs = new() { nr_xcrs = Flag.Of(exists) };
         xcrs.xcrs[0].value = exists ? vcpu.Shared.Xcr0 : 0;
         return 0;
     }
@@ -256,7 +216,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             return Errno.ENXIO;
         var address = new Hva(attribute.addr);
         if (command == Ioctl.KVM_GET_DEVICE_ATTR)
-            return UserMemory.TryWrite(address, TVendor.GetTscOffset(ref vcpu)) ? 0 : Errno.EFAULT;
+            return UserMemory.TryWrite(address, vcpu.TscOffset) ? 0 : Errno.EFAULT;
         if (command == Ioctl.KVM_HAS_DEVICE_ATTR)
             return 0;
         if (!UserMemory.TryRead(address, out ulong offset))
@@ -268,8 +228,10 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
 
     public static int GetDebugRegs(ref Vcpu vcpu, out kvm_debugregs debug)
     {
-        ulong dr6 = TVendor.GetDr6(ref vcpu), dr7 = Debugging<TVendor>.GetDr7(ref vcpu);
-        debug = new() { db = vcpu.Debug.Guest, dr6 = dr6, dr7 = dr7 };
+        debug = new()
+        {
+            db = vcpu.Debug.Guest, dr6 = vcpu.Debug.Dr6, dr7 = Debugging<TVendor>.GetDr7(ref vcpu),
+        };
         return 0;
     }
 
@@ -278,7 +240,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         if (debug.flags != 0 || debug.dr6 >> 32 != 0 || debug.dr7 >> 32 != 0)
             return Errno.EINVAL;
         vcpu.Debug.Guest = debug.db;
-        Debugging<TVendor>.SetDr6(ref vcpu, debug.dr6);
+        vcpu.Debug.Dr6 = debug.dr6;
         Debugging<TVendor>.SetDr7(ref vcpu, debug.dr7);
         Debugging<TVendor>.Apply(ref vcpu);
         return 0;
@@ -292,7 +254,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
             PageAccess.Read);
         translation = new() { linear_address = translation.linear_address, writeable = 1 };
         translation.physical_address = found.Succeeded ? found.Address.Value : ~0ul;
-        translation.valid = Bit(found.Succeeded);
+        translation.valid = Flag.Of(found.Succeeded);
         return 0;
     }
 
@@ -320,6 +282,4 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         vcpu.Events.QueueNmi(TVendor.GetNmiMasked(ref vcpu));
         return 0;
     }
-
-    private static byte Bit(bool value) => value ? (byte)1 : (byte)0;
 }

@@ -133,7 +133,7 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
     /// <summary>Rounded up, so that the guest's counter has reached the deadline then; now when it is past.</summary>
     private static ulong TargetOfDeadline(ref Vcpu vcpu, ulong now)
     {
-        ulong tsc = HostCpu.Tsc() + TVendor.GetTscOffset(ref vcpu), deadline = vcpu.Apic.Timer.Deadline;
+        ulong tsc = HostCpu.Tsc() + vcpu.TscOffset, deadline = vcpu.Apic.Timer.Deadline;
         ulong khz = Math.Max(HostCpu.TscKhz(), 1);
         // 2^44 times a million is less than 2^64.
         return deadline <= tsc ? now : now + (Math.Min(deadline - tsc, MaxWait) * 1_000_000 + khz - 1) / khz;

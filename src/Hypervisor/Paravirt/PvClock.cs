@@ -13,7 +13,7 @@ internal static class PvClock<TVendor> where TVendor : struct, IVendor
         if (!state.HasClock)
             return;
         ref Vm.Vm vm = ref vcpu.Vm;
-        ulong offset = TVendor.GetTscOffset(ref vcpu);
+        ulong offset = vcpu.TscOffset;
         ClockPoint start = VmClock.Choose(ref vm, IsCommon(ref vm, offset));
         Gpa page = new(state.SystemTime & ~ParavirtState.Enabled);
         if (!GuestMemory.TryRead(ref vm, page + PvClockTime.FlagsOffset, out byte flags))
@@ -41,7 +41,7 @@ internal static class PvClock<TVendor> where TVendor : struct, IVendor
     /// <summary>A vCPU's time-stamp counter was set: the clock goes on from it without a jump.</summary>
     public static void TscChanged(ref Vcpu vcpu)
     {
-        VmClock.Choose(ref vcpu.Vm, IsCommon(ref vcpu.Vm, TVendor.GetTscOffset(ref vcpu)));
+        VmClock.Choose(ref vcpu.Vm, IsCommon(ref vcpu.Vm, vcpu.TscOffset));
         VmClock.RequestAll(ref vcpu.Vm);
     }
 
@@ -71,7 +71,7 @@ internal static class PvClock<TVendor> where TVendor : struct, IVendor
     {
         for (uint id = 0; vm.Vcpus.TryFindFrom(ref id, out KernelRef<Vcpu> vcpu); id++)
         {
-            if (TVendor.GetTscOffset(ref vcpu.Value) != offset)
+            if (vcpu.Value.TscOffset != offset)
                 return false;
         }
         return true;

@@ -8,9 +8,7 @@ internal struct SvmVcpu
     public Hpa VmcbPage;
     public Asid Asid;
     /// <summary>As the guest sees them; CR3 with shadow paging only. What hardware runs with differs.</summary>
-    public ulong Cr0, Cr3, Cr4, Efer;
-    /// <summary>The guest's DR6; the VMCB's collects the causes of the next #DB.</summary>
-    public ulong Dr6;
+    public ulong Cr0, Cr3, Cr4;
     /// <summary>An NMI is being handled: no other until IRET.</summary>
     public bool NmiMasked;
     /// <summary>IRET was intercepted at <see cref="IretRip"/> and has not completed yet.</summary>

@@ -38,8 +38,8 @@ internal readonly struct SvmVendor : IVendor
         vmcb.TlbControl = FlushKind;
         vmcb.VirtualInterrupt = VirtualInterrupt.MaskHost;
         vmcb.Efer = Efer.Svme;
+        // It collects the causes of the next #DB.
         vmcb.Dr6 = DebugBits.Dr6Fixed;
-        vcpu.Svm.Dr6 = DebugBits.Dr6Fixed;
         if (!HasShadow(ref vcpu))
         {
             vmcb.NestedControl = NestedPaging;
@@ -57,45 +57,31 @@ internal readonly struct SvmVendor : IVendor
     public static void DestroyVcpu(ref Vcpu vcpu)
     {
         AddressSpaces.Free(vcpu.Svm.Asid);
-        if (!vcpu.Svm.VmcbPage.IsNull)
-            KernelPages.Free(vcpu.Svm.VmcbPage);
+        KernelPages.Free(vcpu.Svm.VmcbPage);
         vcpu.Svm = default;
     }
 
     [MethodImpl(AggressiveInlining)]
-    public static Segment GetSegment(ref Vcpu vcpu, SegmentName name) => SegmentOf(ref vcpu, name);
+    public static Segment GetSegment(ref Vcpu vcpu, SegmentName name) => Control(ref vcpu)[name];
 
     public static void SetSegment(ref Vcpu vcpu, SegmentName name, in Segment segment)
     {
-        SegmentOf(ref vcpu, name) = segment;
-        if (name == SegmentName.Ss)
-            Control(ref vcpu).Cpl = (byte)segment.Dpl;
-    }
-
-    [MethodImpl(AggressiveInlining)] private static ref Segment SegmentOf(ref Vcpu vcpu, SegmentName name)
-    {
         ref Vmcb vmcb = ref Control(ref vcpu);
-        if (name == SegmentName.Tr)
-            return ref vmcb.Tr;
-        return ref name == SegmentName.Ldtr ? ref vmcb.Ldtr : ref vmcb.Segments[(int)name];
+        vmcb[name] = segment;
+        if (name == SegmentName.Ss)
+            vmcb.Cpl = (byte)segment.Dpl;
     }
 
-    public static DescriptorTable GetGdtr(ref Vcpu vcpu) => Table(in Control(ref vcpu).Gdtr);
-    public static void SetGdtr(ref Vcpu vcpu, DescriptorTable table) => SetTable(ref Control(ref vcpu).Gdtr, table);
-    public static DescriptorTable GetIdtr(ref Vcpu vcpu) => Table(in Control(ref vcpu).Idtr);
-    public static void SetIdtr(ref Vcpu vcpu, DescriptorTable table) => SetTable(ref Control(ref vcpu).Idtr, table);
-
-    private static DescriptorTable Table(in Segment segment) =>
-        new() { Base = segment.Base, Limit = (ushort)segment.Limit };
-
-    private static void SetTable(ref Segment segment, DescriptorTable table)
+    public static DescriptorTable GetTable(ref Vcpu vcpu, SegmentName name)
     {
-        segment.Base = table.Base;
-        segment.Limit = table.Limit;
+        Segment register = GetSegment(ref vcpu, name);
+        return new() { Base = register.Base, Limit = (ushort)register.Limit };
     }
 
-    public static bool Is64Bit(ref Vcpu vcpu) =>
-        SegmentOf(ref vcpu, SegmentName.Cs).Long && (GetEfer(ref vcpu) & Efer.Lma) != 0;
+    public static void SetTable(ref Vcpu vcpu, SegmentName name, DescriptorTable table) =>
+        SetSegment(ref vcpu, name, new() { Base = table.Base, Limit = table.Limit });
+
+    public static bool Is64Bit(ref Vcpu vcpu) => Control(ref vcpu)[SegmentName.Cs].Long && (vcpu.Efer & Efer.Lma) != 0;
 
     public static int GetCpl(ref Vcpu vcpu) => Control(ref vcpu).Cpl;
     public static void SetCpl(ref Vcpu vcpu, int cpl) => Control(ref vcpu).Cpl = (byte)cpl;
@@ -109,8 +95,7 @@ internal readonly struct SvmVendor : IVendor
         PagingChanged(ref vcpu);
     }
 
-    public static ulong GetCr2(ref Vcpu vcpu) => Control(ref vcpu).Cr2;
-    public static void SetCr2(ref Vcpu vcpu, ulong value) => Control(ref vcpu).Cr2 = value;
+    public static ref ulong Cr2(ref Vcpu vcpu) => ref Control(ref vcpu).Cr2;
     public static ulong GetCr3(ref Vcpu vcpu) => HasShadow(ref vcpu) ? vcpu.Svm.Cr3 : Control(ref vcpu).Cr3;
 
     public static void SetCr3(ref Vcpu vcpu, ulong value)
@@ -128,11 +113,9 @@ internal readonly struct SvmVendor : IVendor
         PagingChanged(ref vcpu);
     }
 
-    public static ulong GetEfer(ref Vcpu vcpu) => vcpu.Svm.Efer;
-
     public static void SetEfer(ref Vcpu vcpu, ulong value)
     {
-        vcpu.Svm.Efer = value;
+        vcpu.Efer = value;
         PagingChanged(ref vcpu);
     }
 
@@ -146,7 +129,7 @@ internal readonly struct SvmVendor : IVendor
         ref SvmVcpu svm = ref vcpu.Svm;
         ulong guest = GetCr0(ref vcpu), cr0 = guest & ~Cr0Cacheability;
         // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
-        ulong cr4 = svm.Cr4 | Cr4.Mce, efer = svm.Efer | Efer.Svme;
+        ulong cr4 = svm.Cr4 | Cr4.Mce, efer = vcpu.Efer | Efer.Svme;
         if (HasShadow(ref vcpu))
             ShadowVcpu.Adapt(ref cr0, ref cr4, ref efer);
         vmcb.Cr0 = cr0;
@@ -158,8 +141,6 @@ internal readonly struct SvmVendor : IVendor
         FlushTlb(ref vcpu);
     }
 
-    public static ulong GetDr6(ref Vcpu vcpu) => vcpu.Svm.Dr6;
-    public static void SetDr6(ref Vcpu vcpu, ulong value) => vcpu.Svm.Dr6 = value;
     public static ulong GetDr7(ref Vcpu vcpu) => Control(ref vcpu).Dr7;
     public static void SetDr7(ref Vcpu vcpu, ulong value) => Control(ref vcpu).Dr7 = value;
 
@@ -200,8 +181,8 @@ internal readonly struct SvmVendor : IVendor
             case Msr.Lstar: return ref vmcb.Lstar;
             case Msr.Cstar: return ref vmcb.Cstar;
             case Msr.Sfmask: return ref vmcb.Sfmask;
-            case Msr.FsBase: return ref vmcb.Segments[(int)SegmentName.Fs].Base;
-            case Msr.GsBase: return ref vmcb.Segments[(int)SegmentName.Gs].Base;
+            case Msr.FsBase: return ref vmcb[SegmentName.Fs].Base;
+            case Msr.GsBase: return ref vmcb[SegmentName.Gs].Base;
             case Msr.KernelGsBase: return ref vmcb.KernelGsBase;
             case Msr.Pat: return ref vmcb.GuestPat;
             default: return ref Unsafe.NullRef<ulong>();
@@ -222,8 +203,7 @@ internal readonly struct SvmVendor : IVendor
             vcpu.Shared.Host.SetTimer(target);
     }
 
-    public static ulong GetTscOffset(ref Vcpu vcpu) => Control(ref vcpu).TscOffset;
-    public static void SetTscOffset(ref Vcpu vcpu, ulong offset) => Control(ref vcpu).TscOffset = offset;
+    public static void UpdateTscOffset(ref Vcpu vcpu) => Control(ref vcpu).TscOffset = vcpu.TscOffset;
 
     /// <summary>SVM has one shadow for both causes; STI stands for it, as the weaker promise.</summary>
     public static int GetInterruptShadow(ref Vcpu vcpu) =>

@@ -29,10 +29,6 @@ internal struct Vmcb
     [FieldOffset(0x0c8)] public ulong NextRip;
 
     [FieldOffset(0x400)] public SegmentFile Segments;
-    [FieldOffset(0x460)] public Segment Gdtr;
-    [FieldOffset(0x470)] public Segment Ldtr;
-    [FieldOffset(0x480)] public Segment Idtr;
-    [FieldOffset(0x490)] public Segment Tr;
     [FieldOffset(0x4cb)] public byte Cpl;
     [FieldOffset(0x4d0)] public ulong Efer;
     [FieldOffset(0x548)] public ulong Cr4;
@@ -54,10 +50,18 @@ internal struct Vmcb
     [FieldOffset(0x638)] public ulong SysenterEip;
     [FieldOffset(0x640)] public ulong Cr2;
     [FieldOffset(0x668)] public ulong GuestPat;
+
+    [UnscopedRef] public ref Segment this[SegmentName name]
+    {
+        [MethodImpl(AggressiveInlining)] get => ref Segments[name switch
+        {
+            SegmentName.Gdtr => 6, SegmentName.Ldtr => 7, SegmentName.Idtr => 8, SegmentName.Tr => 9, _ => (int)name,
+        }];
+    }
 }
 
-/// <summary>ES, CS, SS, DS, FS, GS in encoding order.</summary>
-[InlineArray(6)] internal struct SegmentFile { private Segment _first; }
+/// <summary>ES, CS, SS, DS, FS, GS in encoding order, then GDTR, LDTR, IDTR, TR.</summary>
+[InlineArray(10)] internal struct SegmentFile { private Segment _first; }
 
 /// <summary>Intercept vector 3, offset 00Ch.</summary>
 [Flags] internal enum Intercept3 : uint

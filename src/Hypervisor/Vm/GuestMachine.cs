@@ -18,7 +18,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         Cr0 = TVendor.GetCr0(ref vcpu),
         Cr3 = TVendor.GetCr3(ref vcpu),
         Cr4 = TVendor.GetCr4(ref vcpu),
-        Efer = TVendor.GetEfer(ref vcpu),
+        Efer = vcpu.Efer,
         Pkru = vcpu.Shared.Pkru,
         Cpl = (byte)TVendor.GetCpl(ref vcpu),
         PhysicalBits = (byte)vcpu.Cpuid.MaxPhysAddr,
@@ -30,11 +30,12 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
 
     public ulong Cr0 => TVendor.GetCr0(ref _vcpu);
     public ulong Cr4 => TVendor.GetCr4(ref _vcpu);
-    public ulong Efer => TVendor.GetEfer(ref _vcpu);
+    public ulong Efer => _vcpu.Efer;
 
-    public DescriptorTable Gdtr { get => TVendor.GetGdtr(ref _vcpu); set => TVendor.SetGdtr(ref _vcpu, value); }
-
-    public DescriptorTable Idtr { get => TVendor.GetIdtr(ref _vcpu); set => TVendor.SetIdtr(ref _vcpu, value); }
+    public DescriptorTable Gdtr { get => GetTable(SegmentName.Gdtr); set => SetTable(SegmentName.Gdtr, value); }
+    public DescriptorTable Idtr { get => GetTable(SegmentName.Idtr); set => SetTable(SegmentName.Idtr, value); }
+    private DescriptorTable GetTable(SegmentName name) => TVendor.GetTable(ref _vcpu, name);
+    private void SetTable(SegmentName name, DescriptorTable table) => TVendor.SetTable(ref _vcpu, name, table);
 
     public Segment GetSegment(SegmentName name) => TVendor.GetSegment(ref _vcpu, name);
     public void SetSegment(SegmentName name, in Segment segment) => TVendor.SetSegment(ref _vcpu, name, in segment);
@@ -171,7 +172,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     public ulong ReadControl(int index) => index switch
     {
         0 => TVendor.GetCr0(ref _vcpu),
-        2 => TVendor.GetCr2(ref _vcpu),
+        2 => TVendor.Cr2(ref _vcpu),
         3 => TVendor.GetCr3(ref _vcpu),
         4 => TVendor.GetCr4(ref _vcpu),
         _ => _vcpu.Events.Cr8,
@@ -182,7 +183,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         switch (index)
         {
             case 0: return ControlRegisters<TVendor>.TrySetCr0(ref _vcpu, value);
-            case 2: TVendor.SetCr2(ref _vcpu, value); return true;
+            case 2: TVendor.Cr2(ref _vcpu) = value; return true;
             case 3: return ControlRegisters<TVendor>.TrySetCr3(ref _vcpu, value);
             case 4: return ControlRegisters<TVendor>.TrySetCr4(ref _vcpu, value);
             default: return ControlRegisters<TVendor>.TrySetCr8(ref _vcpu, value);
@@ -206,7 +207,7 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
         return true;
     }
 
-    public ulong Tsc => HostCpu.Tsc() + TVendor.GetTscOffset(ref _vcpu);
+    public ulong Tsc => HostCpu.Tsc() + _vcpu.TscOffset;
 
     /// <summary>
     /// With nested paging INVLPG is not intercepted; one that is emulated, or of a guest with shadow tables, flushes

@@ -28,7 +28,7 @@ internal static class UserExit
     {
         vcpu.Run.mmio = new kvm_run.Mmio
         {
-            phys_addr = address, data = value, len = length, is_write = write ? (byte)1 : (byte)0,
+            phys_addr = address, data = value, len = length, is_write = Flag.Of(write),
         };
         return Plain(ref vcpu, Exit.KVM_EXIT_MMIO);
     }

@@ -97,7 +97,7 @@ internal static class Vmcs
     [MethodImpl(AggressiveInlining)]
     public static void Write(VmcsField field, ulong value) => HostCpu.WriteVmcs((uint)field, value);
 
-    /// <summary>A field of a segment register.</summary>
+    /// <summary>A field of a segment register; of GDTR and IDTR the limit and base.</summary>
     [MethodImpl(AggressiveInlining)]
     public static VmcsField Of(VmcsField field, SegmentName name) => field + 2 * (uint)name;
 }

@@ -24,15 +24,12 @@ internal struct VmxVcpu
     public PrimaryControls Primary;
     public EntryControls Entry;
     /// <summary>What the guest believes to have; hardware runs with VMXE, MCE and NE set and the caches on.</summary>
-    public ulong Cr0, Cr4, Efer;
+    public ulong Cr0, Cr4;
     /// <summary>The guest's CR3, which is hardware's only where there are no shadow tables.</summary>
     public ulong Cr3;
-    public ulong Dr6;
     /// <summary>Legacy system-call entry, which Intel's 64-bit mode never uses.</summary>
     public ulong Cstar;
     public ulong Pat;
-    /// <summary>Also read by other vCPUs' threads.</summary>
-    public ulong TscOffset;
     /// <summary>RIP, RSP and RFLAGS as the VMCS has them.</summary>
     public ulong Rip, Rsp, Rflags;
     /// <summary>What the next entry injects, as the VMCS has it.</summary>

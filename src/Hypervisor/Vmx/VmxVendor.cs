@@ -57,7 +57,6 @@ internal readonly struct VmxVendor : IVendor
         }
         vmx.Pin = VmxHardware.Pin & ~(vcpu.Apic.IsPosted ? 0 : PinControls.PostedInterrupts);
         vmx.Entry = VmxHardware.Entry;
-        vmx.Dr6 = DebugBits.Dr6Fixed;
         vcpu.Shared.ControlBlock = page.Value;
         vmx.EptPointer = vcpu.Vm.Memory.Root.Value | EptWriteBack | EptLevels
             | (Ept.HasAccessedDirty ? EptAccessedDirty : 0);
@@ -113,8 +112,7 @@ internal readonly struct VmxVendor : IVendor
             vcpu.Shared.ControlBlock = 0;
             KernelPages.Free(vcpu.Vmx.VmcsPage);
         }
-        if (!vcpu.Vmx.Pml.IsNull)
-            KernelPages.Free(vcpu.Vmx.Pml);
+        KernelPages.Free(vcpu.Vmx.Pml);
         vcpu.Vmx = default;
     }
 
@@ -144,26 +142,15 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(Vmcs.Of(VmcsField.Base, name), segment.Base);
     }
 
-    public static DescriptorTable GetGdtr(ref Vcpu vcpu) => new()
+    public static DescriptorTable GetTable(ref Vcpu vcpu, SegmentName name) => new()
     {
-        Base = Vmcs.Read(VmcsField.GdtrBase), Limit = (ushort)Vmcs.Read(VmcsField.GdtrLimit),
+        Base = Vmcs.Read(Vmcs.Of(VmcsField.Base, name)), Limit = (ushort)Vmcs.Read(Vmcs.Of(VmcsField.Limit, name)),
     };
 
-    public static void SetGdtr(ref Vcpu vcpu, DescriptorTable table)
+    public static void SetTable(ref Vcpu vcpu, SegmentName name, DescriptorTable table)
     {
-        Vmcs.Write(VmcsField.GdtrBase, table.Base);
-        Vmcs.Write(VmcsField.GdtrLimit, table.Limit);
-    }
-
-    public static DescriptorTable GetIdtr(ref Vcpu vcpu) => new()
-    {
-        Base = Vmcs.Read(VmcsField.IdtrBase), Limit = (ushort)Vmcs.Read(VmcsField.IdtrLimit),
-    };
-
-    public static void SetIdtr(ref Vcpu vcpu, DescriptorTable table)
-    {
-        Vmcs.Write(VmcsField.IdtrBase, table.Base);
-        Vmcs.Write(VmcsField.IdtrLimit, table.Limit);
+        Vmcs.Write(Vmcs.Of(VmcsField.Base, name), table.Base);
+        Vmcs.Write(Vmcs.Of(VmcsField.Limit, name), table.Limit);
     }
 
     public static bool Is64Bit(ref Vcpu vcpu) => (vcpu.Vmx.Entry & EntryControls.LongMode) != 0
@@ -189,8 +176,7 @@ internal readonly struct VmxVendor : IVendor
         ModeChanged(ref vcpu);
     }
 
-    public static ulong GetCr2(ref Vcpu vcpu) => vcpu.Shared.Cr2;
-    public static void SetCr2(ref Vcpu vcpu, ulong value) => vcpu.Shared.Cr2 = value;
+    public static ref ulong Cr2(ref Vcpu vcpu) => ref vcpu.Shared.Cr2;
     public static ulong GetCr3(ref Vcpu vcpu) => VmxHardware.HasEpt ? Vmcs.Read(VmcsField.Cr3) : vcpu.Vmx.Cr3;
 
     public static void SetCr3(ref Vcpu vcpu, ulong value)
@@ -210,12 +196,10 @@ internal readonly struct VmxVendor : IVendor
         ModeChanged(ref vcpu);
     }
 
-    public static ulong GetEfer(ref Vcpu vcpu) => vcpu.Vmx.Efer;
-
     public static void SetEfer(ref Vcpu vcpu, ulong value)
     {
         ref VmxVcpu vmx = ref vcpu.Vmx;
-        vmx.Efer = value;
+        vcpu.Efer = value;
         EntryControls others = vmx.Entry & ~EntryControls.LongMode;
         vmx.Entry = (value & Efer.Lma) != 0 ? others | EntryControls.LongMode : others;
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
@@ -239,7 +223,7 @@ internal readonly struct VmxVendor : IVendor
     private static void ModeChanged(ref Vcpu vcpu)
     {
         // Without MCE a machine check of the host, taken in the guest, would be a shutdown.
-        ulong cr0 = GetCr0(ref vcpu) & ~Cr0Cacheability, cr4 = GetCr4(ref vcpu) | Cr4.Mce, efer = vcpu.Vmx.Efer;
+        ulong cr0 = GetCr0(ref vcpu) & ~Cr0Cacheability, cr4 = GetCr4(ref vcpu) | Cr4.Mce, efer = vcpu.Efer;
         if (!VmxHardware.HasEpt)
             ShadowVcpu.Adapt(ref cr0, ref cr4, ref efer);
         Vmcs.Write(VmcsField.Cr0, cr0 | VmxHardware.Cr0Fixed);
@@ -263,7 +247,7 @@ internal readonly struct VmxVendor : IVendor
         const ulong Present = 1, Reserved = 0x1e6, Aligned = 0xffff_ffe0;
         ref VmxVcpu vmx = ref vcpu.Vmx;
         vmx.PdptesStale = false;
-        if ((vmx.Cr0 & Cr0.Pg) == 0 || (vmx.Cr4 & Cr4.Pae) == 0 || (vmx.Efer & Efer.Lma) != 0)
+        if ((vmx.Cr0 & Cr0.Pg) == 0 || (vmx.Cr4 & Cr4.Pae) == 0 || (vcpu.Efer & Efer.Lma) != 0)
             return;
         for (uint i = 0; i < 4; i++)
         {
@@ -274,8 +258,6 @@ internal readonly struct VmxVendor : IVendor
         }
     }
 
-    public static ulong GetDr6(ref Vcpu vcpu) => vcpu.Vmx.Dr6;
-    public static void SetDr6(ref Vcpu vcpu, ulong value) => vcpu.Vmx.Dr6 = value;
     public static ulong GetDr7(ref Vcpu vcpu) => Vmcs.Read(VmcsField.Dr7);
     public static void SetDr7(ref Vcpu vcpu, ulong value) => Vmcs.Write(VmcsField.Dr7, value);
 
@@ -377,13 +359,7 @@ internal readonly struct VmxVendor : IVendor
         Vmcs.Write(VmcsField.SecondaryControls, (uint)(VmxHardware.Secondary & ~absent));
     }
 
-    public static ulong GetTscOffset(ref Vcpu vcpu) => vcpu.Vmx.TscOffset;
-
-    public static void SetTscOffset(ref Vcpu vcpu, ulong offset)
-    {
-        vcpu.Vmx.TscOffset = offset;
-        Vmcs.Write(VmcsField.TscOffset, offset);
-    }
+    public static void UpdateTscOffset(ref Vcpu vcpu) => Vmcs.Write(VmcsField.TscOffset, vcpu.TscOffset);
 
     /// <summary>
     /// The preemption timer ends the guest's turn, which spares the host an interrupt; it counts while the guest runs,

@@ -35,16 +35,16 @@ public class ControlRegisterTests
     [Test]
     public void PagingEntersAndLeavesLongMode()
     {
-        _test.Block.Efer = Efer.Lme;
+        _test.Vcpu.Efer = Efer.Lme;
         _test.Block.Cr0 = Cr0.Pe | Cr0.Et;
         Assert.That(Control.TrySetCr0(ref _test.Vcpu, Cr0.Pe | Cr0.Pg), Is.False, "no PAE");
         _test.Block.Cr4 = Cr4.Pae;
         SetCodeLong(true);
         Assert.That(Control.TrySetCr0(ref _test.Vcpu, Cr0.Pe | Cr0.Pg), Is.False, "CS.L");
         SetCodeLong(false);
-        Assert.That(_test.Block.Efer, Is.EqualTo(Efer.Lme));
+        Assert.That(_test.Vcpu.Efer, Is.EqualTo(Efer.Lme));
         Assert.That(Control.TrySetCr0(ref _test.Vcpu, Cr0.Pe | Cr0.Pg), Is.True);
-        Assert.That(_test.Block.Efer, Is.EqualTo(Efer.Lme | Efer.Lma));
+        Assert.That(_test.Vcpu.Efer, Is.EqualTo(Efer.Lme | Efer.Lma));
         SetCodeLong(true);
         Assert.That(Control.TrySetCr0(ref _test.Vcpu, Cr0.Pe), Is.False, "from 64-bit code");
         SetCodeLong(false);
@@ -52,7 +52,7 @@ public class ControlRegisterTests
         Assert.That(Control.TrySetCr0(ref _test.Vcpu, Cr0.Pe), Is.False, "PCIDE");
         _test.Block.Cr4 = Cr4.Pae;
         Assert.That(Control.TrySetCr0(ref _test.Vcpu, Cr0.Pe), Is.True);
-        Assert.That(_test.Block.Efer, Is.EqualTo(Efer.Lme));
+        Assert.That(_test.Vcpu.Efer, Is.EqualTo(Efer.Lme));
     }
 
     private void SetCodeLong(bool value) =>
@@ -73,7 +73,7 @@ public class ControlRegisterTests
     public void LongModeKeepsPaeAndPcidNeedsLongMode()
     {
         Assert.That(Control.TrySetCr4(ref _test.Vcpu, Cr4.Pae | Cr4.Pcide), Is.False, "not in long mode");
-        _test.Block.Efer = Efer.Lme | Efer.Lma;
+        _test.Vcpu.Efer = Efer.Lme | Efer.Lma;
         _test.Block.Cr3 = 0x1001;
         Assert.That(Control.TrySetCr4(ref _test.Vcpu, Cr4.Pae | Cr4.Pcide), Is.False, "CR3 has a PCID");
         _test.Block.Cr3 = 0x1000;
@@ -87,7 +87,7 @@ public class ControlRegisterTests
     public void Cr3IsCheckedInLongModeOnly()
     {
         Assert.That(Control.TrySetCr3(ref _test.Vcpu, 1ul << 50), Is.True);
-        _test.Block.Efer = Efer.Lme | Efer.Lma;
+        _test.Vcpu.Efer = Efer.Lme | Efer.Lma;
         Assert.That(Control.TrySetCr3(ref _test.Vcpu, 1ul << 50), Is.False);
         Assert.That(Control.TrySetCr3(ref _test.Vcpu, 1ul << 63 | 0x1000), Is.False, "no PCIDs");
         _test.Block.Cr4 = Cr4.Pae | Cr4.Pcide;
@@ -127,7 +127,7 @@ public class ControlRegisterTests
             Segment cs = second.Block.Segments[(int)SegmentName.Cs];
             Assert.That((cs.Selector, cs.Base, cs.Limit, cs.Attributes),
                 Is.EqualTo(((ushort)0xf000, 0xffff0000ul, 0xffffu, (ushort)0x9b)));
-            Assert.That((second.Block.Dr6, second.Block.Dr7), Is.EqualTo((0xffff0ff0ul, 0x400ul)));
+            Assert.That((second.Vcpu.Debug.Dr6, second.Block.Dr7), Is.EqualTo((0xffff0ff0ul, 0x400ul)));
             Assert.That(second.Block.Msrs[Msr.Pat], Is.EqualTo(0x0007040600070406));
             Assert.That(second.Vcpu.Msrs.ApicBase, Is.EqualTo(0xfee00800), "not the boot processor");
             Assert.That(_test.Vcpu.Msrs.ApicBase, Is.EqualTo(0xfee00900));

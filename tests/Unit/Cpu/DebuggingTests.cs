@@ -32,7 +32,7 @@ public class DebuggingTests
         Assert.That(_test.Vcpu.Shared.Flags, Is.EqualTo(EntryFlags.LoadDebugRegisters));
         Assert.That((_test.Vcpu.Shared.Dr[0], _test.Vcpu.Shared.Dr[3]), Is.EqualTo((0x1000ul, 0x1003ul)));
         Assert.That(Debug.TrySet(ref _test.Vcpu, 6, 0xffffffff), Is.EqualTo(DebugAccess.Done));
-        Assert.That((_test.Block.Dr6, _test.Block.Dr7), Is.EqualTo((0xffffeffful, 0xffff07fful)));
+        Assert.That((_test.Vcpu.Debug.Dr6, _test.Block.Dr7), Is.EqualTo((0xffffeffful, 0xffff07fful)));
         Debug.TryGet(ref _test.Vcpu, 2, out ulong dr2);
         Debug.TryGet(ref _test.Vcpu, 7, out ulong dr7);
         Assert.That((dr2, dr7), Is.EqualTo((0x1002ul, 0xffff07fful)));
@@ -68,7 +68,7 @@ public class DebuggingTests
         Assert.That(Debug.TrySet(ref _test.Vcpu, 0, 1), Is.EqualTo(DebugAccess.Debug));
         EventInjection taken = Exceptions<FakeVendor>.Take(ref _test.Vcpu);
         Assert.That(taken.Valid, Is.True);
-        Assert.That((taken.Vector, _test.Block.Dr6 & DebugBits.Dr6Bd, _test.Block.Dr7),
+        Assert.That((taken.Vector, _test.Vcpu.Debug.Dr6 & DebugBits.Dr6Bd, _test.Block.Dr7),
             Is.EqualTo(((byte)1, DebugBits.Dr6Bd, 0x400ul)));
     }
 

@@ -81,11 +81,11 @@ public class EventTests
     [Test]
     public void ADebugExceptionWritesDr6AndClearsGd()
     {
-        Debugging<FakeVendor>.SetDr6(ref _test.Vcpu, 0xf);
+        _test.Vcpu.Debug.Dr6 = 0xf;
         Debugging<FakeVendor>.SetDr7(ref _test.Vcpu, DebugBits.Dr7Gd | 1);
         Queue.Queue(ref _test.Vcpu, Vector.Debug, payload: 1 << 14);
         Assert.That(Queue.Take(ref _test.Vcpu).Valid, Is.True);
-        Assert.That((_test.Block.Dr6, _test.Block.Dr7), Is.EqualTo((0xffff4ff0ul, 0x401ul)));
+        Assert.That((_test.Vcpu.Debug.Dr6, _test.Block.Dr7), Is.EqualTo((0xffff4ff0ul, 0x401ul)));
         Assert.That(_test.Vcpu.Registers.Rflags & Rflags.Rf, Is.Zero);
     }
 

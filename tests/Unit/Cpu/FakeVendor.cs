@@ -8,15 +8,12 @@ namespace SharpKvm.Tests.Cpu;
 internal sealed class FakeControlBlock
 {
     public Segment[] Segments { get; } = new Segment[8];
-    public DescriptorTable Gdtr { get; set; }
-    public DescriptorTable Idtr { get; set; }
+    public Dictionary<SegmentName, DescriptorTable> Tables { get; } = [];
     public int Cpl { get; set; }
     public ulong Cr0 { get; set; }
-    public ulong Cr2 { get; set; }
+    public ulong Cr2;
     public ulong Cr3 { get; set; }
     public ulong Cr4 { get; set; }
-    public ulong Efer { get; set; }
-    public ulong Dr6 { get; set; }
     public ulong Dr7 { get; set; }
     public ulong TscOffset { get; set; }
     public int InterruptShadow { get; set; }
@@ -61,26 +58,21 @@ internal struct FakeVendor : IVendor
     public static Segment GetSegment(ref Vcpu vcpu, SegmentName name) => Of(ref vcpu).Segments[(int)name];
     public static void SetSegment(ref Vcpu vcpu, SegmentName name, in Segment segment) =>
         Of(ref vcpu).Segments[(int)name] = segment;
-    public static DescriptorTable GetGdtr(ref Vcpu vcpu) => Of(ref vcpu).Gdtr;
-    public static void SetGdtr(ref Vcpu vcpu, DescriptorTable table) => Of(ref vcpu).Gdtr = table;
-    public static DescriptorTable GetIdtr(ref Vcpu vcpu) => Of(ref vcpu).Idtr;
-    public static void SetIdtr(ref Vcpu vcpu, DescriptorTable table) => Of(ref vcpu).Idtr = table;
+    public static DescriptorTable GetTable(ref Vcpu vcpu, SegmentName name) => Of(ref vcpu).Tables[name];
+    public static void SetTable(ref Vcpu vcpu, SegmentName name, DescriptorTable table) =>
+        Of(ref vcpu).Tables[name] = table;
     public static bool Is64Bit(ref Vcpu vcpu) =>
-        Of(ref vcpu).Segments[(int)SegmentName.Cs].Long && (Of(ref vcpu).Efer & Efer.Lma) != 0;
+        Of(ref vcpu).Segments[(int)SegmentName.Cs].Long && (vcpu.Efer & Efer.Lma) != 0;
     public static int GetCpl(ref Vcpu vcpu) => Of(ref vcpu).Cpl;
     public static void SetCpl(ref Vcpu vcpu, int cpl) => Of(ref vcpu).Cpl = cpl;
     public static ulong GetCr0(ref Vcpu vcpu) => Of(ref vcpu).Cr0;
     public static void SetCr0(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Cr0 = value;
-    public static ulong GetCr2(ref Vcpu vcpu) => Of(ref vcpu).Cr2;
-    public static void SetCr2(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Cr2 = value;
+    public static ref ulong Cr2(ref Vcpu vcpu) => ref Of(ref vcpu).Cr2;
     public static ulong GetCr3(ref Vcpu vcpu) => Of(ref vcpu).Cr3;
     public static void SetCr3(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Cr3 = value;
     public static ulong GetCr4(ref Vcpu vcpu) => Of(ref vcpu).Cr4;
     public static void SetCr4(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Cr4 = value;
-    public static ulong GetEfer(ref Vcpu vcpu) => Of(ref vcpu).Efer;
-    public static void SetEfer(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Efer = value;
-    public static ulong GetDr6(ref Vcpu vcpu) => Of(ref vcpu).Dr6;
-    public static void SetDr6(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Dr6 = value;
+    public static void SetEfer(ref Vcpu vcpu, ulong value) => vcpu.Efer = value;
     public static ulong GetDr7(ref Vcpu vcpu) => Of(ref vcpu).Dr7;
     public static void SetDr7(ref Vcpu vcpu, ulong value) => Of(ref vcpu).Dr7 = value;
     public static void UpdateMsrFilter(ref Vcpu vcpu) => Of(ref vcpu).MsrFilterUpdates++;
@@ -104,8 +96,7 @@ internal struct FakeVendor : IVendor
 
     public static void UpdateApic(ref Vcpu vcpu) => Of(ref vcpu).ApicUpdates++;
 
-    public static ulong GetTscOffset(ref Vcpu vcpu) => Of(ref vcpu).TscOffset;
-    public static void SetTscOffset(ref Vcpu vcpu, ulong offset) => Of(ref vcpu).TscOffset = offset;
+    public static void UpdateTscOffset(ref Vcpu vcpu) => Of(ref vcpu).TscOffset = vcpu.TscOffset;
     public static int GetInterruptShadow(ref Vcpu vcpu) => Of(ref vcpu).InterruptShadow;
     public static void SetInterruptShadow(ref Vcpu vcpu, int shadow) => Of(ref vcpu).InterruptShadow = shadow;
     public static bool GetNmiMasked(ref Vcpu vcpu) => Of(ref vcpu).NmiMasked;

@@ -86,7 +86,7 @@ public class MsrTests
     {
         Assert.That(Guest(Msr.Efer, Efer.Lme | Efer.Lma), Is.True);
         Assert.That(Read(Msr.Efer), Is.EqualTo(Efer.Lme));
-        _test.Block.Efer = Efer.Lme | Efer.Lma;
+        _test.Vcpu.Efer = Efer.Lme | Efer.Lma;
         _test.Block.Cr0 = Cr0.Pe | Cr0.Pg;
         Assert.That(Guest(Msr.Efer, Efer.Lme | Efer.Sce), Is.True);
         Assert.That(Read(Msr.Efer), Is.EqualTo(Efer.Lme | Efer.Lma | Efer.Sce));

@@ -178,7 +178,7 @@ public class ExecutionTests
             memory.CopyTo(whole);
             return BitConverter.ToUInt64(whole);
         }
-        if (Enum.TryParse(name, true, out SegmentName segment))
+        if (Enum.TryParse(name, true, out SegmentName segment) && segment <= SegmentName.Tr)
         {
             return Put(ref state[segment].Base, value);
         }

@@ -162,7 +162,7 @@ internal sealed class LapicTimerTests
     public void ADeadlineIsOfTheGuestsCounter()
     {
         using ApicVm vm = Timer(Deadline);
-        FakeVendor.SetTscOffset(ref vm[0], 0x1234_5678);
+        Msrs<FakeVendor>.SetTscOffset(ref vm[0], 0x1234_5678);
         ulong guest = vm.Host.Cpu.Tsc + 0x1234_5678;
         Timers.SetDeadline(ref vm[0], guest + 3_000_001);
         Assert.That(vm[0].Apic.Timer.Deadline, Is.EqualTo(guest + 3_000_001));

@@ -88,7 +88,7 @@ internal sealed class ParavirtVm : IDisposable
     public ulong GuestTime(uint id, ulong address)
     {
         PvClockTime page = Page(address);
-        ulong tsc = Host.Cpu.Tsc + FakeVendor.GetTscOffset(ref this[id]);
+        ulong tsc = Host.Cpu.Tsc + this[id].TscOffset;
         return page.SystemTime + GuestClock.Scale(tsc - page.TscTimestamp, page.Multiplier, page.Shift);
     }
 

@@ -74,7 +74,7 @@ public class DebugTests
         guest.Registers.Rflags |= Rflags.Tf;
         guest.RunThrough(Turn.Instruction(ExitCode.Cpuid, 2));
         Assert.That(guest.Entries[1].Inject.Raw, Is.EqualTo(Injection.Exception(1)));
-        Assert.That(SvmVendor.GetDr6(ref guest.Vcpu) & Bs, Is.Not.Zero);
+        Assert.That(guest.Vcpu.Debug.Dr6 & Bs, Is.Not.Zero);
     }
 
     [Test]

@@ -225,7 +225,7 @@ public class ExitTests
         guest.RunThrough(Turn.Exit(ExitCode.TaskSwitch, TwoTasks.Other, info2));
         Assert.That(guest.Entries[^1].Rip, Is.EqualTo(TwoTasks.Entry));
         Assert.That(guest.Entries[^1].Rflags, Is.EqualTo(Rflags.Fixed | (nests ? Rflags.Nt : 0)));
-        Assert.That(guest.Entries[^1].Tr.Selector, Is.EqualTo(TwoTasks.Other));
+        Assert.That(guest.Entries[^1].Segments[9].Selector, Is.EqualTo(TwoTasks.Other));
         Assert.That(guest.Read<uint>(TwoTasks.RunningTss + 0x20), Is.EqualTo(SvmGuest.Code + 7));
     }
 

@@ -102,7 +102,7 @@ public class NmiTests
         guest.Nmi();
         guest.RunThrough(Turn.Exit(ExitCode.Iret), Step(Interrupted, breakpoints: 2));
         Assert.That(guest.Entries[^1].Inject.Raw, Is.EqualTo(Injection.Exception(1)));
-        Assert.That(SvmVendor.GetDr6(ref guest.Vcpu) & 0x400f, Is.EqualTo(2));
+        Assert.That(guest.Vcpu.Debug.Dr6 & 0x400f, Is.EqualTo(2));
     }
 
     [Test]

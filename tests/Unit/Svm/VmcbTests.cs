@@ -33,10 +33,6 @@ public class VmcbTests
     [TestCase(nameof(Vmcb.NestedCr3), 0x0b0)]
     [TestCase(nameof(Vmcb.NextRip), 0x0c8)]
     [TestCase(nameof(Vmcb.Segments), 0x400)]
-    [TestCase(nameof(Vmcb.Gdtr), 0x460)]
-    [TestCase(nameof(Vmcb.Ldtr), 0x470)]
-    [TestCase(nameof(Vmcb.Idtr), 0x480)]
-    [TestCase(nameof(Vmcb.Tr), 0x490)]
     [TestCase(nameof(Vmcb.Cpl), 0x4cb)]
     [TestCase(nameof(Vmcb.Efer), 0x4d0)]
     [TestCase(nameof(Vmcb.Cr4), 0x548)]
@@ -88,6 +84,17 @@ public class VmcbTests
             new() { Selector = 0x1234, Attributes = 0xabc, Limit = 0x89abcdef, Base = 0x11223344_55667788 });
         Span<byte> stored = SharpKvm.Host.KernelPages.Bytes(guest.Vcpu.Svm.VmcbPage).Slice(offset, 16);
         Assert.That(Convert.ToHexStringLower(stored), Is.EqualTo("3412bc0aefcdab898877665544332211"));
+    }
+
+    [TestCase(nameof(SegmentName.Gdtr), 0x460)]
+    [TestCase(nameof(SegmentName.Idtr), 0x480)]
+    public void ATableIsStoredAsASegment(string name, int offset)
+    {
+        using SvmGuest guest = new();
+        SvmVendor.SetTable(ref guest.Vcpu, Enum.Parse<SegmentName>(name),
+            new() { Limit = 0xabcd, Base = 0x11223344_55667788 });
+        Span<byte> stored = SharpKvm.Host.KernelPages.Bytes(guest.Vcpu.Svm.VmcbPage).Slice(offset, 16);
+        Assert.That(Convert.ToHexStringLower(stored), Is.EqualTo("00000000cdab00008877665544332211"));
     }
 
     [Test]

@@ -31,8 +31,8 @@ public class VcpuIoctlTests
         Assert.That(guest.Set(KVM_HAS_DEVICE_ATTR, attribute), Is.Zero);
         Assert.That(UserMemory.TryWrite(new Hva(Value), 0x1234ul), Is.True);
         Assert.That(guest.Set(KVM_SET_DEVICE_ATTR, attribute), Is.Zero);
-        Assert.That(SvmVendor.GetTscOffset(ref guest.Vcpu), Is.EqualTo(0x1234));
-        SvmVendor.SetTscOffset(ref guest.Vcpu, 0x5678);
+        Assert.That(guest.Vcpu.TscOffset, Is.EqualTo(0x1234));
+        Msrs<SvmVendor>.SetTscOffset(ref guest.Vcpu, 0x5678);
         Assert.That(guest.Set(KVM_GET_DEVICE_ATTR, attribute), Is.Zero);
         Assert.That(UserMemory.TryRead(new Hva(Value), out ulong offset), Is.True);
         Assert.That(offset, Is.EqualTo(0x5678));

@@ -85,7 +85,7 @@ public class DebugTests
         guest.RunThrough(Trap(VmxGuest.Code + 1, 1 << 2));
         Assert.That(guest.Entries[1].Injected, Is.EqualTo(Injection.Exception(1)));
         Assert.That(guest.Entries[1].Rip, Is.EqualTo(VmxGuest.Code + 1));
-        Assert.That(VmxVendor.GetDr6(ref guest.Vcpu), Is.EqualTo(0xffff0ff4));
+        Assert.That(guest.Vcpu.Debug.Dr6, Is.EqualTo(0xffff0ff4));
     }
 
     [Test]

@@ -172,7 +172,7 @@ public class InterpreterTests
     {
         using VmxGuest guest = Guest(real: true);
         // Overflow of the table for #UD (6) needs a smaller one: INT 20h raises #GP, whose entry is missing, too.
-        VmxVendor.SetIdtr(ref guest.Vcpu, new() { Limit = (ushort)limit });
+        VmxVendor.SetTable(ref guest.Vcpu, SegmentName.Idtr, new() { Limit = (ushort)limit });
         for (int n = 0; n < 32; n++)
             SetVector(guest, n, Handler + 16 * (ulong)n);
         for (int n = 0; n < 32; n++)
@@ -213,7 +213,7 @@ public class InterpreterTests
         guest.Write(VmxGuest.Code, [0xf6, 0xf1]);
         if (table)
         {
-            VmxVendor.SetIdtr(ref guest.Vcpu, new() { Base = VmxGuest.Device, Limit = 0x3ff });
+            VmxVendor.SetTable(ref guest.Vcpu, SegmentName.Idtr, new() { Base = VmxGuest.Device, Limit = 0x3ff });
             guest.RunTo(Exit.KVM_EXIT_INTERNAL_ERROR);
             Assert.That(guest.RunPage.@internal.suberror, Is.EqualTo(kvm_run.KVM_INTERNAL_ERROR_DELIVERY_EV));
             return;

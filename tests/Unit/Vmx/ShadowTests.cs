@@ -41,7 +41,7 @@ internal sealed class ShadowTests
             Assert.That(entered[VmcsField.Cr4Mask] & (Cr4.Pge | Cr4.Pce), Is.EqualTo(Cr4.Pge));
             Assert.That(VmxVendor.GetCr0(ref guest.Vcpu), Is.EqualTo(Cr0.Pe | Cr0.Et));
             Assert.That(VmxVendor.GetCr3(ref guest.Vcpu), Is.Zero);
-            Assert.That(VmxVendor.GetEfer(ref guest.Vcpu), Is.EqualTo(Efer.Lme));
+            Assert.That(guest.Vcpu.Efer, Is.EqualTo(Efer.Lme));
             Assert.That(guest.Host.Cpu.GuestFlushes, Is.Empty, "a CPU without EPT has no INVEPT");
         });
         VmxVendor.SetCr0(ref guest.Vcpu, Cr0.Et);
