@@ -4,15 +4,15 @@ using System;
 namespace Kernel;
 
 /// <summary>
-/// The kernel log, and files of which the kernel shows lines. A module that uses it lists log.o in its Kbuild, or
-/// _printk and seq_printf in its IMPORTS: what it calls.
+/// The kernel log, and files of which the kernel shows lines. A module that uses it lists log.o in its Kbuild (for
+/// <see cref="Error"/>), and of _printk and seq_printf in its IMPORTS what it calls.
 /// </summary>
 internal static class Log
 {
-    /// <summary>An error line with the module's name; <paramref name="text"/> is a zero-terminated u8 literal.</summary>
+    /// <summary>An error line with the module's name; <paramref name="text"/> is a zero-ended u8 literal.</summary>
     public static void Error(ReadOnlySpan<byte> text, ulong value) => Print(in text[0], value);
 
-    /// <summary>A line of a file (struct seq_file); <paramref name="format"/> is a zero-terminated u8 literal.</summary>
+    /// <summary>A line of a file (struct seq_file); <paramref name="format"/> is a zero-ended u8 literal.</summary>
     public static void Line(nint file, ReadOnlySpan<byte> format, uint a, ulong b, uint c, ulong d, ulong e, ulong f) =>
         Print(file, in format[0], a, b, c, d, e, f);
 

@@ -164,11 +164,11 @@ internal static class Exceptions<TVendor> where TVendor : struct, IVendor
         if (!payloads && state.Exception.Pending)
             DeliverPayload(ref vcpu);
         // INT3 and INTO are executed again instead, because the ABI does not carry their length.
-        bool reported = !state.Exception.Vector.IsSoftException;
+        bool reported = !state.Exception.Vector.IsSoftException, pending = reported && state.Exception.Pending;
         events = new()
         {
-            exception_injected = Flag.Of(reported && (state.Exception.Injected || !payloads && state.Exception.Pending)),
-            exception_pending = Flag.Of(reported && state.Exception.Pending),
+            exception_injected = Flag.Of(reported && state.Exception.Injected || !payloads && pending),
+            exception_pending = Flag.Of(pending),
             exception_nr = state.Exception.Vector.Value,
             exception_has_error_code = Flag.Of(state.Exception.HasErrorCode),
             exception_error_code = state.Exception.ErrorCode,

@@ -7,10 +7,7 @@ internal struct MsrFilter
     private const int BitmapBytes = (int)kvm_msr_filter_range.KVM_MSR_FILTER_MAX_BITMAP_SIZE;
 
     [InlineArray(BitmapBytes * kvm_msr_filter.KVM_MSR_FILTER_MAX_RANGES)]
-    private struct Bitmaps
-    {
-        private byte _first;
-    }
+    private struct Bitmaps { private byte _first; }
 
     private struct Table
     {

@@ -32,17 +32,11 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
     {
         ref kvm_sync_regs target = ref vcpu.Run.regs;
         if ((sets & kvm_run.KVM_SYNC_X86_REGS) != 0)
-            GetRegs(ref vcpu, out target.regs);
+            target.regs = kvm_regs.Of(ref vcpu.Registers);
         if ((sets & kvm_run.KVM_SYNC_X86_SREGS) != 0)
             GetSregs(ref vcpu, out target.sregs);
         if ((sets & kvm_run.KVM_SYNC_X86_EVENTS) != 0)
             Exceptions<TVendor>.Get(ref vcpu, out target.events);
-    }
-
-    public static int GetRegs(ref Vcpu vcpu, out kvm_regs regs)
-    {
-        regs = kvm_regs.Of(ref vcpu.Registers);
-        return 0;
     }
 
     /// <summary>Also drops an exception that has not begun: it belonged to the old state.</summary>
@@ -226,14 +220,10 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         return 0;
     }
 
-    public static int GetDebugRegs(ref Vcpu vcpu, out kvm_debugregs debug)
+    public static kvm_debugregs GetDebugRegs(ref Vcpu vcpu) => new()
     {
-        debug = new()
-        {
-            db = vcpu.Debug.Guest, dr6 = vcpu.Debug.Dr6, dr7 = Debugging<TVendor>.GetDr7(ref vcpu),
-        };
-        return 0;
-    }
+        db = vcpu.Debug.Guest, dr6 = vcpu.Debug.Dr6, dr7 = Debugging<TVendor>.GetDr7(ref vcpu),
+    };
 
     public static int SetDebugRegs(ref Vcpu vcpu, in kvm_debugregs debug)
     {

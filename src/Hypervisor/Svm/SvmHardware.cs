@@ -6,7 +6,7 @@ internal static class SvmHardware
 {
     private const uint MsrVmCr = 0xc0010114, MsrVmHsavePa = 0xc0010117, MsrEfer = 0xc0000080;
     private const ulong VmCrSvmDisable = 1 << 4;
-    private const int IopmOrder = 2, MsrpmOrder = 1;
+    private const int IopmOrder = 2, MsrpmOrder = 1, RangeBytes = 0x800;
 
     /// <summary>I/O permission bitmap, all ports intercepted (12 KiB).</summary>
     public static Hpa Iopm;
@@ -46,7 +46,10 @@ internal static class SvmHardware
             Release();
             return Errno.ENOMEM;
         }
-        MsrPermissions.PassThrough(Msrpm);
+        // What VMLOAD and VMSAVE switch: SYSENTER; STAR to SFMASK; the bases of FS, GS and KernelGS.
+        PassThrough(0, Msr.SysenterCs, 3);
+        PassThrough(1, Msr.Star & 0x1fff, 4);
+        PassThrough(1, Msr.FsBase & 0x1fff, 3);
         return Errno.Ok;
     }
 
@@ -78,28 +81,14 @@ internal static class SvmHardware
         if (HostCpu.TryReadMsr(MsrEfer, out ulong efer))
             HostCpu.WriteMsr(MsrEfer, efer & ~Efer.Svme);
     }
-}
 
-/// <summary>The MSR permission bitmap: two bits an MSR, read and write (APM vol. 2, 15.11).</summary>
-internal static class MsrPermissions
-{
-    private const int RangeBytes = 0x800;
-
-    /// <summary>Lets the guest access the MSRs that VMLOAD and VMSAVE switch.</summary>
-    public static void PassThrough(Hpa bitmap)
-    {
-        // 0x174-0x176 SYSENTER, 0xc0000081-84 STAR to SFMASK, 0xc0000100-102 FS, GS, KernelGS bases.
-        Allow(bitmap, 0, 0x174, 3);
-        Allow(bitmap, 1, 0x81, 4);
-        Allow(bitmap, 1, 0x100, 3);
-    }
-
-    private static void Allow(Hpa bitmap, int range, uint first, int count)
+    /// <summary>Lets the guest access MSRs of a range of 8,192: two bits each, read and write (APM vol. 2, 15.11).</summary>
+    private static void PassThrough(int range, uint first, uint count)
     {
         for (uint msr = first; msr < first + count; msr++)
         {
             int offset = range * RangeBytes + (int)(msr / 4);
-            Span<byte> page = KernelPages.Bytes(new Hpa(bitmap.Value + ((ulong)offset & ~Page.OffsetMask)));
+            Span<byte> page = KernelPages.Bytes(new Hpa(Msrpm.Value + ((ulong)offset & ~Page.OffsetMask)));
             page[offset & (int)Page.OffsetMask] &= (byte)~(3 << (int)(msr % 4 * 2));
         }
     }

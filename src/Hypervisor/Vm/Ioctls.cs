@@ -116,7 +116,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
         Halting<TVendor>.AcceptMessages(ref vcpu);
         return data.Finish(command switch
         {
-            KVM_GET_REGS => StateIoctls<TVendor>.GetRegs(ref vcpu, out data.Out<kvm_regs>()),
+            KVM_GET_REGS => data.Answer(kvm_regs.Of(ref vcpu.Registers)),
             KVM_SET_REGS when data.Read() => StateIoctls<TVendor>.SetRegs(ref vcpu, in data.As<kvm_regs>()),
             KVM_GET_SREGS => StateIoctls<TVendor>.GetSregs(ref vcpu, out data.Out<kvm_sregs>()),
             KVM_SET_SREGS when data.Read() => StateIoctls<TVendor>.SetSregs(ref vcpu, ref data.As<kvm_sregs>()),
@@ -132,7 +132,7 @@ internal static class VcpuIoctls<TVendor> where TVendor : struct, IVendor
             KVM_SET_XCRS when data.Read() => StateIoctls<TVendor>.SetXcrs(ref vcpu, in data.As<kvm_xcrs>()),
             KVM_GET_MSRS or KVM_SET_MSRS when data.Read() => StateIoctls<TVendor>.EachMsr(
                 ref vcpu, data.Elements, data.As<kvm_msrs>().nmsrs, write: command == KVM_SET_MSRS),
-            KVM_GET_DEBUGREGS => StateIoctls<TVendor>.GetDebugRegs(ref vcpu, out data.Out<kvm_debugregs>()),
+            KVM_GET_DEBUGREGS => data.Answer(StateIoctls<TVendor>.GetDebugRegs(ref vcpu)),
             KVM_SET_DEBUGREGS when data.Read() =>
                 StateIoctls<TVendor>.SetDebugRegs(ref vcpu, in data.As<kvm_debugregs>()),
             KVM_SET_GUEST_DEBUG when data.Read() =>
