@@ -20,9 +20,6 @@
 #include "compat.h"
 #include "cskernel.h"
 
-/* The core imports functions by name: they have no caller in C, and no prototype. */
-#pragma GCC diagnostic ignored "-Wmissing-prototypes"
-
 struct sk_vm {
 	/* These two first: SharpKvm.Host.HostVm reads them. */
 	struct sk_vm_shared shared;

@@ -3,6 +3,9 @@
 #ifndef CSKERNEL_H
 #define CSKERNEL_H
 
+/* The core imports functions by name: they have no caller in C, and no prototype. */
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
 /* In rax and rdx. A site of 0 is a normal return; any other says where the core trapped, and value is -EIO. */
 struct cs_result {
 	long value;
