@@ -53,9 +53,11 @@ internal struct Vmcb
 
     [UnscopedRef] public ref Segment this[SegmentName name]
     {
+        // Those that are asked for most come first.
         [MethodImpl(AggressiveInlining)] get => ref Segments[name switch
         {
-            SegmentName.Gdtr => 6, SegmentName.Ldtr => 7, SegmentName.Idtr => 8, SegmentName.Tr => 9, _ => (int)name,
+            <= SegmentName.Gs => (int)name,
+            SegmentName.Gdtr => 6, SegmentName.Ldtr => 7, SegmentName.Idtr => 8, _ => 9,
         }];
     }
 }
