@@ -86,10 +86,11 @@ test-debug: ## the in-VM tests on a kernel that checks itself: memory, locks, ob
 		$(MAKE) --no-print-directory modules-only KDIR=$$KDIR; } || $(BUILD_FAILED)
 	@LAB_KERNEL=debug tools/run-tests tests/InVm
 
-bench: module ## compare with stock KVM: instructions per exit (LANE=vmx: on an emulated Intel processor)
+bench: module ## compare with stock KVM: instructions per exit (LANE=vmx: Intel; svm-shadow, vmx-shadow: a part of it)
 	@dotnet publish --nologo -v quiet -clp:NoSummary bench/Program
 	@$(DOTNET_BUILD) bench/Driver
-	@build/artifacts/bin/Bench/$(notdir $(patsubst %/,%,$(dir $(TOOL))))/bench $(if $(filter vmx,$(LANE)),--vmx)
+	@build/artifacts/bin/Bench/$(notdir $(patsubst %/,%,$(dir $(TOOL))))/bench \
+		$(if $(filter vmx%,$(LANE)),--vmx) $(if $(filter %-shadow,$(LANE)),--shadow)
 
 ##@ Other
 install: ## install the module for the running kernel (as root)

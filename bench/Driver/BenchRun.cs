@@ -10,6 +10,19 @@ namespace SharpKvm.Bench;
 internal sealed record BenchRow(string Name, double? Minimum, double? Median, string? Missing, string? Error,
     IReadOnlyDictionary<string, double>? Counters);
 
+/// <summary>What is measured in one boot of L1.</summary>
+internal enum RowSet
+{
+    /// <summary>All rows that are counts, with nested paging.</summary>
+    Counts,
+
+    /// <summary>Rows by the clock, on two CPUs.</summary>
+    Clock,
+
+    /// <summary>Rows about shadow tables, on a CPU without nested paging.</summary>
+    Shadow,
+}
+
 /// <summary>The bench program, run in one boot of L1 whose virtual nanoseconds are instructions.</summary>
 internal static class BenchRun
 {
@@ -24,18 +37,20 @@ internal static class BenchRun
     private static string Program => Repository.PathOf("build", "bench", "kvmbench");
 
     /// <summary>
-    /// Loads a module by <paramref name="load"/> and measures its device: all rows that are counts, or those by the
-    /// clock, on two CPUs. In Bochs time counts instructions anyway, and what needs room is left out.
+    /// Loads a module by <paramref name="load"/> and measures its device. In Bochs time counts instructions anyway, and
+    /// what needs room is left out.
     /// </summary>
     /// <exception cref="LabException">L1 died or hung, the kernel log has something wrong, or there are no
     /// rows.</exception>
-    public static IReadOnlyList<BenchRow> Measure(Lane lane, string name, string load, string device, bool clock)
+    public static IReadOnlyList<BenchRow> Measure(Lane lane, string name, string load, string device,
+        RowSet rows)
     {
-        bool slow = lane.BochsModel is not null;
-        string options = slow ? "--slow " : clock ? "--clock " : "";
+        bool slow = lane.BochsModel is not null, clock = rows == RowSet.Clock;
+        string set = rows.ToString().ToLowerInvariant();
+        string options = (slow ? "--slow " : "") + (rows == RowSet.Counts ? "" : $"--{set} ");
         L1Result result = L1Machine.Run(new L1Options
         {
-            Name = clock ? $"{name}-clock" : name,
+            Name = rows == RowSet.Counts ? name : $"{name}-{set}",
             Lane = lane,
             Script = $"{(slow ? "true" : MemoryGroup)} && {load} || exit 125\n"
                 + $"'{Program}' --device {device} {options}--json >/job/rows.json\n[ $? -le 1 ]\n",
@@ -47,8 +62,8 @@ internal static class BenchRun
             Timeout = TimeSpan.FromMinutes(20),
         });
         result.Require();
-        string rows = File.ReadAllText(Path.Combine(result.JobFolder, "rows.json"));
-        return JsonSerializer.Deserialize<BenchRow[]>(rows, Json)
+        string json = File.ReadAllText(Path.Combine(result.JobFolder, "rows.json"));
+        return JsonSerializer.Deserialize<BenchRow[]>(json, Json)
             ?? throw new LabException($"{name}: the bench program printed no rows");
     }
 }

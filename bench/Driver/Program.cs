@@ -5,17 +5,20 @@ using SharpKvm.Lab;
 
 const string Usage =
     """
-    usage: bench [--vmx] [--stock-only | --ours-only] [--no-boots]
+    usage: bench [--vmx] [--shadow] [--stock-only | --ours-only] [--no-boots]
     Measures the same program, and boots of Linux, on stock kvm-amd and on kmod/sharpkvm.ko in throw-away machines; with
-    --vmx the program alone on kvm-intel and kmod/sharpkvm.ko in Bochs. Writes build/bench/svm.json and svm.md, or
-    vmx.json and vmx.md. Exit code: 0 measured, 1 failed, 2 bad command line.
+    --vmx the program alone on kvm-intel and kmod/sharpkvm.ko in Bochs; with --shadow only the rows about shadow tables.
+    Writes build/bench/svm.json and svm.md; vmx, svm-shadow or vmx-shadow with these options.
+    Exit code: 0 measured, 1 failed, 2 bad command line.
     """;
 
 bool stockOnly = args.Contains("--stock-only"), oursOnly = args.Contains("--ours-only");
-Lane lane = args.Contains("--vmx") ? Lane.VmxEpt : Lane.SvmNpt;
-bool isVmx = lane == Lane.VmxEpt, boots = !isVmx && !args.Contains("--no-boots");
-string file = isVmx ? "vmx" : "svm";
-if (args.Except(["--vmx", "--stock-only", "--ours-only", "--no-boots"]).Any() || stockOnly && oursOnly)
+bool isVmx = args.Contains("--vmx"), shadowOnly = args.Contains("--shadow");
+bool boots = !isVmx && !shadowOnly && !args.Contains("--no-boots");
+(Lane lane, Lane shadowLane) = isVmx ? (Lane.VmxEpt, Lane.VmxShadow) : (Lane.SvmNpt, Lane.SvmShadow);
+RowSet[] sets = shadowOnly ? [RowSet.Shadow] : isVmx ? [RowSet.Counts, RowSet.Shadow] : Enum.GetValues<RowSet>();
+string vendor = isVmx ? "vmx" : "svm", file = shadowOnly ? $"{vendor}-shadow" : vendor;
+if (args.Except(["--vmx", "--shadow", "--stock-only", "--ours-only", "--no-boots"]).Any() || stockOnly && oursOnly)
 {
     Console.Error.WriteLine(Usage);
     return 2;
@@ -52,7 +55,7 @@ catch (LabException error)
     return 1;
 }
 
-IEnumerable<BenchRow> Rows(string name, string load, string device) => ((bool[])(isVmx ? [false] : [false, true]))
-    .SelectMany(clock => BenchRun.Measure(lane, $"{name}-{file}", load, device, clock));
+IEnumerable<BenchRow> Rows(string name, string load, string device) => sets.SelectMany(set =>
+    BenchRun.Measure(set == RowSet.Shadow ? shadowLane : lane, $"{name}-{vendor}", load, device, set));
 
 IReadOnlyList<BenchRow> Boots(Hypervisor hypervisor) => boots ? BootRows.Measure(hypervisor) : [];

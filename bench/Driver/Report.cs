@@ -25,7 +25,9 @@ internal sealed record Comparison(string Name, double? Ours, double? Stock, stri
         "apic_read" or "apic_write" or "x2apic_read" or "x2apic_write" or "eoi" => 0.6,
         "ioeventfd_pio" or "ioeventfd_mmio" => 0.6,
         "boot_linux_1" or "map_1g_kernel_bytes" => 1,
-        _ => Unit == "seconds" ? null : Name.StartsWith("slot_", StringComparison.Ordinal) ? 1 : 0.7,
+        _ when Name.StartsWith("slot_", StringComparison.Ordinal) => 1,
+        _ when Name.StartsWith("shadow_", StringComparison.Ordinal) => 1,
+        _ => Unit == "seconds" ? null : 0.7,
     };
 
     /// <summary>What was counted per round trip, or why nothing was.</summary>

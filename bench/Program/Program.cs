@@ -6,7 +6,7 @@ using SharpKvm.Bench;
 using SharpKvm.Selftests;
 
 string filter = "*";
-bool json = false, clock = false, slow = false;
+bool json = false, clock = false, shadow = false, slow = false;
 for (int i = 0; i < args.Length; i++)
 {
     switch (args[i])
@@ -20,6 +20,9 @@ for (int i = 0; i < args.Length; i++)
         case "--clock":
             clock = true;
             break;
+        case "--shadow":
+            shadow = true;
+            break;
         case "--device" when i + 1 < args.Length:
             TestEnvironment.Device = args[++i];
             break;
@@ -27,7 +30,8 @@ for (int i = 0; i < args.Length; i++)
             filter = args[++i];
             break;
         default:
-            Console.Error.WriteLine("usage: kvmbench [--device PATH] [--filter GLOB] [--clock | --slow] [--json]");
+            Console.Error.WriteLine(
+                "usage: kvmbench [--device PATH] [--filter GLOB] [--clock | --shadow] [--slow] [--json]");
             return 2;
     }
 }
@@ -36,7 +40,8 @@ ThreadSignals.IgnoreByHandler(ThreadSignals.Kick);
 int thread = ThreadSignals.CurrentThread;
 bool good = true;
 var objects = new List<string>();
-IEnumerable<Row> rows = clock ? Rows.ByClock : Rows.All.Where(row => !slow || !row.NeedsRoom);
+IEnumerable<Row> rows = (clock ? Rows.ByClock : shadow ? Rows.OfShadowTables : Rows.All)
+    .Where(row => !slow || !row.NeedsRoom);
 // A slow machine is an emulated one whose seconds are short.
 int patience = slow ? 10 : 1;
 foreach (Row row in rows.Where(row => FileSystemName.MatchesSimpleExpression(filter, row.Name)))
