@@ -9,6 +9,8 @@ internal struct ShadowVcpu
     /// <summary>The table at the top: one, or with PAE one for each GiB; 0: none yet.</summary>
     public InlineArray4<int> Tops;
     private uint _version;
+    /// <summary>The guest's, when the root was found.</summary>
+    private ulong _cr3;
     /// <summary>The guest has flushed its TLB, or has other tables.</summary>
     public bool IsStale;
     /// <summary>For CR3.</summary>
@@ -49,12 +51,10 @@ internal struct ShadowVcpu
             return false;
         vcpu.Vm.Host.LockMmu();
         if (own.IsStale)
-            shadow.Sync(ref vcpu.Vm);
+            shadow.Sync(ref vcpu.Vm, protects: own._cr3 != paging.Cr3);
         shadow.Reserve(ref vcpu.Vm, ref vcpu.SpareTables);
         KernelPages.Entries(own.Pointers).Clear();
-        own.Tops = default;
-        own.IsStale = false;
-        own.Root = own.Pointers;
+        (own.Tops, own.IsStale, own.Root, own._cr3) = (default, false, own.Pointers, paging.Cr3);
         if ((paging.Efer & Efer.Lma) != 0)
         {
             ulong role = ShadowRole.Of(in paging, default, (paging.Cr4 & Cr4.La57) != 0 ? 5 : 4, 0);
@@ -94,15 +94,20 @@ internal static class ShadowFault
         if ((code & PageFaultCode.User) == 0 && paging.Cpl == 3)
             access |= PageAccess.Implicit;
         found = default;
+        WalkPath path = WalkPath.WithoutPaging;
+        uint sequence = 0;
+        bool walked = false;
         for (int attempt = 0; attempt < MaxAttempts; attempt++)
         {
             if (!vcpu.SpareTables.TopUp(ShadowTables.SparePages))
                 return FaultOutcome.NoMemory;
-            uint sequence = Volatile.Read(in shadow.Sequence);
-            WalkPath path = WalkPath.WithoutPaging;
-            found = GuestWalker.Translate(ref vcpu.Vm, in paging, address, access, ref path);
-            if (!found.Succeeded)
-                return FaultOutcome.GuestFault;
+            if (!walked)
+            {
+                sequence = Volatile.Read(in shadow.Sequence);
+                found = GuestWalker.Translate(ref vcpu.Vm, in paging, address, access, ref path);
+                if (!found.Succeeded)
+                    return FaultOutcome.GuestFault;
+            }
             FaultOutcome outcome = FaultOutcome.Mapped;
             vcpu.Vm.Host.LockMmu();
             shadow.Reserve(ref vcpu.Vm, ref vcpu.SpareTables);
@@ -113,6 +118,8 @@ internal static class ShadowFault
             if (done && (outcome != FaultOutcome.NotYet || NestedFault.Handle<Npt>(ref vcpu, found.Address,
                 (code & PageFaultCode.Write) != 0, present: true, wait: false) != FaultOutcome.Mapped))
                 return outcome;
+            // A page that was only missing leads to no other walk.
+            walked = done;
         }
         return FaultOutcome.Mapped;
     }

@@ -41,7 +41,7 @@ internal struct ShadowTables
     public const ulong LargeMask = Entries - 1;
 
     private const int Entries = KernelPages.EntriesPerTable, PagesPerTable = 3, FrameBuckets = 1 << 16,
-        MaxUnsync = 64, MaxWrites = 8, Next = 0, Previous = 1;
+        MaxUnsync = 64, MaxWrites = 8, MaxLooks = 8, Next = 0, Previous = 1;
 
     /// <summary>Place 0 stays empty: no table, no entry.</summary>
     private KernelArray<ShadowPage> _pages;
@@ -323,17 +323,21 @@ internal struct ShadowTables
     }
 
     /// <summary>
-    /// A vCPU flushes its TLB: protects the tables that the guest was allowed to write to and takes out the entries
-    /// that its own do not allow any more.
+    /// A vCPU flushes its TLB: takes out the entries of the tables that the guest was allowed to write to which its own
+    /// do not allow any more.
     /// </summary>
-    public void Sync(ref Vm.Vm vm)
+    /// <param name="vm">The VM.</param>
+    /// <param name="protects">Whether the guest's next write to such a table is to be noticed; otherwise each flush
+    /// looks at it again, but the guest, which is just changing it, does not fault. Now and then it is so anyway.</param>
+    public void Sync(ref Vm.Vm vm, bool protects)
     {
-        Sequence++;
-        for (int i = 0; i < _unsyncCount; i++)
+        protects |= ++Sequence % MaxLooks == 0 || _unsyncCount > MaxUnsync / 2;
+        for (int i = 0; protects && i < _unsyncCount; i++)
             Protect(At(At(i).Unsync).Frame, clear: false);
         Flush(ref vm);
-        while (_unsyncCount > 0)
-            Compare(ref vm, At(--_unsyncCount).Unsync);
+        for (int i = 0; i < _unsyncCount; i++)
+            Compare(ref vm, At(i).Unsync);
+        _unsyncCount = protects ? 0 : _unsyncCount;
     }
 
     private readonly void Compare(ref Vm.Vm vm, int place)
@@ -342,14 +346,18 @@ internal struct ShadowTables
         int size = ShadowRole.EntrySizeOf(page.Role);
         Gpa table = new Gfn(page.Frame).Address + (ulong)(ShadowRole.QuadrantOf(page.Role) * Entries * size);
         ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(table);
-        for (int index = 0; index < Entries; index++)
+        Span<ulong> entries = KernelPages.Entries(page.Table);
+        for (int index = 0; index < entries.Length; index++)
         {
+            // Most are empty.
+            if (entries[index] == 0)
+                continue;
             uint name = Name(place, index);
             ulong guest = 0;
             // It may be another table by now: whatever goes can come again. Of one that is not there nothing agrees.
-            if (Entry(name) != 0 && !(slot.TryToHva(table + (ulong)(index * size), out Hva hva)
+            if (!(slot.TryToHva(table + (ulong)(index * size), out Hva hva)
                 && UserMemory.TryReadPresent(hva, MemoryMarshal.AsBytes(new Span<ulong>(ref guest))[..size])
-                && ShadowRole.Agrees(page.Role, Entry(name), Target(name), guest)))
+                && ShadowRole.Agrees(page.Role, entries[index], Target(name), guest)))
                 Remove(name);
         }
     }
