@@ -64,19 +64,25 @@ static unsafe partial class Rows
             return RunToEnd(guest);
         });
 
-    /// <summary>Guest code that repeats <paramref name="body"/>, leaves for user space, and starts again. ESI counts.
-    /// </summary>
+    /// <summary>Guest code that repeats <paramref name="body"/>, leaves for user space, and starts again.</summary>
     static void Repeat(Assembler code, int roundTrips, Action<Assembler> body)
     {
-        Label start = code.CreateLabel(), again = code.CreateLabel();
+        Label start = code.CreateLabel();
         code.Label(ref start);
-        code.mov(esi, roundTrips);
-        code.Label(ref again);
-        body(code);
-        code.dec(esi);
-        code.jnz(again);
+        Times(code, roundTrips, () => body(code));
         code.@out(EndPort, al);
         code.jmp(start);
+    }
+
+    /// <summary>Guest code so many times. ESI counts, and is 0 at the end.</summary>
+    static void Times(Assembler code, int count, Action body)
+    {
+        Label again = code.CreateLabel();
+        code.mov(esi, count);
+        code.Label(ref again);
+        body();
+        code.dec(esi);
+        code.jnz(again);
     }
 
     /// <summary>One KVM_RUN up to the guest's <see cref="EndPort"/>; returns its ticks.</summary>

@@ -10,9 +10,9 @@ static unsafe partial class Rows
     /// <summary>Tables, one a page from the top down, and the linear address that they map in pages of 4 KiB.</summary>
     const ulong Parent = GuestLayout.Data, Child = Parent + Levels * PageSize, UserMemory = 1ul << 39;
     /// <summary>The child's copies lie behind the parent's pages.</summary>
-    const ulong Copies = FaultMemory + FaultPages * PageSize, FaultHandler = 0x3000;
-    const int Levels = 4, LastTable = (Levels - 1) * (int)PageSize, KernelEntry = 0, UserEntry = sizeof(ulong);
-    const int PageFault = 14, SwitchPages = 8, ForkPages = 64, Forks = 4;
+    const ulong Copies = FaultMemory + FaultPages * PageSize, FaultHandler = GuestLayout.Code + 0x2000;
+    const int Levels = 4, EntriesPerTable = 512, LastTable = (Levels - 1) * (int)PageSize;
+    const int KernelEntry = 0, UserEntry = sizeof(ulong), PageFault = 14, SwitchPages = 8, ForkPages = 64, Forks = 4;
     const int Mapped = 0x67, Writable = 2, Dirty = 0x40;
 
     /// <summary>For a machine without nested paging.</summary>
@@ -22,7 +22,7 @@ static unsafe partial class Rows
         new("shadow_guest_fault", () => InProcesses(FaultPages, code => TouchUser(code, FaultPages),
             before: code =>
             {
-                Fill(code, Parent + LastTable, FaultPages);
+                Clear(code, Parent + LastTable, FaultPages);
                 Switch(code, Parent);
             },
             handler: MapPage)),
@@ -43,13 +43,14 @@ static unsafe partial class Rows
                 code.mov(__qword_ptr[rbx], rsi);
             });
         })),
-        new("shadow_fork", () => InProcesses(Forks, code => Times(code, Forks, () => Fork(code)), handler: CopyOnWrite)),
+        new("shadow_fork",
+            () => InProcesses(Forks, code => Times(code, Forks, () => Fork(code)), handler: CopyOnWrite)),
     ];
 
     /// <summary>The guest runs <paramref name="body"/> as the parent, all of whose pages are mapped. R12 is the address
     /// of its last table, RSI has to be 0 at the end.</summary>
     /// <param name="before">Guest code that comes first, and is not measured.</param>
-    /// <param name="handler">Of #PF; it need not keep R8 to R11.</param>
+    /// <param name="handler">Of #PF; it need not keep R8 to R10, and finds the address in RBX.</param>
     /// <param name="forgetMemory">Whether the hypervisor loses all mappings of the process's memory first.</param>
     static Measurement InProcesses(int roundTrips, Action<Assembler> body, Action<Assembler>? before = null,
         Action<Assembler>? handler = null, bool forgetMemory = false)
@@ -118,8 +119,8 @@ static unsafe partial class Rows
         code.mov(cr3, rax);
     }
 
-    /// <summary>Clears so many entries.</summary>
-    static void Fill(Assembler code, ulong address, int entries)
+    /// <summary>Clears so many entries of tables.</summary>
+    static void Clear(Assembler code, ulong address, int entries)
     {
         code.mov(edi, (uint)address);
         code.mov(ecx, entries);
@@ -137,10 +138,11 @@ static unsafe partial class Rows
         code.mov(__qword_ptr[r12 + r8 * sizeof(ulong)], r9);
     }
 
-    /// <summary>To R8: the number of the page of a #PF.</summary>
+    /// <summary>To R8: the number of the page of a #PF. CR2 is not asked: in QEMU any read of a control register exits
+    /// where that of CR3 has to, which on hardware it does not.</summary>
     static void FaultingEntry(Assembler code)
     {
-        code.mov(r8, cr2);
+        code.mov(r8, rbx);
         code.shr(r8, 12);
         code.and(r8d, FaultPages - 1);
     }
@@ -150,7 +152,7 @@ static unsafe partial class Rows
     static void Fork(Assembler code)
     {
         Label copy = code.CreateLabel(), free = code.CreateLabel();
-        Fill(code, Child, Levels * FaultPages);
+        Clear(code, Child, Levels * EntriesPerTable);
         code.mov(rax, __qword_ptr[(long)Parent + KernelEntry]);
         code.mov(__qword_ptr[(long)Child + KernelEntry], rax);
         for (ulong level = 1; level < Levels; level++)
@@ -201,8 +203,7 @@ static unsafe partial class Rows
         code.mov(r9, __qword_ptr[r10 + (int)FaultMemory]);
         code.mov(__qword_ptr[r10 + (int)Copies], r9);
         code.mov(__qword_ptr[r12 + r8 * sizeof(ulong)], 0);
-        code.mov(r11, cr2);
-        code.invlpg(__[r11]);
+        code.invlpg(__[rbx]);
         code.add(r10, (int)Copies | Mapped);
         code.mov(__qword_ptr[r12 + r8 * sizeof(ulong)], r10);
         code.jmp(done);
@@ -210,16 +211,5 @@ static unsafe partial class Rows
         code.or(__qword_ptr[r12 + r8 * sizeof(ulong)], Writable | Dirty);
         code.Label(ref done);
         code.nop();
-    }
-
-    /// <summary>Repeats guest code; ESI counts.</summary>
-    static void Times(Assembler code, int count, Action body)
-    {
-        Label again = code.CreateLabel();
-        code.mov(esi, count);
-        code.Label(ref again);
-        body();
-        code.dec(esi);
-        code.jnz(again);
     }
 }

@@ -327,8 +327,8 @@ internal struct ShadowTables
     /// do not allow any more.
     /// </summary>
     /// <param name="vm">The VM.</param>
-    /// <param name="protects">Whether the guest's next write to such a table is to be noticed; otherwise each flush
-    /// looks at it again, but the guest, which is just changing it, does not fault. Now and then it is so anyway.</param>
+    /// <param name="protects">Whether the guest's next write to such a table is to be noticed. Otherwise the guest, which is
+    /// changing it, does not fault, but each flush looks at it again; so now and then it is noticed anyway.</param>
     public void Sync(ref Vm.Vm vm, bool protects)
     {
         protects |= ++Sequence % MaxLooks == 0 || _unsyncCount > MaxUnsync / 2;
