@@ -53,7 +53,7 @@ internal struct ShadowVcpu
         if (own.IsStale)
             shadow.Sync(ref vcpu.Vm, protects: own._cr3 != paging.Cr3);
         shadow.Reserve(ref vcpu.Vm, ref vcpu.SpareTables);
-        KernelPages.Entries(own.Pointers).Clear();
+        KernelPages.Entries(own.Pointers)[..4].Clear();
         (own.Tops, own.IsStale, own.Root, own._cr3) = (default, false, own.Pointers, paging.Cr3);
         if ((paging.Efer & Efer.Lma) != 0)
         {
