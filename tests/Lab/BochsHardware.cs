@@ -37,7 +37,10 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
         $"console=ttyS0,115200 tsc=reliable tsc_early_khz={InstructionsPerSecond / 1000} clearcpuid=xsaves,xsavec "
         + "panic=-1 reboot=triple mitigations=off cryptomgr.notests initcall_blacklist=load_system_certificate_list";
 
-    /// <summary>Bochs's configuration file.</summary>
+    /// <summary>
+    /// Bochs's configuration file. It would say each access to a virtual APIC, and the handler of its own timer's signal
+    /// waits for ever if it comes in between.
+    /// </summary>
     internal static string Configuration(string model, int memoryMib, Bochs bochs) =>
         $"""
         cpu: model={model}, count=1, ips={InstructionsPerSecond}, ignore_bad_msrs=1, reset_on_triple_fault=0
@@ -52,6 +55,7 @@ internal sealed class BochsHardware(L1Options options) : L1Hardware
         clock: sync=none
         panic: action=fatal
         error: action=ignore
+        info: action=ignore
         log: {Log}
 
         """;

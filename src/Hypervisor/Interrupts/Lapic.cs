@@ -106,11 +106,7 @@ internal struct Lapic
         return Errno.Ok;
     }
 
-    public readonly void Free()
-    {
-        if (!Page.IsNull)
-            KernelPages.Free(Page);
-    }
+    public readonly void Free() => KernelPages.Free(Page);
 
     /// <summary>Whether it takes interrupts. May be called by others.</summary>
     public bool IsEnabled =>

@@ -21,12 +21,6 @@ internal struct ApicAccess
         return !Page.IsNull;
     }
 
-    public readonly void Free()
-    {
-        if (!Page.IsNull)
-            KernelPages.Free(Page);
-    }
-
     /// <summary>Maps the page if it is what the guest has missed.</summary>
     public static bool TryMap(ref Vcpu vcpu, Gpa address)
     {

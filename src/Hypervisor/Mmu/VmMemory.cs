@@ -76,7 +76,7 @@ internal struct VmMemory
         vm.Host.UnlockMmu();
 
         memory.Shadow.Free();
-        memory.ApicAccess.Free();
+        KernelPages.Free(memory.ApicAccess.Page);
         if (!memory.Root.IsNull)
             NestedTables.Destroy(ref memory);
         if (memory._slots == 0)

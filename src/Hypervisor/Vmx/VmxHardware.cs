@@ -104,10 +104,7 @@ internal static class VmxHardware
     public static void Release()
     {
         for (int i = 0; i < 4; i++)
-        {
-            if (!MsrBitmaps[i].IsNull)
-                KernelPages.Free(MsrBitmaps[i]);
-        }
+            KernelPages.Free(MsrBitmaps[i]);
         MsrBitmaps = default;
     }
 
