@@ -59,7 +59,7 @@ internal struct Vcpu
     /// Whether an access is to the page that IA32_APIC_BASE names. In other modes than xAPIC nothing is there, not even
     /// for user space (KVM's quirk LAPIC_MMIO_HOLE).
     /// </summary>
-    public readonly bool OwnsApicPage(Gpa address) =>
+    [MethodImpl(AggressiveInlining)] public readonly bool OwnsApicPage(Gpa address) =>
         address.Frame.Value == new Gpa(Msrs.ApicBase).Frame.Value && HasApic;
 
     /// <summary>KVM_EXIT_IOAPIC_EOI follows when the instruction is over.</summary>

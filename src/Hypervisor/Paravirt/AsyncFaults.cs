@@ -88,7 +88,7 @@ internal static class AsyncFaults<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary>Whether the guest could be told now that a page is missing.</summary>
-    public static bool CanTell(ref Vcpu vcpu) => vcpu.Paravirt.Faults.IsEnabled
+    [MethodImpl(AggressiveInlining)] public static bool CanTell(ref Vcpu vcpu) => vcpu.Paravirt.Faults.IsEnabled
         && ((vcpu.Paravirt.Faults.Control & AsyncFaultState.InAllRings) != 0 || TVendor.GetCpl(ref vcpu) != 0)
         && Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu);
 

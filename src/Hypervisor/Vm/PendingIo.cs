@@ -64,6 +64,7 @@ internal struct FaultHint
     public bool IsOperand;
 
     /// <summary>Whether an access could be the one that faulted: it has the same offset within its page.</summary>
+    [MethodImpl(AggressiveInlining)]
     public readonly bool Matches(Gva address, int size, bool write) => Valid && (Write || !write)
         && (address.Value ^ Address.Value) % Page.Size == 0 && (int)address.Offset + size <= Page.Size;
 
