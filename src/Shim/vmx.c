@@ -131,7 +131,7 @@ void sk_vmx_prepare(struct sk_vcpu *vcpu)
 	savesegment(fs, vcpu->host_fs);
 	savesegment(gs, vcpu->host_gs);
 	store_ldt(vcpu->host_ldt);
-	vcpu->host_debugctl = get_debugctlmsr();
+	vcpu->host_debugctl = __rdmsr(MSR_IA32_DEBUGCTLMSR);
 	vcpu->host_fs_base = x86_fsbase_read_cpu();
 	vmwrite(HOST_FS_BASE, vcpu->host_fs_base);
 	vcpu->has_msrs = vcpu->shared->flags & SK_ENTER_SYSCALLS;
