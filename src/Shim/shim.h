@@ -62,11 +62,10 @@ struct sk_vcpu {
 	struct hrtimer timer;
 	bool fpu_loaded;
 	bool host_saved;
-	/* VMX: whether VMRESUME takes the VMCS, and what the host had. */
-	bool launched;
+	/* VMX: whether VMRESUME takes the VMCS and the guest's MSRs are on the CPU, and what the host had. */
+	bool launched, has_msrs;
 	u8 interrupt;		/* the vector that the last exit acknowledged, or 0 */
 	u64 host_cr3, host_cr4, host_debugctl, host_fs_base, host_msrs[5];
-	bool has_msrs;		/* the guest's are on the CPU */
 	u16 host_ds, host_es, host_fs, host_gs, host_ldt;
 	int srcu_index;
 	u64 tsc_aux, host_tsc_aux;	/* what the CPU has while loaded, and what it is to have */

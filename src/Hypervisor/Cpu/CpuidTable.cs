@@ -52,8 +52,7 @@ internal struct CpuidTable
     public static void Execute(ref Vcpu vcpu)
     {
         ref GuestRegisters registers = ref vcpu.Registers;
-        uint leaf = (uint)registers[Gpr.Rax];
-        uint subleaf = (uint)registers[Gpr.Rcx];
+        uint leaf = (uint)registers[Gpr.Rax], subleaf = (uint)registers[Gpr.Rcx];
         if (!vcpu.Cpuid.TryGet(leaf, subleaf, out CpuidLeaf result))
             vcpu.Cpuid.Query(leaf, subleaf, out result);
         if (leaf == HostCpuid.Paravirtual && !vcpu.HasApic)

@@ -11,8 +11,7 @@ internal static class PendingInterrupts
         vcpu.HasApic && (vcpu.Apic.HighestPending() >= 0 || HasExternal(ref vcpu));
 
     /// <summary>Whether one by KVM_INTERRUPT would be taken, as far as its controllers go.</summary>
-    [MethodImpl(AggressiveInlining)]
-    public static bool AreTakenFromUser(ref Vcpu vcpu) => vcpu.Vm.Irqchip.Mode switch
+    [MethodImpl(AggressiveInlining)] public static bool AreTakenFromUser(ref Vcpu vcpu) => vcpu.Vm.Irqchip.Mode switch
     {
         IrqchipMode.None => true,
         IrqchipMode.Split => ApicBus.AcceptsPic(ref vcpu) && !vcpu.Events.HasExternal,

@@ -58,8 +58,7 @@ internal static class VmxExits
         ulong rip = Vmcs.Read(VmcsField.Rip), rsp = Vmcs.Read(VmcsField.Rsp), real = Vmcs.Read(VmcsField.Rflags);
         registers.Rip = vmx.Rip = rip;
         registers[Gpr.Rsp] = vmx.Rsp = rsp;
-        vmx.Rflags = real;
-        registers.Rflags = vcpu.Debug.ExitRflags(real, rflags);
+        registers.Rflags = vcpu.Debug.ExitRflags(vmx.Rflags = real, rflags);
         if (vmx.HasTpr && vcpu.Apic.Tpr is byte priority && priority >> 4 != vcpu.Events.Cr8)
             Apic<VmxVendor>.SetTpr(ref vcpu, priority);
         if (!vmx.Pml.IsNull && Vmcs.Read(VmcsField.PmlIndex) is ulong next and not LastLogged)

@@ -204,8 +204,8 @@ internal readonly struct VmxVendor : IVendor
         vmx.Entry = (value & Efer.Lma) != 0 ? others | EntryControls.LongMode : others;
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
         vcpu.Shared.Host.Reload();
-        EntryFlags flags = vcpu.Shared.Flags & ~EntryFlags.Syscalls;
-        vcpu.Shared.Flags = (value & Efer.Lma) != 0 ? flags | EntryFlags.Syscalls : flags;
+        vcpu.Shared.Flags = vcpu.Shared.Flags & ~EntryFlags.Syscalls
+            | ((value & Efer.Lma) != 0 ? EntryFlags.Syscalls : 0);
         ChooseMsrBitmap(ref vcpu);
         // In long mode an entry takes no other task than a busy one of 64 bits, and a guest may have loaded none.
         VmcsField task = Vmcs.Of(VmcsField.AccessRights, SegmentName.Tr);
