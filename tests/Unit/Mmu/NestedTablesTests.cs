@@ -193,7 +193,9 @@ internal sealed class NestedTablesTests
                 break;
             case Operation.Age:
                 TablePool none = default;
-                NestedTables.Sweep(ref tables, default, new Gfn(1024), Sweeping.Take, Npt.Accessed, ref none);
+                // Of one page: over several it is not one step, and others may come in between.
+                NestedTables.Sweep(
+                    ref tables, new Gfn(frame), new Gfn(frame + 1), Sweeping.Take, Npt.Accessed, ref none);
                 break;
             default:
                 NestedTables.Map<Npt>(ref tables, ref spare, new Gfn(frame), 1,
