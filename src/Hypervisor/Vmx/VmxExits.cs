@@ -90,8 +90,9 @@ internal static class VmxExits
 
     private static void LoadTimer(ulong deadline)
     {
-        ulong now = HostCpu.Tsc(), left = deadline > now ? deadline - now : 0;
-        Vmcs.Write(VmcsField.PreemptionTimer, Math.Min(left >> VmxHardware.TimerShift, uint.MaxValue));
+        // The first of its ticks may be a short one: one more, or it ends the turn for nothing.
+        ulong now = HostCpu.Tsc(), ticks = deadline > now ? (deadline - now >> VmxHardware.TimerShift) + 1 : 0;
+        Vmcs.Write(VmcsField.PreemptionTimer, Math.Min(ticks, uint.MaxValue));
     }
 
     private static VcpuAction TimerExpired(ref Vcpu vcpu)

@@ -22,6 +22,7 @@ internal struct VmxVcpu
     /// <summary>Controls as the VMCS has them.</summary>
     public PinControls Pin;
     public PrimaryControls Primary;
+    public SecondaryControls Secondary;
     public EntryControls Entry;
     /// <summary>What the guest believes to have; hardware runs with VMXE, MCE and NE set and the caches on.</summary>
     public ulong Cr0, Cr4;

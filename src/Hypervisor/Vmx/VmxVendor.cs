@@ -356,7 +356,12 @@ internal readonly struct VmxVendor : IVendor
             | (vcpu.Vmx.Pml.IsNull ? SecondaryControls.Pml : 0)
             | (vcpu.Cpuid.HasTscAux ? 0 : SecondaryControls.Rdtscp)
             | (vcpu.Cpuid.Has(Feature.Invpcid) ? 0 : SecondaryControls.Invpcid);
-        Vmcs.Write(VmcsField.SecondaryControls, (uint)(VmxHardware.Secondary & ~absent));
+        SecondaryControls wanted = VmxHardware.Secondary & ~absent;
+        if (wanted == vcpu.Vmx.Secondary)
+            return;
+        Vmcs.Write(VmcsField.SecondaryControls, (uint)(vcpu.Vmx.Secondary = wanted));
+        // Translations say whether a page is the APIC-access page.
+        FlushTlb(ref vcpu);
     }
 
     public static void UpdateTscOffset(ref Vcpu vcpu) => Vmcs.Write(VmcsField.TscOffset, vcpu.TscOffset);

@@ -75,8 +75,8 @@ public class ApicTests
         Assert.That(guest.Vmcs[VmcsField.PinControls] & Timer, Is.EqualTo(Timer));
         Assert.That(HostTimer(guest), Is.Zero);
         guest.RunThrough(Turn.Exit(ExitReason.Interrupt).Doing((_, ref _) => guest.Host.Cpu.Tsc += 1_000_000));
-        Assert.That(guest.Entries[0][VmcsField.PreemptionTimer], Is.EqualTo(2_000_001 / 32));
-        Assert.That(guest.Entries[1][VmcsField.PreemptionTimer], Is.EqualTo(1_000_001 / 32));
+        Assert.That(guest.Entries[0][VmcsField.PreemptionTimer], Is.EqualTo(2_000_001 / 32 + 1));
+        Assert.That(guest.Entries[1][VmcsField.PreemptionTimer], Is.EqualTo(1_000_001 / 32 + 1));
         guest.Host.Cpu.Tsc += 2_000_000;
         guest.Host.Cpu.Nanoseconds += 1_000_000;
         guest.RunThrough(Turn.Exit(ExitReason.PreemptionTimer));
@@ -92,7 +92,7 @@ public class ApicTests
         guest.Host.Cpu.Tsc += 2_000_000;
         guest.Host.Cpu.Nanoseconds += 1_000_000;
         guest.RunThrough(Turn.Exit(ExitReason.PreemptionTimer));
-        Assert.That(guest.Entries[^1][VmcsField.PreemptionTimer], Is.EqualTo(2_000_001 / 32));
+        Assert.That(guest.Entries[^1][VmcsField.PreemptionTimer], Is.EqualTo(2_000_001 / 32 + 1));
     }
 
     [Test]
@@ -101,7 +101,7 @@ public class ApicTests
         using VmxGuest guest = Armed(periodic: false);
         guest.RunThrough(Turn.Exit(ExitReason.PreemptionTimer));
         Assert.That(guest.Vcpu.Apic.HighestRequest(), Is.EqualTo(-1));
-        Assert.That(guest.Entries[^1][VmcsField.PreemptionTimer], Is.EqualTo(2_000_001 / 32));
+        Assert.That(guest.Entries[^1][VmcsField.PreemptionTimer], Is.EqualTo(2_000_001 / 32 + 1));
     }
 
     /// <summary>The timer counts only while the guest runs.</summary>

@@ -48,7 +48,9 @@ public class VirtualApicTests
         guest.RunThrough();
         Assert.That(Secondary(guest), Is.EqualTo(Accesses | Registers | Delivery));
         Assert.That(guest.Vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmaps[0].Value));
+        guest.Vcpu.Shared.Flags &= ~EntryFlags.Flushes;
         Assert.That(SetMode(guest, ApicMode.X2apic));
+        Assert.That(guest.Vcpu.Shared.Flags & EntryFlags.Flushes, Is.EqualTo(EntryFlags.Flushes));
         Assert.That(Secondary(guest), Is.EqualTo(X2apic | Registers | Delivery));
         Assert.That(guest.Vmcs[VmcsField.MsrBitmap], Is.EqualTo(VmxHardware.MsrBitmaps[1].Value));
         Assert.That(SetMode(guest, ApicMode.Disabled));
