@@ -28,6 +28,7 @@ internal readonly struct VmxVendor : IVendor
         VmcsField.ExitStoreCount, VmcsField.ExitLoadCount, VmcsField.EntryLoadCount, VmcsField.EntryInterruption,
         VmcsField.EntryErrorCode, VmcsField.EntryInstructionLength, VmcsField.Interruptibility, VmcsField.Activity,
         VmcsField.PendingDebug, VmcsField.Rip, VmcsField.Rsp, VmcsField.Rflags, VmcsField.TprThreshold,
+        VmcsField.SecondaryControls, VmcsField.InterruptStatus,
     ];
 
     public static int CreateVcpu(ref Vcpu vcpu)
