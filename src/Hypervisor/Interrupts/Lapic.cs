@@ -159,7 +159,10 @@ internal struct Lapic
         // Before the requests: who posts behind this will be looked for once more.
         Interlocked.Exchange(ref page.Posted.Outstanding, 0);
         for (int word = 0; word < Words; word++)
-            page[ApicRegister.Irr + word] |= Interlocked.Exchange(ref page.Posted.Requests[word], 0);
+        {
+            if (Volatile.Read(ref page.Posted.Requests[word]) != 0)
+                page[ApicRegister.Irr + word] |= Interlocked.Exchange(ref page.Posted.Requests[word], 0);
+        }
         _statusChanged = true;
     }
 

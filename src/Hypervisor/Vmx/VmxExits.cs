@@ -97,8 +97,9 @@ internal static class VmxExits
 
     private static VcpuAction TimerExpired(ref Vcpu vcpu)
     {
-        VmxVendor.SetTimer(ref vcpu, 0, halts: false);
         ApicTimer<VmxVendor>.Expired(ref vcpu);
+        if (vcpu.Apic.Timer.Target == 0)
+            VmxVendor.SetTimer(ref vcpu, 0, halts: false);
         return VcpuAction.Resume;
     }
 
