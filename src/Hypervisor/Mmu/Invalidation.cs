@@ -36,18 +36,15 @@ internal static class Invalidation
             return false;
         TablePool retired = default;
         bool any = false;
-        foreach (KernelArray<MemorySlot> chunk in vm.Memory.Slots.Chunks)
+        foreach (ref readonly MemorySlot slot in vm.Memory.Slots.All)
         {
-            foreach (ref readonly MemorySlot slot in chunk.Span)
-            {
-                ulong from = Math.Max(start.Value, slot.Address.Value);
-                ulong to = Math.Min(end.Value, slot.Address.Value + slot.Size);
-                if (from >= to)
-                    continue;
-                Gfn first = (slot.Start + (from - slot.Address.Value)).Frame;
-                Gfn last = (slot.Start + (to - 1 - slot.Address.Value)).Frame;
-                any |= NestedTables.Sweep(ref vm.Memory, first, last + 1, work, bits, ref retired);
-            }
+            ulong from = Math.Max(start.Value, slot.Address.Value);
+            ulong to = Math.Min(end.Value, slot.Address.Value + slot.Size);
+            if (from >= to)
+                continue;
+            Gfn first = (slot.Start + (from - slot.Address.Value)).Frame;
+            Gfn last = (slot.Start + (to - 1 - slot.Address.Value)).Frame;
+            any |= NestedTables.Sweep(ref vm.Memory, first, last + 1, work, bits, ref retired);
         }
         if (any && work == Sweeping.Remove)
             vm.Host.FlushTlbs();

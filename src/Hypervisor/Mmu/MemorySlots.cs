@@ -39,7 +39,7 @@ internal static class MemorySlots
             return Errno.EINVAL;
         if (exists && slot.Start.Value == old.Start.Value && slot.Flags == old.Flags)
             return Errno.Ok;
-        if (vm.Memory.Slots.HasOverlap(in slot))
+        if (Overlaps(ref vm.Memory.Slots, in slot))
             return Errno.EEXIST;
         if ((slot.End.Value - 1) >> Page.Shift > vm.Memory.LastFrame.Value)
             return Errno.EINVAL;
@@ -53,6 +53,19 @@ internal static class MemorySlots
         && UserMemory.IsUserRange(new Hva(region.userspace_addr), region.memory_size)
         && region.guest_phys_addr + region.memory_size >= region.guest_phys_addr
         && region.memory_size >> Page.Shift <= MaxPages;
+
+    /// <summary>Whether another slot reaches into the range of <paramref name="slot"/>.</summary>
+    private static bool Overlaps(ref SlotTable slots, in MemorySlot slot)
+    {
+        foreach (ref readonly MemorySlot other in slots.From(slot.Start.Value))
+        {
+            if (other.Start.Value >= slot.End.Value)
+                return false;
+            if (other.Id != slot.Id && other.End.Value > slot.Start.Value && other.Size != 0)
+                return true;
+        }
+        return false;
+    }
 
     /// <summary>
     /// Puts <paramref name="slot"/> in the place of the one with this id, if there is one; no pages: deletes.

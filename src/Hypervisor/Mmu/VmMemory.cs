@@ -81,11 +81,8 @@ internal struct VmMemory
             NestedTables.Destroy(ref memory);
         if (memory._slots == 0)
             return;
-        foreach (KernelArray<MemorySlot> chunk in memory.Slots.Chunks)
-        {
-            foreach (ref readonly MemorySlot slot in chunk.Span)
-                slot.DirtyBitmap.Free();
-        }
+        foreach (ref readonly MemorySlot slot in memory.Slots.All)
+            slot.DirtyBitmap.Free();
         memory._starts.Free();
         SlotTable.Free(memory.CurrentTable, default);
     }
@@ -97,7 +94,7 @@ internal struct VmMemory
     [UnscopedRef] public ref MemorySlot SlotById(uint id)
     {
         ulong start = id < (uint)_starts.Length ? _starts.Span[(int)id] : 0;
-        return ref start != 0 ? ref Slots.Find(new Gpa(start & ~1UL)) : ref Slots.Chunks[0].RefAt(0).Value;
+        return ref start != 0 ? ref Slots.Find(new Gpa(start & ~1UL)) : ref Slots.Empty;
     }
 
     /// <summary>Makes room for a slot with this id.</summary>
