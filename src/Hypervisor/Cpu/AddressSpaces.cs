@@ -15,20 +15,13 @@ internal static class AddressSpaces
 
     public static Asid Allocate()
     {
-        uint count = Math.Min(Count, Words * 64);
-        for (uint asid = Asid.Shared + 1; asid < count; asid++)
-        {
-            ref ulong word = ref s_taken[(int)(asid / 64)];
-            ulong bit = 1ul << (int)(asid % 64);
-            if ((Volatile.Read(ref word) & bit) == 0 && (Interlocked.Or(ref word, bit) & bit) == 0)
-                return new Asid(asid);
-        }
-        return new Asid(Asid.Shared);
+        int found = AtomicBits.AddFirst(s_taken, (int)Asid.Shared + 1, (int)Math.Min(Count, Words * 64));
+        return new Asid(found >= 0 ? (uint)found : Asid.Shared);
     }
 
     public static void Free(Asid asid)
     {
         if (asid.IsOwn)
-            Interlocked.And(ref s_taken[(int)(asid.Value / 64)], ~(1ul << (int)(asid.Value % 64)));
+            AtomicBits.Remove(s_taken, (int)asid.Value);
     }
 }

@@ -64,14 +64,9 @@ internal struct MemorySlot : IRange
 
     /// <summary>Records a write to a page that the slot contains.</summary>
     /// <returns>Whether writes are logged and this is the page's first since the log was last read.</returns>
-    public readonly bool TryMarkDirty(Gpa address)
-    {
-        if (DirtyBitmap.IsNull)
-            return false;
-        // Atomic even if the bit seems to be set: it also orders the write before a reset of the bitmap.
-        ulong page = (address.Value - Start.Value) >> Page.Shift, bit = 1UL << (int)(page % 64);
-        return (Interlocked.Or(ref DirtyBitmap.Span[(int)(page / 64)], bit) & bit) == 0;
-    }
+    // Atomic even if the bit seems to be set: it also orders the write before a reset of the bitmap.
+    public readonly bool TryMarkDirty(Gpa address) =>
+        LogsDirty && AtomicBits.TryAdd(DirtyBitmap.Span, (int)((address.Value - Start.Value) >> Page.Shift));
 
     public readonly void MarkAllDirty()
     {

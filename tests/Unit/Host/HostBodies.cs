@@ -22,7 +22,7 @@ internal static partial class KernelPages
     }
 }
 
-internal readonly struct HostVm(nint handle)
+internal readonly struct HostVm(nint handle) : IReaders
 {
     private readonly nint _handle = handle;
     private SimulatedVm Vm => SimulatedHost.Current.Vm(_handle);
@@ -55,6 +55,7 @@ internal readonly struct HostVm(nint handle)
     }
     public void FlushTlbs() => Vm.FlushTlbs();
     public void SynchronizeSlots() => Vm.Synchronize();
+    void IReaders.Wait() => SynchronizeSlots();
     public void SetChipTimer(ulong deadline) => Vm.ChipTimer = deadline;
     public int AssignIrqFd(int descriptor, uint gsi, int resampler, bool resample) =>
         Vm.AssignIrqFd(descriptor, gsi, resampler, resample);

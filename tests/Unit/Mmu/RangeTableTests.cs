@@ -46,8 +46,9 @@ internal sealed class RangeTableTests
         foreach (ulong number in new ulong[] { 0, 7, 801, 1700 })
         {
             ulong begin = model.Keys.LastOrDefault(first => first <= number);
-            IEnumerable<ulong> rest = model.Keys.Where(first => first >= begin);
-            Assert.That(Firsts(table.Value.From(number)), Is.EqualTo(model.ContainsKey(begin) ? rest : rest.Prepend(0ul)));
+            ulong[] empty = model.ContainsKey(begin) ? [] : [0];
+            Assert.That(Firsts(table.Value.From(number)),
+                Is.EqualTo(empty.Concat(model.Keys.Where(first => first >= begin))));
         }
         RangeTable<Range>.Free(table, default);
         Assert.That(host.BlocksInUse, Is.Zero);

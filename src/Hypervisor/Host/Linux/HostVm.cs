@@ -25,7 +25,7 @@ internal static class HostVmServices
     [KernelImport("sk_fault_page")]
     public static extern PageLookup FaultPage(this HostVm vm, Hva address, bool write, bool wait);
 
-    /// <summary>Waits until no vCPU still uses a memory-slot table that was replaced before this call (SRCU).</summary>
+    /// <summary>Waits until no vCPU still uses a table, of memory slots or others, that was replaced (SRCU).</summary>
     [KernelImport("sk_synchronize_slots")] public static extern void SynchronizeSlots(this HostVm vm);
 
     /// <summary>KVM_IRQFD; the GSI was checked. 0, EBADF, EINVAL, EBUSY or ENOMEM.</summary>
@@ -42,7 +42,7 @@ internal static class HostVmServices
 }
 
 /// <summary>What Linux keeps for a VM: locks, the MMU notifier, and the list of its vCPUs.</summary>
-internal readonly unsafe struct HostVm(nint handle)
+internal readonly unsafe struct HostVm(nint handle) : IReaders
 {
     private readonly nint _handle = handle;
 
@@ -118,6 +118,8 @@ internal readonly unsafe struct HostVm(nint handle)
     /// </summary>
     public void FlushTlbs() => RequestAll(this, VcpuRequests.FlushTlb, wait: true);
     [KernelImport("sk_request_all")] private static extern void RequestAll(HostVm vm, VcpuRequests what, bool wait);
+
+    void IReaders.Wait() => this.SynchronizeSlots();
 
     /// <summary>
     /// When the core's ChipTimerExpired is called next (<see cref="HostCpu.Nanoseconds"/>); 0: never. From any context.

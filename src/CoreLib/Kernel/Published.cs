@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
-namespace SharpKvm.Host;
+using System.Threading;
+
+namespace Kernel;
+
+/// <summary>Those who look at a <see cref="Published{T}"/>, each in a read section (of RCU or SRCU).</summary>
+internal interface IReaders
+{
+    /// <summary>Returns when all read sections are over that had begun.</summary>
+    void Wait();
+}
 
 /// <summary>
-/// A structure of the heap that is replaced as a whole under the VM's lock, while who looks at it, in a read section of
-/// the shim as for memory slots, keeps what was found. At first there is none.
+/// A structure of the heap that is replaced as a whole under a lock of its owner, while who looks at it, in a read
+/// section, keeps what was found. At first there is none.
 /// </summary>
 internal struct Published<T> where T : unmanaged
 {
@@ -12,13 +21,13 @@ internal struct Published<T> where T : unmanaged
     public KernelRef<T> Current => new(Volatile.Read(ref _address));
 
     /// <summary>Returns when nobody looks at the old one any more, and frees it.</summary>
-    public void Replace(HostVm vm, KernelRef<T> next)
+    public void Replace<TReaders>(TReaders readers, KernelRef<T> next) where TReaders : struct, IReaders
     {
         nint old = _address;
         Volatile.Write(ref _address, next.Address);
         if (old == 0)
             return;
-        vm.SynchronizeSlots();
+        readers.Wait();
         KernelHeap.Free(old);
     }
 
