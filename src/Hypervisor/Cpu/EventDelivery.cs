@@ -18,6 +18,11 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
     {
         ref EventState events = ref vcpu.Events;
         EventInjection next = default;
+        if (Exceptions<TVendor>.CanTakeNmi(ref vcpu))
+        {
+            events.Nmi.Pending--;
+            events.Nmi.Injected = true;
+        }
         if (events.HasException)
         {
             next = Exceptions<TVendor>.Take(ref vcpu);
@@ -35,16 +40,7 @@ internal static class EventDelivery<TVendor> where TVendor : struct, IVendor
         }
         else if (events.Nmi.Pending != 0)
         {
-            if (Exceptions<TVendor>.CanTakeNmi(ref vcpu))
-            {
-                events.Nmi.Pending--;
-                events.Nmi.Injected = true;
-                next = EventInjection.Of(EventInjection.EventType.Nmi, Vector.Nmi.Value);
-            }
-            else
-            {
-                TVendor.OpenNmiWindow(ref vcpu);
-            }
+            TVendor.OpenNmiWindow(ref vcpu);
         }
         else if (PendingInterrupts.Any(ref vcpu) && Exceptions<TVendor>.CanAcceptInterrupt(ref vcpu))
         {
