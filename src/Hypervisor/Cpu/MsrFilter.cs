@@ -6,17 +6,13 @@ internal struct MsrFilter
 {
     private const int BitmapBytes = (int)kvm_msr_filter_range.KVM_MSR_FILTER_MAX_BITMAP_SIZE;
 
-    [InlineArray(BitmapBytes * kvm_msr_filter.KVM_MSR_FILTER_MAX_RANGES)]
-    private struct Bitmaps { private byte _first; }
+    [InlineArray(BitmapBytes)] private struct Bitmap { private byte _first; }
 
     private struct Table
     {
         public kvm_msr_filter Filter;
-        /// <summary>One for each range, each in its own place.</summary>
-        public Bitmaps Bitmaps;
-
-        [UnscopedRef]
-        public Span<byte> BitmapOf(int range) => ((Span<byte>)Bitmaps).Slice(range * BitmapBytes, BitmapBytes);
+        /// <summary>One for each range.</summary>
+        public InlineArray16<Bitmap> Bitmaps;
     }
 
     private Published<Table> _table;
@@ -44,7 +40,7 @@ internal struct MsrFilter
         for (int i = 0; active && i < kvm_msr_filter.KVM_MSR_FILTER_MAX_RANGES; i++)
         {
             int length = (int)(filter.ranges[i].nmsrs + 7) / 8;
-            if (UserMemory.Read(new Hva(filter.ranges[i].bitmap), table.Value.BitmapOf(i)[..length]))
+            if (UserMemory.Read(new Hva(filter.ranges[i].bitmap), table.Value.Bitmaps[i][..length]))
                 continue;
             KernelHeap.Free(table.Address);
             return Errno.EFAULT;
@@ -68,7 +64,7 @@ internal struct MsrFilter
             ref kvm_msr_filter_range range = ref table.Value.Filter.ranges[i];
             uint bit = index - range.@base;
             if ((range.flags & kind) != 0 && bit < range.nmsrs)
-                return (table.Value.BitmapOf(i)[(int)(bit / 8)] >> (int)(bit % 8) & 1) != 0;
+                return (table.Value.Bitmaps[i][(int)(bit / 8)] >> (int)(bit % 8) & 1) != 0;
         }
         return table.Value.Filter.flags == 0;
     }

@@ -74,10 +74,7 @@ internal struct CoalescedIo
         uint next = (last + 1) % kvm_coalesced_mmio_ring.Length;
         if (next == Volatile.Read(ref ring.first) % kvm_coalesced_mmio_ring.Length)
             return false;
-        _writes.Span[(int)last] = new()
-        {
-            phys_addr = address, len = length, pio = pio, data = data,
-        };
+        _writes.Span[(int)last] = new() { phys_addr = address, len = length, pio = pio, data = data };
         Volatile.Write(ref ring.last, next);
         return true;
     }

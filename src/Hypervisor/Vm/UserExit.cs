@@ -26,10 +26,7 @@ internal static class UserExit
     /// <summary>KVM_EXIT_MMIO of at most 8 bytes.</summary>
     public static VcpuAction Mmio(ref Vcpu vcpu, bool write, ulong address, uint length, ulong value)
     {
-        vcpu.Run.mmio = new kvm_run.Mmio
-        {
-            phys_addr = address, data = value, len = length, is_write = Flag.Of(write),
-        };
+        vcpu.Run.mmio = new() { phys_addr = address, data = value, len = length, is_write = Flag.Of(write) };
         return Plain(ref vcpu, Exit.KVM_EXIT_MMIO);
     }
 
