@@ -3,8 +3,8 @@ namespace SharpKvm.Mmu;
 
 /// <summary>
 /// The page that stands where the local APICs are after a reset (APIC-access page of VMX; SDM vol. 3, 30.4): what a
-/// guest does there it does to the running vCPU's own APIC. A CPU whose APIC is elsewhere would find memory, so the page
-/// goes for good when the first one moves, or when a slot has memory there.
+/// guest does there it does to the running vCPU's own APIC. A CPU whose APIC is elsewhere would find memory, so the
+/// page goes for good when the first one moves, or when a slot has memory there.
 /// </summary>
 internal struct ApicAccess
 {

@@ -241,8 +241,8 @@ internal static class VmxExits
         Gpa address = new(Vmcs.Read(VmcsField.GuestPhysicalAddress));
         if (ApicAccess.TryMap(ref vcpu, address))
             return VcpuAction.Resume;
-        return Exits.NestedPageFault<Ept>(ref vcpu, address, (qualification & Write) != 0, (qualification & Rights) != 0, (qualification & Translated) != 0,
-            interrupted, Ept.LargestFor((qualification & Fetch) != 0));
+        return Exits.NestedPageFault<Ept>(ref vcpu, address, (qualification & Write) != 0, (qualification & Rights) != 0,
+            (qualification & Translated) != 0, interrupted, Ept.LargestFor((qualification & Fetch) != 0));
     }
 
     /// <summary>

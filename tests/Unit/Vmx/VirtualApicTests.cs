@@ -7,6 +7,7 @@ using SharpKvm.Tests.Host;
 using SharpKvm.Tests.Mmu;
 using SharpKvm.Vm;
 using SharpKvm.Vmx;
+using static Iced.Intel.AssemblerRegisters;
 using Lapics = SharpKvm.Interrupts.Apic<SharpKvm.Vmx.VmxVendor>;
 
 namespace SharpKvm.Tests.Vmx;
@@ -258,7 +259,7 @@ public class VirtualApicTests
         Assert.That(SetMode(guest, ApicMode.X2apic));
         Assert.That(IsMapped(guest), Is.False, "it would be memory");
         Assert.That(SetMode(guest, ApicMode.Disabled) && SetMode(guest, ApicMode.Xapic));
-        guest.Assemble(code => code.mov(Iced.Intel.AssemblerRegisters.eax, Iced.Intel.AssemblerRegisters.__[0xfee00030]));
+        guest.Assemble(code => code.mov(eax, __[0xfee00030]));
         guest.RunThrough(Turn.EptViolation(ApicPlace + 0x30));
         Assert.That(IsMapped(guest), Is.False, "another vCPU may still be there");
         Assert.That(guest.Registers[Gpr.Rax], Is.EqualTo(0x50014), "emulated");
@@ -283,7 +284,8 @@ public class VirtualApicTests
         NestedTables.Map<Ept>(ref memory.Vm.Memory, ref memory.Spare, ApicAccess.Address.Frame, 1,
             Ept.Leaf(page.Frame, 1));
         memory.AddMemory(3, ApicAccess.Address.Frame.Value - 1, 4);
-        Assert.That(NestedTables.TryFind(ref memory.Vm.Memory, ApicAccess.Address.Frame, out _, out _, out _), Is.False);
+        Assert.That(NestedTables.TryFind(ref memory.Vm.Memory, ApicAccess.Address.Frame, out _, out _, out _),
+            Is.False);
         memory.Destroy();
     }
 
@@ -294,7 +296,7 @@ public class VirtualApicTests
         using VmxGuest guest = Guest();
         Lapics.Write(ref guest.Vcpu, ApicRegister.Divide * 16, [0xb, 0, 0, 0]);
         Lapics.Write(ref guest.Vcpu, ApicRegister.InitialCount * 16, [0, 0, 1, 0]);
-        guest.Assemble(code => code.mov(Iced.Intel.AssemblerRegisters.eax, Iced.Intel.AssemblerRegisters.__[0xfee00390]));
+        guest.Assemble(code => code.mov(eax, __[0xfee00390]));
         guest.RunThrough(Turn.Exit(ExitReason.ApicAccess, 0x390));
         Assert.That(guest.Registers[Gpr.Rax], Is.EqualTo(0x10000));
     }
