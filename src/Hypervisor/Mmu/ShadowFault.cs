@@ -15,6 +15,7 @@ internal struct ShadowVcpu
     public bool IsStale;
     /// <summary>For CR3.</summary>
     public Hpa Root;
+    public DevicePage Device;
 
     /// <summary>0 or -ENOMEM.</summary>
     public int Create() => (Pointers = KernelPages.AllocateBitmap(0)).IsNull ? Errno.ENOMEM : Errno.Ok;
@@ -63,6 +64,7 @@ internal struct ShadowVcpu
             shadow.At(own.Tops[0]).IsTop = true;
         }
         own._version = shadow.RootVersion;
+        own.Device.Forget();
         shadow.Unlock(ref vcpu.Vm);
         return true;
     }

@@ -18,6 +18,7 @@ internal struct MemoryStatistics
 internal struct VmMemory
 {
     private nint _slots;
+    private uint _generation;
     /// <summary>By id: where the slot begins, bit 0 set; 0 when there is none. Guarded by the slots mutex.</summary>
     private KernelArray<ulong> _starts;
     /// <summary>Highest guest frame that memory may have.</summary>
@@ -44,6 +45,9 @@ internal struct VmMemory
 
     /// <summary>Whether <paramref name="table"/> is still the current one.</summary>
     public bool IsCurrent(KernelRef<SlotTable> table) => Volatile.Read(ref _slots) == table.Address;
+
+    /// <summary>Another after each change of the slots.</summary>
+    public readonly uint Generation => Volatile.Read(in _generation);
 
     public KernelRef<SlotTable> CurrentTable => new(Volatile.Read(ref _slots));
 
@@ -88,7 +92,11 @@ internal struct VmMemory
     }
 
     /// <summary>Makes <paramref name="table"/> the current one, under the MMU lock.</summary>
-    public void Publish(KernelRef<SlotTable> table) => Volatile.Write(ref _slots, table.Address);
+    public void Publish(KernelRef<SlotTable> table)
+    {
+        Volatile.Write(ref _slots, table.Address);
+        _generation++;
+    }
 
     /// <summary>The slot with this id; one of no size when there is none.</summary>
     [UnscopedRef] public ref MemorySlot SlotById(uint id)

@@ -55,12 +55,18 @@ internal static class Exits<TVendor> where TVendor : struct, IVendor
     public static VcpuAction PageFault(ref Vcpu vcpu, Gva address, PageFaultCode code, EventInjection interrupted)
     {
         PagingState paging = GuestMachine<TVendor>.Paging(ref vcpu);
+        bool write = (code & PageFaultCode.Write) != 0;
+        ulong kind = (ulong)code | (ulong)paging.Cpl << 16 | vcpu.Registers.Rflags & Rflags.Ac
+            | (ulong)vcpu.Shared.Pkru << 32;
+        if (!interrupted.Valid && vcpu.Shadow.Device.TryFind(in vcpu.Vm.Memory, address, kind, out Gpa device))
+            return InstructionEmulation<TVendor>.RunAfterFault(ref vcpu, device, write, device: true);
         switch (ShadowFault.Handle(ref vcpu, in paging, address, code, out Translation found))
         {
             case FaultOutcome.Mapped: return VcpuAction.Resume;
             case FaultOutcome.NoMemory: return VcpuAction.NoMemory;
-            case FaultOutcome.NotYet: return NestedPageFault<Npt>(ref vcpu, found.Address,
-                (code & PageFaultCode.Write) != 0, present: true, final: true, interrupted);
+            case FaultOutcome.NotYet:
+                vcpu.Shadow.Device.Note(ref vcpu.Vm.Memory, address, kind, found.Address);
+                return NestedPageFault<Npt>(ref vcpu, found.Address, write, present: true, final: true, interrupted);
             case FaultOutcome.GuestFault:
                 Exceptions<TVendor>.Queue(ref vcpu, Vector.PageFault, (uint)found.Fault, address.Value);
                 return VcpuAction.Resume;

@@ -57,6 +57,43 @@ internal sealed class ShadowTests
         Assert.That(guest.RunPage.mmio.phys_addr, Is.EqualTo(SvmGuest.Device));
     }
 
+    /// <summary>Until the guest flushes, or slots change, and for accesses of the same kind.</summary>
+    [TestCase("")]
+    [TestCase("kind")]
+    [TestCase("key")]
+    [TestCase("flush")]
+    [TestCase("slots")]
+    public void ADeviceThatWasFoundNeedsNoWalk(string change)
+    {
+        const ulong Entry = 0xd400;
+        using SvmGuest guest = new(shadow: true);
+        guest.EnterLongMode();
+        guest.Assemble(code =>
+        {
+            code.mov(__dword_ptr[SvmGuest.Device + 4], eax);
+            code.mov(__dword_ptr[SvmGuest.Device + 8], eax);
+        });
+        guest.RunTo(Exit.KVM_EXIT_MMIO, Turn.Exit(ExitCode.PageFault, 2, SvmGuest.Device + 4));
+        Assert.That(guest.Read<ulong>(Entry) >> 21, Is.EqualTo(SvmGuest.Device >> 21));
+        guest.Write(Entry, new byte[8]);
+        if (change == "flush")
+            SvmVendor.SetCr3(ref guest.Vcpu, SvmVendor.GetCr3(ref guest.Vcpu));
+        if (change == "slots")
+            guest.AddRom([]);
+        if (change == "key")
+            guest.Vcpu.Shared.Pkru = 1;
+        Turn again = Turn.Exit(ExitCode.PageFault, change == "kind" ? 0u : 2, SvmGuest.Device + 8);
+        if (change == "")
+        {
+            guest.RunTo(Exit.KVM_EXIT_MMIO, again);
+            Assert.That(guest.RunPage.mmio.phys_addr, Is.EqualTo(SvmGuest.Device + 8));
+            return;
+        }
+        guest.RunThrough(again);
+        Assert.That((guest.Entries[^1].Inject.Vector, guest.Entries[^1].Cr2),
+            Is.EqualTo((14, SvmGuest.Device + 8)), "the guest's #PF");
+    }
+
     [Test]
     public void InvlpgFlushes()
     {
