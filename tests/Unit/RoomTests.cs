@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
+using System.Globalization;
 using System.Reflection;
+using System.Text.RegularExpressions;
 using Mono.Cecil;
 using NUnit.Framework;
 using Instruction = Mono.Cecil.Cil.Instruction;
 
 namespace SharpKvm.Tests;
 
-/// <summary>Dependencies between the rooms of the core point one way (docs/architecture.md).</summary>
-public sealed class RoomTests
+/// <summary>
+/// Dependencies between the rooms of the core point one way, and each is as small as docs/architecture.md says.
+/// </summary>
+public sealed partial class RoomTests
 {
+    private const int CoreBudget = 12_000;
+
     private static readonly string[] s_lowest = ["Abi", "Arch", "Host"];
     private static readonly string[] s_machine = [.. s_lowest, "Cpu", "Interrupts", "Mmu", "Paravirt"];
 
@@ -37,6 +43,34 @@ public sealed class RoomTests
         }
         Assert.That(wrong, Is.Empty);
     }
+
+    /// <summary>Lines of code: neither blank nor a comment.</summary>
+    [Test]
+    public void AreWithinTheirBudgets()
+    {
+        string root = AppContext.BaseDirectory;
+        while (!File.Exists(Path.Combine(root, "docs", "architecture.md")))
+            root = Path.GetDirectoryName(root) ?? throw new FileNotFoundException("no docs/architecture.md above");
+        string core = Path.Combine(root, "src", "Hypervisor");
+        Dictionary<string, int> budgets = File.ReadLines(Path.Combine(root, "docs", "architecture.md"))
+            .Select(line => BudgetRow().Match(line)).Where(match => match.Success)
+            .ToDictionary(match => match.Groups[1].Value,
+                match => int.Parse(match.Groups[2].Value, NumberStyles.AllowThousands, CultureInfo.InvariantCulture));
+        Dictionary<string, int> lines = Directory.EnumerateFiles(core, "*.cs", SearchOption.AllDirectories)
+            .Where(file => !Path.GetRelativePath(core, file).StartsWith("obj", StringComparison.Ordinal))
+            .GroupBy(file => Path.GetRelativePath(core, file).Split('/') is [var room, _, ..] ? room : "above the rooms")
+            .ToDictionary(room => room.Key, room => room.Sum(file => File.ReadLines(file).Count(IsCode)));
+        Assert.That(lines.Keys, Is.SubsetOf(budgets.Keys));
+        Assert.That(lines.Where(room => room.Value > budgets[room.Key]), Is.Empty);
+        Assert.That(lines.Keys.Sum(room => budgets[room]), Is.LessThanOrEqualTo(CoreBudget));
+    }
+
+    private static bool IsCode(string line) =>
+        line.AsSpan().Trim() is { Length: > 0 } text && !text.StartsWith("//") && text[0] != '*';
+
+    /// <summary>A row of the table: room, lines, budget.</summary>
+    [GeneratedRegex(@"^\| (\w[\w ]*) \| [\d,]+ \| ([\d,]+) \|")]
+    private static partial Regex BudgetRow();
 
     /// <summary>
     /// The room of a type of the core, the second part of its namespace. The VM itself belongs to all, like its vCPUs.
