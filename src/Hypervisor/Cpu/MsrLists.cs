@@ -11,8 +11,8 @@ internal static class MsrLists
     [
         Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip, Msr.Star, Msr.Cstar, Msr.KernelGsBase, Msr.Sfmask, Msr.Lstar,
         Msr.Tsc, Msr.Pat, Msr.TscAdjust, Msr.MiscEnable, Msr.McgStatus, Msr.McgCtl, Msr.MicrocodeRevision, Msr.Hwcr,
-        Msr.DeCfg, Msr.KvmWallClockOld, Msr.KvmSystemTimeOld, Msr.KvmWallClock, Msr.KvmSystemTime, Msr.KvmStealTime,
-        Msr.KvmEoi, Msr.KvmPollControl, Msr.KvmAsyncFault, Msr.KvmAsyncFaultVector, Msr.KvmAsyncFaultAck, Msr.TscAux,
+        Msr.DeCfg, KvmMsr.WallClockOld, KvmMsr.SystemTimeOld, KvmMsr.WallClock, KvmMsr.SystemTime, KvmMsr.StealTime,
+        KvmMsr.Eoi, KvmMsr.PollControl, KvmMsr.AsyncFault, KvmMsr.AsyncFaultVector, KvmMsr.AsyncFaultAck, Msr.TscAux,
     ];
 
     /// <summary>KVM_GET_MSR_INDEX_LIST: what a VMM saves and restores.</summary>

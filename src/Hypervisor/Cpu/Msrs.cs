@@ -118,11 +118,11 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.MiscEnable when !vcpu.Vm.Cpu.Has(Quirks.MiscEnableNoMwait):
                 vcpu.Cpuid.HasMonitor = (value & MiscEnableMwait) != 0;
                 break;
-            case Msr.KvmWallClock or Msr.KvmWallClockOld: PvClock<TVendor>.WriteWallClock(ref vcpu.Vm); break;
-            case Msr.KvmSystemTime or Msr.KvmSystemTimeOld: vcpu.Shared.Request(VcpuRequests.Clock); break;
-            case Msr.KvmStealTime: StealTime<TVendor>.Enable(ref vcpu); break;
-            case Msr.KvmAsyncFault: AsyncFaults<TVendor>.Enable(ref vcpu, host); break;
-            case Msr.KvmAsyncFaultAck: AsyncFaults<TVendor>.Acknowledge(ref vcpu, value); break;
+            case KvmMsr.WallClock or KvmMsr.WallClockOld: PvClock<TVendor>.WriteWallClock(ref vcpu.Vm); break;
+            case KvmMsr.SystemTime or KvmMsr.SystemTimeOld: vcpu.Shared.Request(VcpuRequests.Clock); break;
+            case KvmMsr.StealTime: StealTime<TVendor>.Enable(ref vcpu); break;
+            case KvmMsr.AsyncFault: AsyncFaults<TVendor>.Enable(ref vcpu, host); break;
+            case KvmMsr.AsyncFaultAck: AsyncFaults<TVendor>.Acknowledge(ref vcpu, value); break;
         }
         return true;
     }
@@ -144,7 +144,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
             case Msr.ApicBase: return new(ref msrs.ApicBase, ~0ul, takes: Apic<TVendor>.IsValidBase(ref vcpu, value));
             case Msr.PlatformInfo when host || !vcpu.Vm.Cpu.HidesPlatformInfo:
                 return new(ref msrs.PlatformInfo, host ? ~CpuidFaulting : 0);
-            case (Msr.KvmWallClockOld or Msr.KvmSystemTimeOld or (>= Msr.KvmWallClock and <= Msr.KvmAsyncFaultAck))
+            case (KvmMsr.WallClockOld or KvmMsr.SystemTimeOld or (>= KvmMsr.WallClock and <= KvmMsr.AsyncFaultAck))
                 when !host && !Paravirtual<TVendor>.MayUse(ref vcpu, ParavirtState.FeatureOf(index)):
                 return default;
             case Msr.MicrocodeRevision: return new(ref msrs.MicrocodeRevision, host ? ~0ul : 0, ignored: ~0ul);
@@ -174,15 +174,15 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
                 or (>= Msr.IorrBase and <= Msr.TopMem2) or Msr.NbCfg or Msr.PatchLoader or Msr.IntPendingMessage
                 or (>= Msr.PstateCurrentLimit and <= Msr.PstateLast) or Msr.LsCfg or Msr.DcCfg or Msr.BuCfg2:
                 return new(ref msrs.Zero, ignored: ~0ul);
-            case Msr.KvmWallClock or Msr.KvmWallClockOld: return new(ref vcpu.Vm.Clock.WallClock, ~0ul);
-            case Msr.KvmSystemTime or Msr.KvmSystemTimeOld: return new(ref vcpu.Paravirt.SystemTime, ~0ul);
-            case Msr.KvmStealTime: return new(ref vcpu.Paravirt.StealTime, ~ParavirtState.StealTimeReserved);
-            case Msr.KvmEoi: return new(ref vcpu.Paravirt.Eoi, ~ParavirtState.EoiReserved);
-            case Msr.KvmPollControl: return new(ref vcpu.Paravirt.PollControl, 1);
-            case Msr.KvmAsyncFault:
+            case KvmMsr.WallClock or KvmMsr.WallClockOld: return new(ref vcpu.Vm.Clock.WallClock, ~0ul);
+            case KvmMsr.SystemTime or KvmMsr.SystemTimeOld: return new(ref vcpu.Paravirt.SystemTime, ~0ul);
+            case KvmMsr.StealTime: return new(ref vcpu.Paravirt.StealTime, ~ParavirtState.StealTimeReserved);
+            case KvmMsr.Eoi: return new(ref vcpu.Paravirt.Eoi, ~ParavirtState.EoiReserved);
+            case KvmMsr.PollControl: return new(ref vcpu.Paravirt.PollControl, 1);
+            case KvmMsr.AsyncFault:
                 return new(ref vcpu.Paravirt.Faults.Control, vcpu.HasApic ? ~AsyncFaultState.Reserved : 0);
-            case Msr.KvmAsyncFaultVector: return new(ref vcpu.Paravirt.Faults.Vector, vcpu.HasApic ? 0xfful : 0);
-            case Msr.KvmAsyncFaultAck: return new(ref msrs.Zero, ignored: vcpu.HasApic ? ~0ul : 0);
+            case KvmMsr.AsyncFaultVector: return new(ref vcpu.Paravirt.Faults.Vector, vcpu.HasApic ? 0xfful : 0);
+            case KvmMsr.AsyncFaultAck: return new(ref msrs.Zero, ignored: vcpu.HasApic ? ~0ul : 0);
             // Features that are absent: VMMs save and restore their MSRs all the same. Zero is all they can be.
             case Msr.McgCtl or Msr.TscDeadline when host: return new(ref msrs.Zero);
             default: return default;

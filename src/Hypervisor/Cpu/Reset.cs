@@ -40,7 +40,7 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         vcpu.Registers = default;
         SetRegisters(ref vcpu);
         TVendor.SetCr0(ref vcpu, Cr0.Et | cacheBits);
-        Msrs<TVendor>.TrySet(ref vcpu, Msr.KvmAsyncFault, 0, host: true);
+        Msrs<TVendor>.TrySet(ref vcpu, KvmMsr.AsyncFault, 0, host: true);
         vcpu.Debug.Guest = default;
         Debugging<TVendor>.Apply(ref vcpu);
         vcpu.Events = new() { Cr8 = vcpu.Events.Cr8 };

@@ -34,12 +34,12 @@ internal struct ParavirtState
     /// <summary>The feature that an MSR belongs to.</summary>
     public static ParavirtFeature FeatureOf(uint msr) => msr switch
     {
-        Msr.KvmWallClockOld or Msr.KvmSystemTimeOld => ParavirtFeature.OldClock,
-        Msr.KvmWallClock or Msr.KvmSystemTime => ParavirtFeature.Clock,
-        Msr.KvmStealTime => ParavirtFeature.StealTime,
-        Msr.KvmEoi => ParavirtFeature.Eoi,
-        Msr.KvmAsyncFault => ParavirtFeature.AsyncFault,
-        Msr.KvmAsyncFaultVector or Msr.KvmAsyncFaultAck => ParavirtFeature.AsyncFaultInterrupt,
+        KvmMsr.WallClockOld or KvmMsr.SystemTimeOld => ParavirtFeature.OldClock,
+        KvmMsr.WallClock or KvmMsr.SystemTime => ParavirtFeature.Clock,
+        KvmMsr.StealTime => ParavirtFeature.StealTime,
+        KvmMsr.Eoi => ParavirtFeature.Eoi,
+        KvmMsr.AsyncFault => ParavirtFeature.AsyncFault,
+        KvmMsr.AsyncFaultVector or KvmMsr.AsyncFaultAck => ParavirtFeature.AsyncFaultInterrupt,
         _ => ParavirtFeature.PollControl,
     };
 

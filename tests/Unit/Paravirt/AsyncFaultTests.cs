@@ -131,8 +131,8 @@ public class AsyncFaultTests
         if (init)
             Reset<SvmVendor>.Init(ref guest.Vcpu);
         else
-            Set(guest, Msr.KvmAsyncFault, 0);
-        Set(guest, Msr.KvmAsyncFault, Record | Enabled | AllRings | ByInterrupt);
+            Set(guest, KvmMsr.AsyncFault, 0);
+        Set(guest, KvmMsr.AsyncFault, Record | Enabled | AllRings | ByInterrupt);
         Arrive(guest, 0);
         guest.RunThrough(Turn.Exit(ExitCode.Intr));
         Assert.That((Token(guest), TakeInterrupt(guest)), Is.EqualTo((0u, -1)));
@@ -142,7 +142,7 @@ public class AsyncFaultTests
     public void AGuestFromElsewhereHasAllItsTasksWoken()
     {
         using SvmGuest guest = Guest();
-        Assert.That(Machine.TrySet(ref guest.Vcpu, Msr.KvmAsyncFault, Record | Enabled | ByInterrupt, host: true));
+        Assert.That(Machine.TrySet(ref guest.Vcpu, KvmMsr.AsyncFault, Record | Enabled | ByInterrupt, host: true));
         RunMasked(guest);
         Assert.That((Token(guest), TakeInterrupt(guest)), Is.EqualTo((uint.MaxValue, (int)Ready)));
         Acknowledge(guest);
@@ -154,8 +154,8 @@ public class AsyncFaultTests
     {
         using SvmGuest guest = Guest();
         foreach (ulong bit in (ulong[])[0x10, 0x20])
-            Assert.That(Machine.TrySet(ref guest.Vcpu, Msr.KvmAsyncFault, Record | bit, host: false), Is.False);
-        Assert.That(Machine.TrySet(ref guest.Vcpu, Msr.KvmAsyncFaultVector, 0x100, host: false), Is.False);
+            Assert.That(Machine.TrySet(ref guest.Vcpu, KvmMsr.AsyncFault, Record | bit, host: false), Is.False);
+        Assert.That(Machine.TrySet(ref guest.Vcpu, KvmMsr.AsyncFaultVector, 0x100, host: false), Is.False);
     }
 
     [Test]
@@ -173,8 +173,8 @@ public class AsyncFaultTests
     {
         SvmGuest guest = new(mode: IrqchipMode.Kernel);
         guest.Registers.Rflags |= Rflags.If;
-        Set(guest, Msr.KvmAsyncFaultVector, Ready);
-        Set(guest, Msr.KvmAsyncFault, control > 0xf ? control : Record | control);
+        Set(guest, KvmMsr.AsyncFaultVector, Ready);
+        Set(guest, KvmMsr.AsyncFault, control > 0xf ? control : Record | control);
         return guest;
     }
 
@@ -223,7 +223,7 @@ public class AsyncFaultTests
     private static void Acknowledge(SvmGuest guest)
     {
         guest.Write(Record + 4, [0, 0, 0, 0]);
-        Set(guest, Msr.KvmAsyncFaultAck, 1);
+        Set(guest, KvmMsr.AsyncFaultAck, 1);
         RunMasked(guest);
     }
 

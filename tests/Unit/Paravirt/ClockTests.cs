@@ -14,8 +14,8 @@ public class ClockTests
 {
     private const ulong PageA = 0x1000, PageB = 0x2040, Enable = 1;
 
-    [TestCase(Msr.KvmSystemTime)]
-    [TestCase(Msr.KvmSystemTimeOld)]
+    [TestCase(KvmMsr.SystemTime)]
+    [TestCase(KvmMsr.SystemTimeOld)]
     public void TheGuestReadsTheTimeSinceTheVmsCreation(uint msr)
     {
         using ParavirtVm vm = new();
@@ -24,7 +24,7 @@ public class ClockTests
         Assert.That(vm.GuestTime(0, PageA), Is.EqualTo(1_000_000));
         vm.Pass(123_456_789);
         Assert.That(vm.GuestTime(0, PageA), Is.EqualTo(124_456_789));
-        Assert.That((vm.Get(0, Msr.KvmSystemTime), vm.Get(0, Msr.KvmSystemTimeOld)),
+        Assert.That((vm.Get(0, KvmMsr.SystemTime), vm.Get(0, KvmMsr.SystemTimeOld)),
             Is.EqualTo((PageA | Enable, PageA | Enable)));
     }
 
@@ -32,11 +32,11 @@ public class ClockTests
     public void ADisabledClockWritesNothing()
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmSystemTime, PageA);
+        vm.Write(0, KvmMsr.SystemTime, PageA);
         Assert.That(vm.Read<ulong>(PageA + 16), Is.Zero);
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         uint version = vm.Read<uint>(PageA);
-        vm.Write(0, Msr.KvmSystemTime, 0);
+        vm.Write(0, KvmMsr.SystemTime, 0);
         vm.Write(0, Msr.Tsc, 77);
         Assert.That(vm.Read<uint>(PageA), Is.EqualTo(version));
     }
@@ -45,9 +45,9 @@ public class ClockTests
     public void AllVcpusReadTheSameOnAMasterClock()
     {
         using ParavirtVm vm = new(2);
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         vm.Pass(999);
-        vm.Write(1, Msr.KvmSystemTime, PageB | Enable);
+        vm.Write(1, KvmMsr.SystemTime, PageB | Enable);
         Assert.That((vm.Page(PageA), vm.Page(PageB).Flags), Is.EqualTo((vm.Page(PageB), (byte)1)));
         for (int i = 0; i < 1000; i++)
         {
@@ -60,8 +60,8 @@ public class ClockTests
     public void CountersThatDifferEndTheMasterClockAndEqualOnesBringItBack()
     {
         using ParavirtVm vm = new(2);
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
-        vm.Write(1, Msr.KvmSystemTime, PageB | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
+        vm.Write(1, KvmMsr.SystemTime, PageB | Enable);
         ulong common = vm.Get(0, Msr.Tsc);
         vm.Write(1, Msr.Tsc, 1_000_000_000_000);
         Assert.That((vm.Page(PageA).Flags, vm.Page(PageB).Flags, vm.GetClock().flags),
@@ -75,7 +75,7 @@ public class ClockTests
     public void AnAdjustedCounterIsAChangeToo()
     {
         using ParavirtVm vm = new(2);
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         vm.Vm.TakeKicks();
         Assert.That(vm.Set(1, Msr.TscAdjust, 1000), Is.True);
         Assert.That(vm.Vm.TakeKicks(), Does.Contain(0));
@@ -87,7 +87,7 @@ public class ClockTests
     public void AVcpuThatComesLaterWithAnotherCounterEndsTheMasterClock()
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         vm.Write(0, Msr.Tsc, 1_000_000_000_000);
         Assert.That(vm.Page(PageA).Flags, Is.EqualTo(1));
         vm.Vm.Add(1);
@@ -99,7 +99,7 @@ public class ClockTests
     public void ANewCounterDoesNotMoveTheClock()
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         vm.Pass(1000);
         vm.Write(0, Msr.Tsc, 0x1234_5678_9abc);
         Assert.That(vm.GuestTime(0, PageA), Is.EqualTo(1000));
@@ -109,7 +109,7 @@ public class ClockTests
     public void WithAnUnreliableCounterEachVcpuSamplesAfterAMove()
     {
         using ParavirtVm vm = new(stableTsc: false);
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         Assert.That((vm.Page(PageA).Flags, vm.GetClock().flags), Is.EqualTo(((byte)0, 0)));
         vm.Pass(500);
         vm.Host.Cpu.Tsc -= 4_000_000_000;
@@ -121,7 +121,7 @@ public class ClockTests
     public void AMoveCostsNothingOnAMasterClock()
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         uint version = vm.Read<uint>(PageA);
         vm.Migrate(0);
         Assert.That(vm.Read<uint>(PageA), Is.EqualTo(version));
@@ -131,8 +131,8 @@ public class ClockTests
     public void ACounterThatIsFoundUnreliableMakesNoJump()
     {
         using ParavirtVm vm = new(2);
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
-        vm.Write(1, Msr.KvmSystemTime, PageB | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
+        vm.Write(1, KvmMsr.SystemTime, PageB | Enable);
         vm.Pass(1_000_000);
         vm.Host.Cpu.TscIsStable = false;
         vm.Migrate(0);
@@ -149,15 +149,15 @@ public class ClockTests
                 using ParavirtVm vm = new(2);
                 vm.Host.Cpu.TscKhz = khz;
                 vm.Vm.Vm.Clock.Start();
-                vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
-                vm.Write(1, Msr.KvmSystemTime, PageB | Enable);
+                vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
+                vm.Write(1, KvmMsr.SystemTime, PageB | Enable);
                 ulong last = 0;
                 foreach ((int step, ulong amount) in steps)
                 {
                     uint id = (uint)step & 1;
                     vm.Pass(amount);
                     if (step is 2 or 3)
-                        vm.Write(id, Msr.KvmSystemTime, (id == 0 ? PageA : PageB) | Enable);
+                        vm.Write(id, KvmMsr.SystemTime, (id == 0 ? PageA : PageB) | Enable);
                     else if (step is 4 or 5)
                         vm.Migrate(id);
                     ulong now = vm.GuestTime(id, id == 0 ? PageA : PageB);
@@ -171,7 +171,7 @@ public class ClockTests
     public void TheVersionIsOddWhileThePageChanges()
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         Assert.That(vm.SetClock(new() { clock = 77 }), Is.Zero);
         List<(uint, ulong)> seen = [];
         vm.Host.Process.AfterWrite = () => seen.Add((vm.Read<uint>(PageA), vm.Read<ulong>(PageA + 16)));
@@ -184,7 +184,7 @@ public class ClockTests
     {
         using ParavirtVm vm = new();
         vm.Put(PageA, uint.MaxValue);
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         Assert.That(vm.Read<uint>(PageA) & 1, Is.Zero);
     }
 
@@ -199,7 +199,7 @@ public class ClockTests
     public void NoAddressDoesHarm(ulong address)
     {
         using ParavirtVm vm = new();
-        foreach (uint msr in new[] { Msr.KvmSystemTime, Msr.KvmWallClock, Msr.KvmSystemTimeOld, Msr.KvmWallClockOld })
+        foreach (uint msr in new[] { KvmMsr.SystemTime, KvmMsr.WallClock, KvmMsr.SystemTimeOld, KvmMsr.WallClockOld })
             Assert.That(vm.Set(0, msr, address | Enable), Is.True);
         vm.Handle();
         vm.Host.Process.Unmap(TestMemory.UserAddress(0, 0), ParavirtVm.MemoryPages);
@@ -212,7 +212,7 @@ public class ClockTests
     {
         using ParavirtVm vm = new();
         vm.Memory.AddMemory(1, 0x100, 1, kvm_userspace_memory_region.KVM_MEM_LOG_DIRTY_PAGES);
-        vm.Write(0, Msr.KvmSystemTime, 0x100_000 | Enable);
+        vm.Write(0, KvmMsr.SystemTime, 0x100_000 | Enable);
         Assert.That(vm.Memory.GetDirtyLog(1, ParavirtVm.Argument), Is.Zero);
         Assert.That(UserMemory.TryRead(new Hva(ParavirtVm.Argument), out ulong dirty), Is.True);
         Assert.That(dirty, Is.EqualTo(1));
@@ -223,7 +223,7 @@ public class ClockTests
     {
         using ParavirtVm vm = new();
         Assert.That(Pause(), Is.EqualTo(Errno.EINVAL), "without a clock");
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
         Assert.That(Pause(), Is.Zero);
         vm.Handle();
         Assert.That(vm.Page(PageA).Flags, Is.EqualTo(3));
@@ -238,8 +238,8 @@ public class ClockTests
         long Pause() => VcpuIoctls<FakeVendor>.Dispatch(ref vm[0], Ioctl.KVM_KVMCLOCK_CTRL, 0);
     }
 
-    [TestCase(Msr.KvmWallClock)]
-    [TestCase(Msr.KvmWallClockOld)]
+    [TestCase(KvmMsr.WallClock)]
+    [TestCase(KvmMsr.WallClockOld)]
     public void TheWallClockIsTheTimeOfDayAtZero(uint msr)
     {
         using ParavirtVm vm = new();
@@ -248,7 +248,7 @@ public class ClockTests
         vm.Write(0, msr, PageA);
         Assert.That((vm.Read<uint>(PageA), vm.Read<uint>(PageA + 4), vm.Read<uint>(PageA + 8)),
             Is.EqualTo((2, 1_700_000_000, 123_456_789)));
-        Assert.That(vm.Get(0, Msr.KvmWallClock), Is.EqualTo(PageA));
+        Assert.That(vm.Get(0, KvmMsr.WallClock), Is.EqualTo(PageA));
     }
 
     [Test]
@@ -269,8 +269,8 @@ public class ClockTests
     public void UserSpaceSetsTheClock(uint flags, ulong expected)
     {
         using ParavirtVm vm = new(2);
-        vm.Write(0, Msr.KvmSystemTime, PageA | Enable);
-        vm.Write(1, Msr.KvmSystemTime, PageB | Enable);
+        vm.Write(0, KvmMsr.SystemTime, PageA | Enable);
+        vm.Write(1, KvmMsr.SystemTime, PageB | Enable);
         vm.Pass(99);
         vm.Vm.TakeKicks();
         Assert.That(vm.SetClock(new() { clock = 1000, flags = flags, realtime = vm.Host.Cpu.RealNanoseconds - 500 }),

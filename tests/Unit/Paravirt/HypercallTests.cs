@@ -128,14 +128,14 @@ public class HypercallTests
     public void TheGuestSwitchesPollingOnAndOff()
     {
         using ParavirtVm vm = new();
-        Assert.That(vm.Get(0, Msr.KvmPollControl), Is.EqualTo(1));
-        Assert.That((vm.Set(0, Msr.KvmPollControl, 2), vm.Set(0, Msr.KvmPollControl, 3)), Is.EqualTo((false, false)));
-        vm.Write(0, Msr.KvmPollControl, 0);
+        Assert.That(vm.Get(0, KvmMsr.PollControl), Is.EqualTo(1));
+        Assert.That((vm.Set(0, KvmMsr.PollControl, 2), vm.Set(0, KvmMsr.PollControl, 3)), Is.EqualTo((false, false)));
+        vm.Write(0, KvmMsr.PollControl, 0);
         vm[0].HaltPoll = 50_000;
         Halts.Halt(ref vm[0]);
         Halts.Wait(ref vm[0]);
         Assert.That(vm.Host.Thread.LastPoll, Is.Zero);
-        vm.Write(0, Msr.KvmPollControl, 1);
+        vm.Write(0, KvmMsr.PollControl, 1);
         Halts.Wait(ref vm[0]);
         Assert.That(vm.Host.Thread.LastPoll, Is.EqualTo(50_000));
     }

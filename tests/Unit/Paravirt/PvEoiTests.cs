@@ -84,7 +84,7 @@ public class PvEoiTests
     public void NothingIsWrittenWhenItIsOff()
     {
         using SvmGuest guest = Guest();
-        Assert.That(Machine.TrySet(ref guest.Vcpu, Msr.KvmEoi, Place, host: false), Is.True);
+        Assert.That(Machine.TrySet(ref guest.Vcpu, KvmMsr.Eoi, Place, host: false), Is.True);
         guest.Vcpu.Apic.TryRequest(First, level: false);
         AssertNoOffer(guest);
     }
@@ -93,7 +93,7 @@ public class PvEoiTests
     public void NoAddressDoesHarm([Values(0xd000_0000ul, 0xffff_ffff_ffff_fffcul, 0x1_0000ul)] ulong address)
     {
         using SvmGuest guest = Guest();
-        Assert.That(Machine.TrySet(ref guest.Vcpu, Msr.KvmEoi, address | Enable, host: false), Is.True);
+        Assert.That(Machine.TrySet(ref guest.Vcpu, KvmMsr.Eoi, address | Enable, host: false), Is.True);
         guest.Vcpu.Apic.TryRequest(First, level: false);
         guest.RunThrough(Turn.Exit(ExitCode.Intr));
         Assert.That(guest.Vcpu.Apic.HighestInService(), Is.EqualTo(First));
@@ -103,7 +103,7 @@ public class PvEoiTests
     public void TheReservedBitFaults()
     {
         using SvmGuest guest = Guest();
-        Assert.That(Machine.TrySet(ref guest.Vcpu, Msr.KvmEoi, Place | 2, host: false), Is.False);
+        Assert.That(Machine.TrySet(ref guest.Vcpu, KvmMsr.Eoi, Place | 2, host: false), Is.False);
     }
 
     private static void AssertNoOffer(SvmGuest guest)
@@ -120,7 +120,7 @@ public class PvEoiTests
         Chip.Reset(ref guest.Vcpu);
         Chip.Write(ref guest.Vcpu, 0xf0, BitConverter.GetBytes(0x1ff));
         guest.Registers.Rflags |= Rflags.If;
-        Assert.That(Machine.TrySet(ref guest.Vcpu, Msr.KvmEoi, Place | Enable, host: false), Is.True);
+        Assert.That(Machine.TrySet(ref guest.Vcpu, KvmMsr.Eoi, Place | Enable, host: false), Is.True);
         return guest;
     }
 }

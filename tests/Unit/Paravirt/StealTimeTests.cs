@@ -17,7 +17,7 @@ public class StealTimeTests
     {
         using ParavirtVm vm = new();
         vm[0].Shared.RunDelay = 1_000_000;
-        vm.Write(0, Msr.KvmStealTime, Record | Enable);
+        vm.Write(0, KvmMsr.StealTime, Record | Enable);
         Assert.That(vm.Read<ulong>(Record), Is.Zero, "what came before was not stolen");
         Load(vm, 1_000_300);
         Load(vm, 1_000_700);
@@ -29,7 +29,7 @@ public class StealTimeTests
     {
         using ParavirtVm vm = new();
         vm[0].Shared.RunDelay = 5000;
-        vm.Write(0, Msr.KvmStealTime, Record | Enable);
+        vm.Write(0, KvmMsr.StealTime, Record | Enable);
         Load(vm, 100);
         Load(vm, 350);
         Assert.That(vm.Read<ulong>(Record), Is.EqualTo(250));
@@ -40,9 +40,9 @@ public class StealTimeTests
     {
         using ParavirtVm vm = new();
         Assert.That(vm[0].Shared.OnLoad, Is.Zero);
-        vm.Write(0, Msr.KvmStealTime, Record | Enable);
+        vm.Write(0, KvmMsr.StealTime, Record | Enable);
         Assert.That(vm[0].Shared.OnLoad, Is.EqualTo((uint)VcpuRequests.Steal));
-        vm.Write(0, Msr.KvmStealTime, 0);
+        vm.Write(0, KvmMsr.StealTime, 0);
         Assert.That(vm[0].Shared.OnLoad, Is.Zero);
         Load(vm, 50);
         Load(vm, 90);
@@ -53,7 +53,7 @@ public class StealTimeTests
     public void TheVersionIsOddWhileTheTimeChanges()
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmStealTime, Record | Enable);
+        vm.Write(0, KvmMsr.StealTime, Record | Enable);
         List<(uint, ulong)> seen = [];
         vm.Host.Process.AfterWrite = () => seen.Add((vm.Read<uint>(Record + 8), vm.Read<ulong>(Record)));
         Load(vm, 40);
@@ -66,16 +66,16 @@ public class StealTimeTests
     public void ReservedBitsFault(ulong bits)
     {
         using ParavirtVm vm = new();
-        Assert.That(vm.Set(0, Msr.KvmStealTime, Record | bits), Is.False);
-        Assert.That(vm.Set(0, Msr.KvmStealTime, Record | bits, host: true), Is.False);
-        Assert.That(vm.Get(0, Msr.KvmStealTime), Is.Zero);
+        Assert.That(vm.Set(0, KvmMsr.StealTime, Record | bits), Is.False);
+        Assert.That(vm.Set(0, KvmMsr.StealTime, Record | bits, host: true), Is.False);
+        Assert.That(vm.Get(0, KvmMsr.StealTime), Is.Zero);
     }
 
     [Test]
     public void AVcpuThatDoesNotRunIsMarked()
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmStealTime, Record | Enable);
+        vm.Write(0, KvmMsr.StealTime, Record | Enable);
         byte during = 0;
         vm.Host.Thread.Work = _ =>
         {
@@ -98,7 +98,7 @@ public class StealTimeTests
     public void AFlushLeftMeanwhileIsCarriedOut()
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmStealTime, Record | Enable);
+        vm.Write(0, KvmMsr.StealTime, Record | Enable);
         vm.Host.Thread.Work = _ =>
         {
             vm.Put(Preempted, (byte)(kvm_steal_time.KVM_VCPU_PREEMPTED | kvm_steal_time.KVM_VCPU_FLUSH_TLB));
@@ -125,7 +125,7 @@ public class StealTimeTests
     public void MemoryThatIsNotThereIsNotWritten(ulong address)
     {
         using ParavirtVm vm = new();
-        vm.Write(0, Msr.KvmStealTime, address | Enable);
+        vm.Write(0, KvmMsr.StealTime, address | Enable);
         vm.Host.Process.Unmap(TestMemory.UserAddress(0, 0), ParavirtVm.MemoryPages);
         Load(vm, 10);
         Load(vm, 20);
