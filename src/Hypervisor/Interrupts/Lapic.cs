@@ -38,7 +38,10 @@ internal struct ApicPage
     private Words _words;
     public PostedInterrupts Posted;
 
-    [UnscopedRef] public ref uint this[int register] => ref _words[register * Stride];
+    [UnscopedRef] public ref uint this[int register]
+    {
+        [MethodImpl(AggressiveInlining)] get => ref _words[register * Stride];
+    }
 }
 
 /// <summary>
