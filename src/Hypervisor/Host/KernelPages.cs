@@ -11,6 +11,7 @@ internal static partial class KernelPages
     public static unsafe Span<byte> Bytes(Hpa page) => new((void*)Address(page), Page.Size);
 
     /// <summary>The page as a table of 512 entries.</summary>
+    [MethodImpl(AggressiveInlining)]
     public static unsafe Span<ulong> Entries(Hpa page) => new((void*)Address(page), EntriesPerTable);
 
     /// <summary>The page as a hardware structure of at most its size.</summary>

@@ -68,12 +68,13 @@ internal static class GuestWalker
             ulong restrictions = 0;
             ulong table = request.Paging.Cr3 & TMode.RootMask;
             ulong entry;
+            Hva hva;
             ref MemorySlot slot = ref request.Vm.Memory.Slots.Recent;
             int shift = request.TopShift;
             while (true)
             {
                 Gpa location = EntryAddress<TMode>(table, address, shift);
-                if (!slot.TryToHva(location, out Hva hva))
+                if (!slot.TryToHva(location, out hva))
                 {
                     slot = ref request.Vm.Memory.Slots.Find(location);
                     if (!slot.TryToHva(location, out hva))
@@ -104,6 +105,9 @@ internal static class GuestWalker
             bool flagged = (restrictions & GuestEntry.Accessed) == 0 && (~entry & request.Dirty) == 0;
             if (!flagged && !SetFlags<TMode>(in request, entry))
                 continue;
+            for (uint i = 0; i < WalkPath.Group && shift == Page.Shift && TMode.EntryShift == 3
+                && !Unsafe.IsNullRef(ref request.Path); i++)
+                TryReadEntry<TMode>(new Hva(hva.Value & ~63ul) + i * 8, out request.Path.Near[(int)i]);
             if (shift == Page.Shift)
                 return new Translation(new Gpa((entry & GuestEntry.AddressMask) | address.Offset), default, true);
             ulong offsetMask = (1UL << shift) - 1;

@@ -78,17 +78,31 @@ internal static class NestedFault
         }
 
         int level = slot.LevelAt(address.Frame, Math.Min(page.Level, largest));
-        ulong leaf = TFormat.Leaf(new Pfn(page.Frame.Value & ~(NestedTables.PagesOf(level) - 1)), level);
-        // While writes are logged, a page becomes writable by a write only.
-        if (page.Writable && !slot.IsReadOnly)
-            leaf |= NestedTables.HostWritable | (write || !slot.LogsDirty ? NestedTables.Writable : 0);
-        Attempt<TFormat> attempt = new(table, address, hva, level, leaf, sequence);
+        Attempt<TFormat> attempt = new(table, address, hva, level, Leaf<TFormat>(in slot, in page, level, write), sequence);
         vm.Host.LockMmuShared();
         MapResult result = attempt.Map(ref vcpu, in slot);
+        // A fault on shadow tables costs more, and fills several entries.
+        for (ulong i = 1; i < 8 && vm.Memory.Shadow.IsActive && level == 1 && !slot.LogsDirty; i++)
+        {
+            Gpa near = new(address.Frame.Address.Value ^ i << Page.Shift);
+            if (slot.TryToHva(near, out hva) && vm.Host.FindPage(hva, write: false, out page))
+                new Attempt<TFormat>(table, near, hva, level,
+                    Leaf<TFormat>(in slot, in page, level, write: false) & ~TFormat.Accessed, sequence).Map(ref vcpu, in slot);
+        }
         vm.Host.UnlockMmuShared();
         if (result == MapResult.Occupied)
             result = Replace(ref vcpu, in slot, in attempt);
         return result == MapResult.Mapped ? FaultOutcome.Mapped : FaultOutcome.Retry;
+    }
+
+    private static ulong Leaf<TFormat>(in MemorySlot slot, in HostPage page, int level, bool write)
+        where TFormat : struct, INestedFormat
+    {
+        ulong leaf = TFormat.Leaf(new Pfn(page.Frame.Value & ~(NestedTables.PagesOf(level) - 1)), level);
+        // While writes are logged, a page becomes writable by a write only.
+        if (page.Writable && !slot.IsReadOnly)
+            leaf |= NestedTables.HostWritable | (write || !slot.LogsDirty ? NestedTables.Writable : 0);
+        return leaf;
     }
 
     /// <summary>

@@ -141,7 +141,7 @@ internal static class NestedTables
         Find(ref memory, gfn, out level, out ulong entry);
         writable = (entry & Writable) != 0;
         page = new Pfn(Target(entry).Frame.Value | gfn.Value & (PagesOf(level) - 1));
-        return entry != 0;
+        return entry != 0 && gfn.Value <= memory.LastFrame.Value;
     }
 
     /// <summary>Where the walk for a frame ends: at a mapping, or at 0.</summary>

@@ -69,6 +69,10 @@ internal struct ShadowVcpu
         return true;
     }
 
+    /// <summary>The table at the top for an address; 0: none yet.</summary>
+    public readonly int TopOf(in PagingState paging, Gva address) =>
+        Tops[(paging.Efer & Efer.Lma) != 0 ? 0 : (int)(address.Value >> 30) & 3];
+
     public static int IndexOf(Gva address, int level) =>
         (int)(address.Value >> Page.Shift + 9 * (level - 1)) & KernelPages.EntriesPerTable - 1;
 }
@@ -197,6 +201,12 @@ internal static class ShadowFault
         shadow.Put(ShadowTables.Name(place, ShadowVcpu.IndexOf(address, level)),
             new Pfn(page.Value & ~inside).Address.Value | (writable ? flags : flags & ~GuestEntry.Writable)
             | (level > 1 ? GuestEntry.LargePage : 0), frame.Value & ~inside);
+        uint first = ShadowTables.Name(place, ShadowVcpu.IndexOf(address, 1) & -WalkPath.Group);
+        for (int i = 0; path.Bottom == 1 && i < WalkPath.Group; i++)
+        {
+            if (path.Near[i] != 0 && shadow.Entry(first + (uint)i) == 0)
+                shadow.Renew(ref vcpu.Vm, in paging, first + (uint)i, path.Near[i]);
+        }
         return true;
     }
 }

@@ -7,7 +7,7 @@ namespace SharpKvm.Mmu;
 /// </summary>
 internal struct WalkPath
 {
-    public const int Levels = 5;
+    public const int Levels = 5, Group = 8;
     public const ulong Rights = GuestEntry.Writable | GuestEntry.User | GuestEntry.NoExecute;
 
     /// <summary>Address of the guest's table, and in other bits what the levels above it restrict.</summary>
@@ -16,6 +16,8 @@ internal struct WalkPath
     public int Bottom;
     /// <summary>The entry that maps the page, and what it restricts together with those above.</summary>
     public ulong Entry, Restrictions;
+    /// <summary>If it is one of level 1, and of 64 bits: it and its neighbours, an aligned group; else 0.</summary>
+    public InlineArray8<ulong> Near;
 
     public static WalkPath WithoutPaging => new() { Bottom = Levels + 1, Entry = GuestEntry.Dirty };
 
@@ -83,18 +85,27 @@ internal static class ShadowRole
     /// <summary>A table of 32-bit entries has two shadows (level 1) or four (level 2): which one this is.</summary>
     public static int QuadrantOf(ulong role) => (int)(role >> QuadrantShift & 3);
 
-    /// <summary>Whether an entry of level 1 is still one that the guest's entry allows.</summary>
-    public static bool Agrees(ulong role, ulong entry, ulong frame, ulong guest)
+    /// <summary>
+    /// Whether a guest's entry of level 1 maps a page that the guest has used, and what it restricts together with those
+    /// above.
+    /// </summary>
+    public static bool TryRead(ulong role, ulong guest, out ulong restrictions)
     {
         const ulong Needed = GuestEntry.Present | GuestEntry.Accessed, PaeReserved = 0x7ff0_0000_0000_0000;
         ulong reserved = ((role & NoExecuteOn) != 0 ? 0 : GuestEntry.NoExecute)
             | ((role & (Long | Narrow)) != 0 ? 0 : PaeReserved);
-        ulong restrictions = (role | Invert(guest)) & WalkPath.Rights
+        restrictions = (role | Invert(guest)) & WalkPath.Rights
             | ((role & Long) != 0 ? guest & KeyMask : 0)
             | ((guest & GuestEntry.Dirty) == 0 ? GuestEntry.Writable : 0);
+        return (guest & (Needed | reserved)) == Needed;
+    }
+
+    /// <summary>Whether an entry of level 1 is still one that the guest's entry allows.</summary>
+    public static bool Agrees(ulong role, ulong entry, ulong frame, ulong guest)
+    {
+        bool maps = TryRead(role, guest, out ulong restrictions);
         ulong wanted = Leaf(restrictions);
         ulong mayDiffer = GuestEntry.AddressMask | GuestEntry.Accessed | wanted & GuestEntry.Writable;
-        return (guest & (Needed | reserved)) == Needed && WalkPath.FrameOf(guest).Value == frame
-            && ((entry ^ wanted) & ~mayDiffer) == 0;
+        return maps && WalkPath.FrameOf(guest).Value == frame && ((entry ^ wanted) & ~mayDiffer) == 0;
     }
 }

@@ -41,7 +41,13 @@ internal struct ShadowTables
     public const ulong LargeMask = Entries - 1;
 
     private const int Entries = KernelPages.EntriesPerTable, PagesPerTable = 3, FrameBuckets = 1 << 16,
-        MaxUnsync = 64, MaxWrites = 8, MaxLooks = 8, Next = 0, Previous = 1;
+        MaxUnsync = 64, MaxWrites = 8, MaxLooks = 8;
+
+    /// <summary>The names of an entry's neighbours in the list that it is in; 0: none.</summary>
+    private struct Neighbours
+    {
+        public uint Next, Previous;
+    }
 
     /// <summary>Place 0 stays empty: no table, no entry.</summary>
     private KernelArray<ShadowPage> _pages;
@@ -79,13 +85,13 @@ internal struct ShadowTables
 
     public readonly ref ShadowPage At(int place) => ref _pages.Span[place];
     public static uint Name(int place, int index) => (uint)(place * Entries + index);
-    private readonly ref ulong Entry(uint name) => ref KernelPages.Entries(PageOf(name).Table)[IndexOf(name)];
+    public readonly ref ulong Entry(uint name) => ref KernelPages.Entries(PageOf(name).Table)[IndexOf(name)];
     private readonly ref ulong Target(uint name) => ref KernelPages.Entries(PageOf(name).Targets)[IndexOf(name)];
 
     private readonly ref ShadowPage PageOf(uint name) => ref At((int)(name / Entries));
     private static int IndexOf(uint name) => (int)(name % Entries);
-    private readonly ref uint Link(uint name, int which) =>
-        ref MemoryMarshal.Cast<byte, uint>(KernelPages.Bytes(PageOf(name).Links))[2 * IndexOf(name) + which];
+    private readonly ref Neighbours Link(uint name) =>
+        ref MemoryMarshal.Cast<ulong, Neighbours>(KernelPages.Entries(PageOf(name).Links))[IndexOf(name)];
 
     /// <summary>The first of the list that an entry is in, or will be in.</summary>
     private readonly ref uint ListOf(uint name, ulong entry) =>
@@ -186,17 +192,16 @@ internal struct ShadowTables
     /// <summary>Writes an entry. <paramref name="target"/>: the frame that it maps, or a table's place.</summary>
     public readonly void Put(uint name, ulong entry, ulong target)
     {
-        ref ulong place = ref Entry(name);
-        if (Target(name) != target || ((place ^ entry) & GuestEntry.LargePage) != 0)
+        ref ulong place = ref Entry(name), to = ref Target(name);
+        if (place != 0 && (to != target || ((place ^ entry) & GuestEntry.LargePage) != 0))
             Remove(name);
         if (place == 0)
         {
-            Target(name) = target;
+            to = target;
             ref uint list = ref ListOf(name, entry);
-            Link(name, Next) = list;
-            Link(name, Previous) = 0;
+            Link(name) = new() { Next = list };
             if (list != 0)
-                Link(list, Previous) = name;
+                Link(list).Previous = name;
             list = name;
         }
         Volatile.Write(ref place, entry);
@@ -206,10 +211,10 @@ internal struct ShadowTables
     {
         if (Entry(name) == 0)
             return;
-        uint next = Link(name, Next), previous = Link(name, Previous);
-        (previous != 0 ? ref Link(previous, Next) : ref ListOf(name, Entry(name))) = next;
-        if (next != 0)
-            Link(next, Previous) = previous;
+        Neighbours link = Link(name);
+        (link.Previous != 0 ? ref Link(link.Previous).Next : ref ListOf(name, Entry(name))) = link.Next;
+        if (link.Next != 0)
+            Link(link.Next).Previous = link.Previous;
         Volatile.Write(ref Entry(name), 0);
     }
 
@@ -285,7 +290,7 @@ internal struct ShadowTables
         bool found = false;
         for (uint name = BucketOf(frame), next; name != 0; name = next)
         {
-            next = Link(name, Next);
+            next = Link(name).Next;
             ulong old = Volatile.Read(ref Entry(name));
             if (Target(name) != frame || (old & kind) != kind || (old & bits) == 0)
                 continue;
@@ -343,9 +348,6 @@ internal struct ShadowTables
     private readonly void Compare(ref Vm.Vm vm, int place)
     {
         ref ShadowPage page = ref At(place);
-        int size = ShadowRole.EntrySizeOf(page.Role);
-        Gpa table = new Gfn(page.Frame).Address + (ulong)(ShadowRole.QuadrantOf(page.Role) * Entries * size);
-        ref readonly MemorySlot slot = ref vm.Memory.Slots.Find(table);
         Span<ulong> entries = KernelPages.Entries(page.Table);
         for (int index = 0; index < entries.Length; index++)
         {
@@ -353,13 +355,67 @@ internal struct ShadowTables
             if (entries[index] == 0)
                 continue;
             uint name = Name(place, index);
-            ulong guest = 0;
             // It may be another table by now: whatever goes can come again. Of one that is not there nothing agrees.
-            if (!(slot.TryToHva(table + (ulong)(index * size), out Hva hva)
-                && UserMemory.TryReadPresent(hva, MemoryMarshal.AsBytes(new Span<ulong>(ref guest))[..size])
-                && ShadowRole.Agrees(page.Role, entries[index], Target(name), guest)))
+            if (!ShadowRole.Agrees(page.Role, entries[index], Target(name), ReadGuest(ref vm, in page, index)))
                 Remove(name);
         }
+    }
+
+    /// <summary>The guest's entry of level 1 behind one here, in one load and without sleeping; 0: not there.</summary>
+    private static ulong ReadGuest(ref Vm.Vm vm, in ShadowPage page, int index)
+    {
+        int size = ShadowRole.EntrySizeOf(page.Role);
+        Gpa at = new Gfn(page.Frame).Address + (ulong)((ShadowRole.QuadrantOf(page.Role) * Entries + index) * size);
+        ulong guest = 0;
+        bool isThere = vm.Memory.Slots.Find(at).TryToHva(at, out Hva hva)
+            && UserMemory.TryReadPresent(new Hva(hva.Value & ~7ul), MemoryMarshal.AsBytes(new Span<ulong>(ref guest)));
+        return !isThere ? 0 : size == sizeof(ulong) ? guest : (uint)(guest >> (int)(at.Value & 4) * 8);
+    }
+
+    /// <summary>
+    /// Makes an entry of level 1 what the guest's is: of a page that the guest has used, and whose frame the nested
+    /// tables have. Otherwise it goes. It may write what has its dirty flag and is no table.
+    /// </summary>
+    public readonly void Renew(ref Vm.Vm vm, in PagingState paging, uint name, ulong guest)
+    {
+        Gfn frame = WalkPath.FrameOf(guest);
+        if (!ShadowRole.TryRead(PageOf(name).Role, guest, out ulong restrictions)
+            || (guest & GuestEntry.Reserved(in paging)) != 0
+            || !NestedTables.TryFind(ref vm.Memory, frame, out Pfn target, out bool writable, out _))
+        {
+            Remove(name);
+            return;
+        }
+        if (!writable || (restrictions & GuestEntry.Writable) == 0 && IsProtected(frame.Value))
+            restrictions |= GuestEntry.Writable;
+        // Hardware tells when it is used.
+        Put(name, target.Address.Value | ShadowRole.Leaf(restrictions) & ~GuestEntry.Accessed, frame.Value);
+    }
+
+    /// <summary>
+    /// INVLPG: the entry for an address becomes what the guest's is now. The tables above are never out of date.
+    /// </summary>
+    public static void Invalidate(ref Vcpu vcpu, in PagingState paging, Gva address)
+    {
+        ref ShadowTables shadow = ref vcpu.Vm.Memory.Shadow;
+        if (!shadow.IsActive)
+            return;
+        vcpu.Vm.Host.LockMmu();
+        shadow.Sequence++;
+        // Who only ever flushes single pages gets no more tables to write to when these are all used up.
+        vcpu.Shadow.IsStale |= vcpu.Shadow.MustLoad(in shadow) || shadow._unsyncCount > MaxUnsync / 2;
+        int place = vcpu.Shadow.IsStale ? 0 : vcpu.Shadow.TopOf(in paging, address);
+        for (int level; place != 0 && (level = ShadowRole.LevelOf(shadow.At(place).Role)) > 1;)
+        {
+            uint name = Name(place, ShadowVcpu.IndexOf(address, level));
+            ulong entry = shadow.Entry(name);
+            place = entry == 0 || (entry & GuestEntry.LargePage) != 0 ? 0 : (int)shadow.Target(name);
+        }
+        int index = ShadowVcpu.IndexOf(address, 1);
+        if ((shadow.At(place).Role & ShadowRole.Unsync) != 0)
+            shadow.Renew(
+                ref vcpu.Vm, in paging, Name(place, index), ReadGuest(ref vcpu.Vm, in shadow.At(place), index));
+        shadow.Unlock(ref vcpu.Vm);
     }
 
     /// <summary>

@@ -211,12 +211,13 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
 
     /// <summary>
     /// With nested paging INVLPG is not intercepted; one that is emulated, or of a guest with shadow tables, flushes
-    /// more than asked.
+    /// more than asked: small pages may stand for a large one, all of which goes.
     /// </summary>
     public void InvalidatePage(Gva address)
     {
-        _vcpu.Shadow.IsStale = true;
-        _vcpu.Shared.Request(VcpuRequests.FlushTlb);
+        PagingState paging = Paging(ref _vcpu);
+        ShadowTables.Invalidate(ref _vcpu, in paging, address);
+        TVendor.FlushTlb(ref _vcpu);
     }
 
     private bool TryTranslate(Gva address, PageAccess kind, Rights rights, out Gpa physical, ref Fault fault)
