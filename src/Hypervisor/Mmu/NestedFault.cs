@@ -78,31 +78,21 @@ internal static class NestedFault
         }
 
         int level = slot.LevelAt(address.Frame, Math.Min(page.Level, largest));
-        Attempt<TFormat> attempt = new(table, address, hva, level, Leaf<TFormat>(in slot, in page, level, write), sequence);
+        Attempt<TFormat> attempt = new(table, address, hva, level, page, write, sequence);
         vm.Host.LockMmuShared();
         MapResult result = attempt.Map(ref vcpu, in slot);
         // A fault on shadow tables costs more, and fills several entries.
-        for (ulong i = 1; i < 8 && vm.Memory.Shadow.IsActive && level == 1 && !slot.LogsDirty; i++)
+        ulong group = vm.Memory.Shadow.IsActive && level == 1 && result == MapResult.Mapped ? WalkPath.Group : 0ul;
+        for (ulong i = 1; i < group; i++)
         {
             Gpa near = new(address.Frame.Address.Value ^ i << Page.Shift);
             if (slot.TryToHva(near, out hva) && vm.Host.FindPage(hva, write: false, out page))
-                new Attempt<TFormat>(table, near, hva, level,
-                    Leaf<TFormat>(in slot, in page, level, write: false) & ~TFormat.Accessed, sequence).Map(ref vcpu, in slot);
+                new Attempt<TFormat>(table, near, hva, level, page, write: false, sequence).Map(ref vcpu, in slot);
         }
         vm.Host.UnlockMmuShared();
         if (result == MapResult.Occupied)
             result = Replace(ref vcpu, in slot, in attempt);
         return result == MapResult.Mapped ? FaultOutcome.Mapped : FaultOutcome.Retry;
-    }
-
-    private static ulong Leaf<TFormat>(in MemorySlot slot, in HostPage page, int level, bool write)
-        where TFormat : struct, INestedFormat
-    {
-        ulong leaf = TFormat.Leaf(new Pfn(page.Frame.Value & ~(NestedTables.PagesOf(level) - 1)), level);
-        // While writes are logged, a page becomes writable by a write only.
-        if (page.Writable && !slot.IsReadOnly)
-            leaf |= NestedTables.HostWritable | (write || !slot.LogsDirty ? NestedTables.Writable : 0);
-        return leaf;
     }
 
     /// <summary>
@@ -141,7 +131,7 @@ internal static class NestedFault
 
     /// <summary>A mapping that a fault wants, and what it rests on.</summary>
     private readonly struct Attempt<TFormat>(
-        KernelRef<SlotTable> table, Gpa address, Hva hva, int level, ulong leaf, ulong sequence)
+        KernelRef<SlotTable> table, Gpa address, Hva hva, int level, HostPage page, bool write, ulong sequence)
         where TFormat : struct, INestedFormat
     {
         /// <summary>How many 4 KiB pages it maps.</summary>
@@ -159,6 +149,10 @@ internal static class NestedFault
             if (vm.Host.IsInvalidated(sequence, Start, Pages << Page.Shift) || !vm.Memory.IsCurrent(table)
                 || slot.IsRetired)
                 return MapResult.NeedsTable;
+            ulong leaf = TFormat.Leaf(new Pfn(page.Frame.Value & ~(Pages - 1)), level);
+            // While writes are logged, a page becomes writable by a write only.
+            if (page.Writable && !slot.IsReadOnly)
+                leaf |= NestedTables.HostWritable | (write || !slot.LogsDirty ? NestedTables.Writable : 0);
             MapResult result = NestedTables.Map<TFormat>(
                 ref vm.Memory, ref vcpu.SpareTables, address.Frame, level, leaf);
             if (result == MapResult.Mapped && (leaf & NestedTables.Writable) != 0)

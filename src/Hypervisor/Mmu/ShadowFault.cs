@@ -52,7 +52,7 @@ internal struct ShadowVcpu
             return false;
         vcpu.Vm.Host.LockMmu();
         if (own.IsStale)
-            shadow.Sync(ref vcpu.Vm, protects: own._cr3 != paging.Cr3);
+            shadow.Sync(ref vcpu.Vm, in paging, protects: own._cr3 != paging.Cr3);
         shadow.Reserve(ref vcpu.Vm, ref vcpu.SpareTables);
         KernelPages.Entries(own.Pointers)[..4].Clear();
         (own.Tops, own.IsStale, own.Root, own._cr3) = (default, false, own.Pointers, paging.Cr3);
@@ -68,10 +68,6 @@ internal struct ShadowVcpu
         shadow.Unlock(ref vcpu.Vm);
         return true;
     }
-
-    /// <summary>The table at the top for an address; 0: none yet.</summary>
-    public readonly int TopOf(in PagingState paging, Gva address) =>
-        Tops[(paging.Efer & Efer.Lma) != 0 ? 0 : (int)(address.Value >> 30) & 3];
 
     public static int IndexOf(Gva address, int level) =>
         (int)(address.Value >> Page.Shift + 9 * (level - 1)) & KernelPages.EntriesPerTable - 1;
@@ -205,7 +201,7 @@ internal static class ShadowFault
         for (int i = 0; path.Bottom == 1 && i < WalkPath.Group; i++)
         {
             if (path.Near[i] != 0 && shadow.Entry(first + (uint)i) == 0)
-                shadow.Renew(ref vcpu.Vm, in paging, first + (uint)i, path.Near[i]);
+                shadow.Fill(ref vcpu.Vm, in paging, first + (uint)i, path.Near[i]);
         }
         return true;
     }

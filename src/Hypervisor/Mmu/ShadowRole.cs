@@ -86,8 +86,8 @@ internal static class ShadowRole
     public static int QuadrantOf(ulong role) => (int)(role >> QuadrantShift & 3);
 
     /// <summary>
-    /// Whether a guest's entry of level 1 maps a page that the guest has used, and what it restricts together with those
-    /// above.
+    /// Whether a guest's entry, in a table of level 1, maps a page that the guest has used, and what it restricts
+    /// together with those above.
     /// </summary>
     public static bool TryRead(ulong role, ulong guest, out ulong restrictions)
     {
@@ -97,15 +97,12 @@ internal static class ShadowRole
         restrictions = (role | Invert(guest)) & WalkPath.Rights
             | ((role & Long) != 0 ? guest & KeyMask : 0)
             | ((guest & GuestEntry.Dirty) == 0 ? GuestEntry.Writable : 0);
-        return (guest & (Needed | reserved)) == Needed;
+        return (guest & (Needed | reserved)) == Needed && (role & Direct) == 0 && LevelOf(role) == 1;
     }
 
     /// <summary>Whether an entry of level 1 is still one that the guest's entry allows.</summary>
-    public static bool Agrees(ulong role, ulong entry, ulong frame, ulong guest)
-    {
-        bool maps = TryRead(role, guest, out ulong restrictions);
-        ulong wanted = Leaf(restrictions);
-        ulong mayDiffer = GuestEntry.AddressMask | GuestEntry.Accessed | wanted & GuestEntry.Writable;
-        return maps && WalkPath.FrameOf(guest).Value == frame && ((entry ^ wanted) & ~mayDiffer) == 0;
-    }
+    public static bool Agrees(ulong role, ulong entry, ulong frame, ulong guest) =>
+        TryRead(role, guest, out ulong restrictions) && WalkPath.FrameOf(guest).Value == frame
+            && ((entry ^ Leaf(restrictions)) & ~(GuestEntry.AddressMask | GuestEntry.Accessed
+                | ~restrictions & GuestEntry.Writable)) == 0;
 }

@@ -42,13 +42,6 @@ internal struct ShadowTables
 
     private const int Entries = KernelPages.EntriesPerTable, PagesPerTable = 3, FrameBuckets = 1 << 16,
         MaxUnsync = 64, MaxWrites = 8, MaxLooks = 8;
-
-    /// <summary>The names of an entry's neighbours in the list that it is in; 0: none.</summary>
-    private struct Neighbours
-    {
-        public uint Next, Previous;
-    }
-
     /// <summary>Place 0 stays empty: no table, no entry.</summary>
     private KernelArray<ShadowPage> _pages;
     /// <summary>Entries that map pages by the frame, the first of each bucket.</summary>
@@ -90,8 +83,9 @@ internal struct ShadowTables
 
     private readonly ref ShadowPage PageOf(uint name) => ref At((int)(name / Entries));
     private static int IndexOf(uint name) => (int)(name % Entries);
-    private readonly ref Neighbours Link(uint name) =>
-        ref MemoryMarshal.Cast<ulong, Neighbours>(KernelPages.Entries(PageOf(name).Links))[IndexOf(name)];
+    /// <summary>The neighbours of an entry in the list that it is in; 0: none.</summary>
+    private readonly ref (uint Next, uint Previous) Link(uint name) => ref MemoryMarshal.Cast<ulong, (uint, uint)>(
+        KernelPages.Entries(PageOf(name).Links))[IndexOf(name)];
 
     /// <summary>The first of the list that an entry is in, or will be in.</summary>
     private readonly ref uint ListOf(uint name, ulong entry) =>
@@ -199,7 +193,7 @@ internal struct ShadowTables
         {
             to = target;
             ref uint list = ref ListOf(name, entry);
-            Link(name) = new() { Next = list };
+            Link(name) = (list, 0);
             if (list != 0)
                 Link(list).Previous = name;
             list = name;
@@ -211,10 +205,10 @@ internal struct ShadowTables
     {
         if (Entry(name) == 0)
             return;
-        Neighbours link = Link(name);
-        (link.Previous != 0 ? ref Link(link.Previous).Next : ref ListOf(name, Entry(name))) = link.Next;
-        if (link.Next != 0)
-            Link(link.Next).Previous = link.Previous;
+        (uint next, uint previous) = Link(name);
+        (previous != 0 ? ref Link(previous).Next : ref ListOf(name, Entry(name))) = next;
+        if (next != 0)
+            Link(next).Previous = previous;
         Volatile.Write(ref Entry(name), 0);
     }
 
@@ -332,90 +326,79 @@ internal struct ShadowTables
     /// do not allow any more.
     /// </summary>
     /// <param name="vm">The VM.</param>
-    /// <param name="protects">Whether the guest's next write to such a table is to be noticed. Otherwise the guest, which is
-    /// changing it, does not fault, but each flush looks at it again; so now and then it is noticed anyway.</param>
-    public void Sync(ref Vm.Vm vm, bool protects)
+    /// <param name="paging">The vCPU's state.</param>
+    /// <param name="protects">Whether the guest's next write to such a table is to be noticed. Otherwise the guest, which
+    /// is changing it, does not fault, but each flush looks at it again; so now and then it is noticed anyway.</param>
+    public void Sync(ref Vm.Vm vm, in PagingState paging, bool protects)
     {
         protects |= ++Sequence % MaxLooks == 0 || _unsyncCount > MaxUnsync / 2;
         for (int i = 0; protects && i < _unsyncCount; i++)
             Protect(At(At(i).Unsync).Frame, clear: false);
         Flush(ref vm);
         for (int i = 0; i < _unsyncCount; i++)
-            Compare(ref vm, At(i).Unsync);
+            Compare(ref vm, in paging, At(i).Unsync, 0, Entries);
         _unsyncCount = protects ? 0 : _unsyncCount;
     }
 
-    private readonly void Compare(ref Vm.Vm vm, int place)
+    /// <summary>
+    /// A vCPU flushes one page from its TLB: the same for the entries that may have to do with it. Whoever never
+    /// flushes more is made to when many tables are out of date.
+    /// </summary>
+    public static void Invalidate(ref Vcpu vcpu, in PagingState paging, Gva address)
     {
-        ref ShadowPage page = ref At(place);
-        Span<ulong> entries = KernelPages.Entries(page.Table);
-        for (int index = 0; index < entries.Length; index++)
+        ref ShadowTables shadow = ref vcpu.Vm.Memory.Shadow;
+        int index = ShadowVcpu.IndexOf(address, 1);
+        vcpu.Vm.Host.LockMmu();
+        shadow.Sequence++;
+        for (int i = 0; i < shadow._unsyncCount; i++)
+            shadow.Compare(ref vcpu.Vm, in paging, shadow.At(i).Unsync, index, index + 1);
+        vcpu.Shadow.IsStale |= shadow._unsyncCount > MaxUnsync / 2;
+        shadow.Unlock(ref vcpu.Vm);
+    }
+
+    /// <summary>Entries that the guest's do not allow any more become what those allow, if anything.</summary>
+    private readonly void Compare(ref Vm.Vm vm, in PagingState paging, int place, int first, int end)
+    {
+        Span<ulong> entries = KernelPages.Entries(At(place).Table);
+        for (int index = first; index < end; index++)
         {
-            // Most are empty.
-            if (entries[index] == 0)
-                continue;
             uint name = Name(place, index);
-            // It may be another table by now: whatever goes can come again. Of one that is not there nothing agrees.
-            if (!ShadowRole.Agrees(page.Role, entries[index], Target(name), ReadGuest(ref vm, in page, index)))
-                Remove(name);
+            ulong guest;
+            // Most are empty. It may be another table by now: whatever goes can come again.
+            if (entries[index] == 0 || ShadowRole.Agrees(
+                At(place).Role, entries[index], Target(name), guest = ReadGuest(ref vm, name)))
+                continue;
+            Remove(name);
+            Fill(ref vm, in paging, name, guest);
         }
     }
 
     /// <summary>The guest's entry of level 1 behind one here, in one load and without sleeping; 0: not there.</summary>
-    private static ulong ReadGuest(ref Vm.Vm vm, in ShadowPage page, int index)
+    private readonly ulong ReadGuest(ref Vm.Vm vm, uint name)
     {
-        int size = ShadowRole.EntrySizeOf(page.Role);
-        Gpa at = new Gfn(page.Frame).Address + (ulong)((ShadowRole.QuadrantOf(page.Role) * Entries + index) * size);
-        ulong guest = 0;
-        bool isThere = vm.Memory.Slots.Find(at).TryToHva(at, out Hva hva)
-            && UserMemory.TryReadPresent(new Hva(hva.Value & ~7ul), MemoryMarshal.AsBytes(new Span<ulong>(ref guest)));
-        return !isThere ? 0 : size == sizeof(ulong) ? guest : (uint)(guest >> (int)(at.Value & 4) * 8);
+        ulong role = PageOf(name).Role, guest = 0;
+        int size = ShadowRole.EntrySizeOf(role), index = ShadowRole.QuadrantOf(role) * Entries + IndexOf(name);
+        Gpa at = new Gfn(PageOf(name).Frame).Address + (ulong)(index * size);
+        return !vm.Memory.Slots.Find(at).TryToHva(at, out Hva hva)
+            || !UserMemory.TryReadPresent(new Hva(hva.Value & ~7ul), MemoryMarshal.AsBytes(new Span<ulong>(ref guest)))
+            ? 0 : size == sizeof(ulong) ? guest : (uint)(guest >> (int)(at.Value & 4) * 8);
     }
 
     /// <summary>
-    /// Makes an entry of level 1 what the guest's is: of a page that the guest has used, and whose frame the nested
-    /// tables have. Otherwise it goes. It may write what has its dirty flag and is no table.
+    /// Fills an empty entry of level 1 if the guest's says that it has used the page, and the nested tables have that.
+    /// The guest may write to what has its dirty flag and is no table.
     /// </summary>
-    public readonly void Renew(ref Vm.Vm vm, in PagingState paging, uint name, ulong guest)
+    public readonly void Fill(ref Vm.Vm vm, in PagingState paging, uint name, ulong guest)
     {
         Gfn frame = WalkPath.FrameOf(guest);
         if (!ShadowRole.TryRead(PageOf(name).Role, guest, out ulong restrictions)
             || (guest & GuestEntry.Reserved(in paging)) != 0
             || !NestedTables.TryFind(ref vm.Memory, frame, out Pfn target, out bool writable, out _))
-        {
-            Remove(name);
             return;
-        }
         if (!writable || (restrictions & GuestEntry.Writable) == 0 && IsProtected(frame.Value))
             restrictions |= GuestEntry.Writable;
         // Hardware tells when it is used.
         Put(name, target.Address.Value | ShadowRole.Leaf(restrictions) & ~GuestEntry.Accessed, frame.Value);
-    }
-
-    /// <summary>
-    /// INVLPG: the entry for an address becomes what the guest's is now. The tables above are never out of date.
-    /// </summary>
-    public static void Invalidate(ref Vcpu vcpu, in PagingState paging, Gva address)
-    {
-        ref ShadowTables shadow = ref vcpu.Vm.Memory.Shadow;
-        if (!shadow.IsActive)
-            return;
-        vcpu.Vm.Host.LockMmu();
-        shadow.Sequence++;
-        // Who only ever flushes single pages gets no more tables to write to when these are all used up.
-        vcpu.Shadow.IsStale |= vcpu.Shadow.MustLoad(in shadow) || shadow._unsyncCount > MaxUnsync / 2;
-        int place = vcpu.Shadow.IsStale ? 0 : vcpu.Shadow.TopOf(in paging, address);
-        for (int level; place != 0 && (level = ShadowRole.LevelOf(shadow.At(place).Role)) > 1;)
-        {
-            uint name = Name(place, ShadowVcpu.IndexOf(address, level));
-            ulong entry = shadow.Entry(name);
-            place = entry == 0 || (entry & GuestEntry.LargePage) != 0 ? 0 : (int)shadow.Target(name);
-        }
-        int index = ShadowVcpu.IndexOf(address, 1);
-        if ((shadow.At(place).Role & ShadowRole.Unsync) != 0)
-            shadow.Renew(
-                ref vcpu.Vm, in paging, Name(place, index), ReadGuest(ref vcpu.Vm, in shadow.At(place), index));
-        shadow.Unlock(ref vcpu.Vm);
     }
 
     /// <summary>

@@ -215,8 +215,8 @@ internal readonly ref struct GuestMachine<TVendor> : IMachine where TVendor : st
     /// </summary>
     public void InvalidatePage(Gva address)
     {
-        PagingState paging = Paging(ref _vcpu);
-        ShadowTables.Invalidate(ref _vcpu, in paging, address);
+        if (_vcpu.Vm.Memory.Shadow.IsActive)
+            ShadowTables.Invalidate(ref _vcpu, Paging(ref _vcpu), address);
         TVendor.FlushTlb(ref _vcpu);
     }
 

@@ -56,7 +56,7 @@ internal sealed class ShadowProcessor
 
     public void Invalidate(ulong linear)
     {
-        _memory.Vcpu.Shadow.IsStale = true;
+        ShadowTables.Invalidate(ref _memory.Vcpu, in State, new Gva(linear));
         _tlb.Remove(linear >> Page.Shift);
     }
 
@@ -120,7 +120,8 @@ internal sealed class ShadowProcessor
         return Allows(in found, access, isUser) ? found : null;
     }
 
-    private Found? Walk(ulong linear)
+    /// <summary>What hardware finds in the tables; null: nothing.</summary>
+    public Found? Walk(ulong linear)
     {
         bool isLong = (State.Efer & Efer.Lma) != 0;
         bool writable = true, user = true, noExecute = false;
