@@ -138,19 +138,23 @@ internal sealed class ShadowPagingTests
     [Test]
     public void AFaultFillsNeighboursThatTheGuestHasUsed()
     {
-        const ulong Clean = 9, Unused = 10, ReadOnly = 11, Supervisor = 12, Table = 13, Wide = 14, Absent = 15, Far = 16;
+        const ulong Clean = 9, Unused = 10, ReadOnly = 11, Supervisor = 12, Table = 13, Wide = 14, Absent = 15, Far = 16,
+            WideFrame = Frames;
         using FourLevels guest = new();
         ulong[] entries =
         [
             8 << Page.Shift | Used, 9 << Page.Shift | Used & ~Dirty, 10 << Page.Shift | Used & ~Accessed,
             11 << Page.Shift | Used & ~Writable, 12 << Page.Shift | Used & ~User, 1 << Page.Shift | Used,
-            1ul << 40 | 14 << Page.Shift | Used, 15 << Page.Shift | Used & ~1ul, 8 << Page.Shift | Used,
+            WideFrame << Page.Shift | Used, 15 << Page.Shift | Used & ~1ul, 8 << Page.Shift | Used,
         ];
         guest[20] = 1 << Page.Shift | Used;
+        guest[28] = WideFrame << Page.Shift | Used;
         for (int i = 0; i < entries.Length; i++)
             guest[8 + (ulong)i] = entries[i];
         guest.Processor.Flush();
         guest.Access(20, PageAccess.Read);
+        guest.Access(28, PageAccess.Read);
+        guest.Processor.State.PhysicalBits = 16;
         int faults = guest.Processor.Faults;
         guest.Access(8, PageAccess.Write);
 
@@ -180,9 +184,9 @@ internal sealed class ShadowPagingTests
             {
                 State = { Cr0 = Cr0.Pe | Pg, Cr4 = Pae, Efer = Lma | Efer.Lme, Cr3 = 1 << Page.Shift, PhysicalBits = 40 },
             };
-            _memory.AddMemory(0, 0, Frames);
+            _memory.AddMemory(0, 0, Frames + 1);
             // The process has touched all.
-            for (ulong frame = 0; frame < Frames; frame++)
+            for (ulong frame = 0; frame <= Frames; frame++)
                 Write(frame << Page.Shift, 0);
             for (ulong table = 1; table < LastTable; table++)
                 Write(table << Page.Shift, (table + 1) << Page.Shift | Used);
