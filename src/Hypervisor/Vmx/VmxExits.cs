@@ -203,7 +203,9 @@ internal static class VmxExits
             case ExitReason.Cpuid: return Exits.Instruction(ref vcpu, Opcode.Cpuid, VmxVendor.FindEnd(ref vcpu));
             case ExitReason.Vmcall: return Exits.Instruction(ref vcpu, Opcode.Vmcall, VmxVendor.FindEnd(ref vcpu));
             case ExitReason.Rdmsr: return Exits.Instruction(ref vcpu, Opcode.Rdmsr, VmxVendor.FindEnd(ref vcpu));
-            case ExitReason.Invlpg: return InstructionEmulation<VmxVendor>.Run(ref vcpu);
+            case ExitReason.Invlpg:
+                new GuestMachine<VmxVendor>(ref vcpu).InvalidatePage(new Gva(qualification));
+                return Instructions<VmxVendor>.Advance(ref vcpu, VmxVendor.FindEnd(ref vcpu));
             // Bits 28-31: the register that has its type (SDM vol. 3, table 28-9).
             case ExitReason.Invpcid: return Exits.InvalidatePcid(ref vcpu,
                 vcpu.Registers[(Gpr)(Vmcs.Read(VmcsField.InstructionInformation) >> 28)]);
@@ -213,6 +215,11 @@ internal static class VmxExits
             case ExitReason.Monitor: return Exits.MonitorOrWait(ref vcpu, Opcode.Monitor);
             case ExitReason.Mwait: return Exits.MonitorOrWait(ref vcpu, Opcode.Mwait);
             case ExitReason.Rdpmc: return Exits.Raise(ref vcpu, Vector.GeneralProtection);
+            // MOV to CR3 in 64-bit mode, and the register that has the value (SDM vol. 3, table 28-3).
+            case ExitReason.ControlRegister when (qualification & 0x3f) == 3 && VmxVendor.Is64Bit(ref vcpu):
+                return ControlRegisters<VmxVendor>.TrySetCr3(ref vcpu, vcpu.Registers[(Gpr)(qualification >> 8 & 15)])
+                    ? Instructions<VmxVendor>.Advance(ref vcpu, VmxVendor.FindEnd(ref vcpu))
+                    : Exits.Raise(ref vcpu, Vector.GeneralProtection);
             case ExitReason.ControlRegister or ExitReason.DebugRegister: return Exits.ControlOrDebugAccess(ref vcpu);
             case (>= ExitReason.Vmclear and <= ExitReason.Vmxon) or ExitReason.Invept or ExitReason.Invvpid:
                 return Exits.Raise(ref vcpu, Vector.InvalidOpcode);
