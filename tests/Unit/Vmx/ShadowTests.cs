@@ -122,12 +122,28 @@ internal sealed class ShadowTests
             guest.Assemble(code => code.mov(cr3, rax));
         ulong wanted = invpcid && !invlpg ? before : before + 1;
         guest.RunThrough(invpcid ? Turn.Instruction(ExitReason.Invpcid, 5)
-            : Turn.Instruction(invlpg ? ExitReason.Invlpg : ExitReason.ControlRegister, 3));
+            : Turn.Instruction(invlpg ? ExitReason.Invlpg : ExitReason.ControlRegister, 3,
+                invlpg ? Data : 3));
         Assert.That(guest.Vm.Memory.Shadow.Sequence, Is.EqualTo(wanted));
         Assert.That(guest.Entries[^1].Injected,
             Is.EqualTo(invpcid && !invlpg ? Injection.Exception(13, 0) : Injection.None));
         if (!invpcid && !invlpg)
             Assert.That(VmxVendor.GetCr3(ref guest.Vcpu), Is.EqualTo(guest.Registers[Gpr.Rax]));
+    }
+
+    /// <summary>The exit names the register (SDM vol. 3, table 28-3). Bit 60 is no bit of an address.</summary>
+    [Test]
+    public void MovToCr3TakesTheRegisterThatTheExitNames([Values] bool valid)
+    {
+        using VmxGuest guest = Guest();
+        guest.EnterLongMode();
+        guest.RunThrough(Fault(2, Data));
+        ulong before = VmxVendor.GetCr3(ref guest.Vcpu), value = valid ? 0x5000 : 1ul << 60, rip = guest.Registers.Rip;
+        guest.Registers[Gpr.R9] = value;
+        guest.RunThrough(Turn.Instruction(ExitReason.ControlRegister, 3, 9 << 8 | 3));
+        Assert.That(VmxVendor.GetCr3(ref guest.Vcpu), Is.EqualTo(valid ? value : before));
+        Assert.That(guest.Registers.Rip, Is.EqualTo(valid ? rip + 3 : rip));
+        Assert.That(guest.Entries[^1].Injected, Is.EqualTo(valid ? Injection.None : Injection.Exception(13, 0)));
     }
 
     /// <summary>No control switches EFER: what SYSCALL needs is on the CPU for as long as the thread is.</summary>
