@@ -232,6 +232,8 @@ internal struct ShadowTables
             previous = ref At(previous).Next;
         previous = page.Next;
         RootVersion += page.IsTop ? 1u : 0;
+        // Until it is a table again the guest may write to it unseen: who walked before must do so again.
+        Sequence++;
         (page.Role, page.IsTop, _mustFlush) = (0, false, true);
         Release(place);
     }
