@@ -103,10 +103,8 @@ internal struct Lapic
     public int Create()
     {
         Page = KernelPages.Allocate();
-        if (Page.IsNull)
-            return Errno.ENOMEM;
         _page = KernelPages.Reference<ApicPage>(Page);
-        return Errno.Ok;
+        return Page.IsNull ? Errno.ENOMEM : Errno.Ok;
     }
 
     public readonly void Free() => KernelPages.Free(Page);

@@ -14,12 +14,7 @@ internal struct ApicAccess
     private bool _isOver;
 
     /// <summary>False: no memory.</summary>
-    public bool TryCreate()
-    {
-        if (Page.IsNull)
-            Page = KernelPages.Allocate();
-        return !Page.IsNull;
-    }
+    public bool TryCreate() => !(Page = Page.IsNull ? KernelPages.Allocate() : Page).IsNull;
 
     /// <summary>Maps the page if it is what the guest has missed.</summary>
     public static bool TryMap(ref Vcpu vcpu, Gpa address)

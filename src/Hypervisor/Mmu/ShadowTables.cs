@@ -350,6 +350,7 @@ internal struct ShadowTables
     {
         ref ShadowTables shadow = ref vcpu.Vm.Memory.Shadow;
         int index = ShadowVcpu.IndexOf(address, 1);
+        vcpu.Shadow.Device.Forget();
         vcpu.Vm.Host.LockMmu();
         shadow.Sequence++;
         for (int i = 0; i < shadow._unsyncCount; i++)

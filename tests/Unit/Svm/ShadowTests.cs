@@ -2,6 +2,7 @@
 using NUnit.Framework;
 using SharpKvm.Cpu;
 using SharpKvm.Svm;
+using SharpKvm.Vm;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace SharpKvm.Tests.Svm;
@@ -62,6 +63,7 @@ internal sealed class ShadowTests
     [TestCase("kind")]
     [TestCase("key")]
     [TestCase("flush")]
+    [TestCase("page")]
     [TestCase("slots")]
     public void ADeviceThatWasFoundNeedsNoWalk(string change)
     {
@@ -78,6 +80,8 @@ internal sealed class ShadowTests
         guest.Write(Entry, new byte[8]);
         if (change == "flush")
             SvmVendor.SetCr3(ref guest.Vcpu, SvmVendor.GetCr3(ref guest.Vcpu));
+        if (change == "page")
+            new GuestMachine<SvmVendor>(ref guest.Vcpu).InvalidatePage(new Gva(SvmGuest.Device));
         if (change == "slots")
             guest.AddRom([]);
         if (change == "key")
