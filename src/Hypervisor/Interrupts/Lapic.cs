@@ -254,9 +254,10 @@ internal struct Lapic
     /// <summary>The highest vector of a set, from one of its words downwards.</summary>
     private int Highest(int set, int word)
     {
+        ref ApicPage page = ref Registers;
         for (; word >= 0; word--)
         {
-            uint bits = Volatile.Read(ref Registers[set + word]);
+            uint bits = Volatile.Read(ref page[set + word]);
             if (bits != 0)
                 return word * 32 + BitOperations.Log2(bits);
         }
