@@ -45,10 +45,7 @@ static unsafe partial class HostStateTests
             code.ldmxcsr(__dword_ptr[(long)GuestLayout.Data]);
             foreach (uint msr in (uint[])[0xC0000100, 0xC0000101, 0xC0000102, 0xC0000082, 0xC0000083, 0x175, 0x176])
             {
-                code.mov(ecx, msr);
-                code.mov(eax, 0x6BAD0000);
-                code.xor(edx, edx);
-                code.wrmsr();
+                code.WriteMsr(msr, 0x6BAD0000);
             }
             code.mov(rax, 0x1000);
             code.mov(dr0, rax);
@@ -160,10 +157,7 @@ static unsafe partial class HostStateTests
     {
         Label again = code.CreateLabel();
         code.Label(ref again);
-        code.mov(ecx, 0xC0000102);
-        code.mov(eax, 0x6BAD0000);
-        code.xor(edx, edx);
-        code.wrmsr();
+        code.WriteMsr(0xC0000102, 0x6BAD0000);
         code.@out(0x10, al);
         code.jmp(again);
     });
@@ -209,10 +203,7 @@ static unsafe partial class HostStateTests
         {
             Label again = code.CreateLabel();
             code.Label(ref again);
-            code.mov(ecx, 0xC0000103);
-            code.mov(eax, 0x5A5A5A);
-            code.xor(edx, edx);
-            code.wrmsr();
+            code.WriteMsr(0xC0000103, 0x5A5A5A);
             code.rdtscp();
             code.mov(ebx, ecx);
             code.@out(0x10, al);
@@ -425,10 +416,7 @@ static unsafe partial class HostStateTests
             code.mov(rax, 0x1122334455667788);
             code.movq(xmm5, rax);
             code.mov(dr0, rax);
-            code.mov(ecx, 0xC0000102);
-            code.mov(eax, 0x1234000);
-            code.xor(edx, edx);
-            code.wrmsr();
+            code.WriteMsr(0xC0000102, 0x1234000);
             code.Label(ref again);
             code.@out(0x10, al);
             code.movq(rbx, xmm5);
