@@ -168,7 +168,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
     {
         // What is due is posted first, so that it is in IRR.
         ApicTimer<TVendor>.Expired(ref vcpu);
-        vcpu.Apic.HighestRequest();
+        vcpu.Apic.TakePosted();
         state = default;
         Span<uint> page = MemoryMarshal.Cast<byte, uint>((Span<byte>)state.regs);
         for (int register = 0; register < ApicRegister.Count; register++)

@@ -49,11 +49,9 @@ internal struct ApicPage
 /// </summary>
 internal struct PostedInterrupts
 {
-    public VectorWords Requests;
+    public InlineArray8<uint> Requests;
     /// <summary>1: there may be some, and who sent the first has told of it.</summary>
     public uint Outstanding;
-
-    [InlineArray(8)] internal struct VectorWords { private uint _first; }
 }
 
 /// <summary>
@@ -96,6 +94,9 @@ internal struct Lapic
     /// <summary>Of the start-up message that <see cref="Host.VcpuRequests.StartUp"/> tells of.</summary>
     public byte StartUpVector;
     public LapicTimer Timer;
+
+    /// <summary>The CPU has the MSRs that are its registers, too.</summary>
+    public readonly bool HasVirtualMsrs => IsVirtual && Mode == ApicMode.X2apic;
 
     public readonly ref ApicPage Registers => ref _page.Value;
 
@@ -178,7 +179,7 @@ internal struct Lapic
         if (!_statusChanged)
             return false;
         _statusChanged = false;
-        status = (uint)(Math.Max(HighestInService(), 0) << 8 | Math.Max(HighestRequest(), 0));
+        status = (uint)(Math.Max(HighestInService(), 0) << 8 | Math.Max(Highest(ApicRegister.Irr, Words - 1), 0));
         return true;
     }
 

@@ -8,7 +8,7 @@ namespace SharpKvm.Mmu;
 /// </summary>
 internal struct ApicAccess
 {
-    public static Gpa Address => new(0xfee0_0000);
+    public static Gpa Address => new(ApicBase.DefaultAddress);
 
     public Hpa Page;
     private bool _isOver;

@@ -20,11 +20,7 @@ internal struct ShadowVcpu
     /// <summary>0 or -ENOMEM.</summary>
     public int Create() => (Pointers = KernelPages.AllocateBitmap(0)).IsNull ? Errno.ENOMEM : Errno.Ok;
 
-    public readonly void Free()
-    {
-        if (!Pointers.IsNull)
-            KernelPages.FreeBitmap(Pointers, 0);
-    }
+    public readonly void Free() => KernelPages.Free(Pointers);
 
     /// <summary>
     /// The guest's control registers as hardware needs them: paging on, in the format of the shadow tables, with write

@@ -212,8 +212,9 @@ internal static class VmxHardware
         if (bitmap.IsNull)
             return bitmap;
         Span<byte> bytes = KernelPages.Bytes(bitmap);
-        foreach (uint msr in (ReadOnlySpan<uint>)[Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip,
-            Msr.FsBase, Msr.GsBase, isLong ? Msr.KernelGsBase : Msr.GsBase])
+        ReadOnlySpan<uint> own = [Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip, Msr.FsBase, Msr.GsBase,
+            Msr.KernelGsBase];
+        foreach (uint msr in isLong ? own : own[..^1])
         {
             int index = (int)(msr & 0x1fff) / 8 + (msr > 0x1fff ? High : 0);
             byte others = (byte)~(1 << (int)(msr % 8));

@@ -16,7 +16,7 @@ internal readonly struct VmxVendor : IVendor
     /// </summary>
     private static ulong OwnedCr4 => Cr4.Pvi | Cr4.Tsd | Cr4.De | (VmxHardware.HasEpt ? Cr4.Pge : 0) | Cr4.Pce
         | Cr4.Osfxsr | Cr4.Osxmmexcpt | Cr4.Fsgsbase;
-    private const uint Unusable = 1 << 16, BusyTss = 0xb;
+    private const uint Unusable = 1 << 16, BusyTss = 0xb, LongCode = 1 << 13;
     private const int EferPlace = 4;
     /// <summary>Pointer to the extended page tables: write-back, four levels (SDM vol. 3, 25.6.11).</summary>
     private const ulong EptWriteBack = 6, EptLevels = 3 << 3, EptAccessedDirty = 1 << 6;
@@ -155,7 +155,7 @@ internal readonly struct VmxVendor : IVendor
     }
 
     public static bool Is64Bit(ref Vcpu vcpu) => (vcpu.Vmx.Entry & EntryControls.LongMode) != 0
-        && (Vmcs.Read(Vmcs.Of(VmcsField.AccessRights, SegmentName.Cs)) & 1 << 13) != 0;
+        && (Vmcs.Read(Vmcs.Of(VmcsField.AccessRights, SegmentName.Cs)) & LongCode) != 0;
 
     private static VmcsField StackRights => Vmcs.Of(VmcsField.AccessRights, SegmentName.Ss);
 
@@ -270,7 +270,7 @@ internal readonly struct VmxVendor : IVendor
         SetControl(ref vcpu, PrimaryControls.MsrBitmap, !vcpu.Vm.MsrFilter.IsActive);
 
     private static void ChooseMsrBitmap(ref Vcpu vcpu) => Vmcs.Write(VmcsField.MsrBitmap, VmxHardware.MsrBitmaps[
-        (vcpu.Apic is { IsVirtual: true, Mode: ApicMode.X2apic } ? 1 : 0)
+        (vcpu.Apic.HasVirtualMsrs ? 1 : 0)
         + ((vcpu.Shared.Flags & EntryFlags.Syscalls) != 0 ? 2 : 0)].Value);
 
     public static bool TryGetMsr(ref Vcpu vcpu, uint index, out ulong value)
@@ -347,12 +347,11 @@ internal readonly struct VmxVendor : IVendor
         ref Lapic apic = ref vcpu.Apic;
         if (vcpu.HasApic && (apic.Mode != ApicMode.Xapic || !vcpu.OwnsApicPage(ApicAccess.Address)))
             ApicAccess.End(ref vcpu.Vm);
-        bool isX2 = apic.IsVirtual && apic.Mode == ApicMode.X2apic;
         ChooseMsrBitmap(ref vcpu);
         for (int i = 0; apic.IsVirtual && i < VectorSet.Words; i++)
             Vmcs.Write(VmcsField.EoiExits + 2 * (uint)i, vcpu.Vm.Irqchip.EoiVectors[i] | apic.Levels(i));
         SecondaryControls absent = (vcpu.Vmx.Asid.IsOwn ? 0 : SecondaryControls.Vpid)
-            | (isX2 ? 0 : SecondaryControls.X2apic) | (apic.IsVirtual ? 0 : Virtual)
+            | (apic.HasVirtualMsrs ? 0 : SecondaryControls.X2apic) | (apic.IsVirtual ? 0 : Virtual)
             | (vcpu.Vmx.HasTpr && apic.Mode == ApicMode.Xapic ? 0 : SecondaryControls.ApicAccesses)
             | (vcpu.Vmx.Pml.IsNull ? SecondaryControls.Pml : 0)
             | (vcpu.Cpuid.HasTscAux ? 0 : SecondaryControls.Rdtscp)
