@@ -269,6 +269,8 @@ internal sealed class ShadowPagingTests
         private byte[] _logged;
         /// <summary>A table was written to, and not all that it may have meant is flushed.</summary>
         private bool _isStale;
+        /// <summary>What PAE paging begins with, when CR3 was loaded.</summary>
+        private (UInt128, UInt128) _pointers;
 
         public Run(Random random, ulong cr0, ulong cr4, ulong efer)
         {
@@ -388,6 +390,14 @@ internal sealed class ShadowPagingTests
             _processor.Flush();
             _image = GuestWalkerTests.Load(_memory);
             _isStale = false;
+            _pointers = Pointers();
+        }
+
+        private (UInt128, UInt128) Pointers()
+        {
+            Gpa at = new(_processor.State.Cr3 & ~31UL);
+            Assert.That(GuestMemory.TryRead(ref _memory.Vm, at, out (UInt128, UInt128) pointers));
+            return pointers;
         }
 
         private void LinuxActs()
@@ -438,6 +448,9 @@ internal sealed class ShadowPagingTests
         private void Access()
         {
             ref PagingState state = ref _processor.State;
+            // A CPU has these from when CR3 was loaded, or reads them again: a guest that changes them loads it.
+            if ((_mode.Cr4 & Pae) != 0 && (_mode.Efer & Lma) == 0 && Pointers() != _pointers)
+                Reload();
             state.Cpl = (byte)(_random.Next(2) * 3);
             state.Pkru = (uint)_random.NextInt64();
             state.AlignmentCheck = _random.Next(2) != 0;
