@@ -62,10 +62,10 @@ internal interface IVendor
     static abstract void UpdateTscOffset(ref Vcpu vcpu);
 
     /// <summary>
-    /// Has the vCPU look at its APIC's timer at <paramref name="target"/> (<see cref="HostCpu.Nanoseconds"/>); 0: not
-    /// any more. Again with <paramref name="halts"/> when it is about to sleep.
+    /// Has the vCPU look at its APIC's timer at <paramref name="target"/> (<see cref="HostCpu.Nanoseconds"/>, which is
+    /// <paramref name="now"/>); 0: not any more. Again with <paramref name="halts"/> when it is about to sleep.
     /// </summary>
-    static abstract void SetTimer(ref Vcpu vcpu, ulong target, bool halts);
+    static abstract void SetTimer(ref Vcpu vcpu, ulong target, ulong now, bool halts);
 
     /// <summary>Interrupt shadow as KVM_X86_SHADOW_INT_* bits.</summary>
     static abstract int GetInterruptShadow(ref Vcpu vcpu);

@@ -27,16 +27,21 @@ module_param_named(ept, nested_paging, bool, 0444);
 MODULE_PARM_DESC(ept, "0: the same with Intel's");
 
 /*
- * Import of the core: the parameters, which root may change at any time, in bits 32 to 59 the TSC's rate in kHz, in bit
- * 60 whether posted interrupts have a handler, in bit 61 whether nested paging may be used, in bit 62 whether large
- * executable pages are to be avoided.
+ * Import of the core: the parameters, which root may change at any time, in bit 60 whether posted interrupts have a
+ * handler, in bit 61 whether nested paging may be used, in bit 62 whether large executable pages are to be avoided.
  */
 u64 sk_parameters(void)
 {
 	bool multihit = boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off();
 
-	return READ_ONCE(sk_halt_poll_ns) | (u64)tsc_khz << 32 | (u64)sk_can_post() << 60 | (u64)nested_paging << 61 |
+	return READ_ONCE(sk_halt_poll_ns) | (u64)sk_can_post() << 60 | (u64)nested_paging << 61 |
 	       (u64)multihit << 62 | (u64)READ_ONCE(ignore_msrs) << 63;
+}
+
+/* Import of the core: the rate of the TSC. Linux measures it once more when it has booted. */
+u32 sk_tsc_khz(void)
+{
+	return tsc_khz;
 }
 
 LIST_HEAD(sk_all_vms);

@@ -39,7 +39,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         Identify(ref vcpu);
         SetTpr(ref vcpu, 0);
         apic.Timer = default;
-        TVendor.SetTimer(ref vcpu, 0, halts: false);
+        TVendor.SetTimer(ref vcpu, 0, 0, halts: false);
     }
 
     /// <summary>

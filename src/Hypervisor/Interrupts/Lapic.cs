@@ -49,7 +49,7 @@ internal struct ApicPage
 /// </summary>
 internal struct PostedInterrupts
 {
-    public InlineArray8<uint> Requests;
+    public InlineArray4<ulong> Requests;
     /// <summary>1: there may be some, and who sent the first has told of it.</summary>
     public uint Outstanding;
 }
@@ -75,7 +75,7 @@ internal struct Lapic
     public const uint SoftwareEnable = 1 << 8;
     /// <summary>Vectors below are the CPU's exceptions (SDM vol. 3, 11.5.2).</summary>
     public const int FirstVector = 16;
-    private const int Words = 8;
+    private const int Words = 8, All = 256;
 
     /// <summary>Holds an <see cref="ApicPage"/>.</summary>
     public Hpa Page;
@@ -84,8 +84,11 @@ internal struct Lapic
     public bool IsVirtual;
     /// <summary>It takes what is posted while the guest runs, too.</summary>
     public bool IsPosted;
-    /// <summary>Then: software has changed IRR or ISR since <see cref="TakeStatus"/>.</summary>
-    private bool _statusChanged;
+    /// <summary>
+    /// Then: the highest vector that has come to IRR since <see cref="TakeStatus"/>; 0: none. <see cref="All"/>:
+    /// software has written IRR or ISR.
+    /// </summary>
+    private int _raised;
     /// <summary>0: software finds nothing to deliver in IRR. Saves each entry the search.</summary>
     private uint _mayHaveRequests;
     /// <summary>Errors since the last write to ESR. Others set bits, atomically.</summary>
@@ -136,7 +139,7 @@ internal struct Lapic
         }
         if (IsVirtual)
         {
-            Interlocked.Or(ref page.Posted.Requests[word], bit);
+            Interlocked.Or(ref page.Posted.Requests[vector / 64], 1ul << (vector & 63));
             return Interlocked.Exchange(ref page.Posted.Outstanding, 1) == 0;
         }
         bool isNew = (Interlocked.Or(ref page[ApicRegister.Irr + word], bit) & bit) == 0;
@@ -147,40 +150,42 @@ internal struct Lapic
     /// <summary>IRR and ISR were written as a whole.</summary>
     public void NoteRequests()
     {
-        _statusChanged = true;
+        _raised = All;
         if (!IsVirtual)
             Volatile.Write(ref _mayHaveRequests, 1);
     }
 
-    /// <summary>What was posted goes to IRR.</summary>
-    public void TakePosted()
+    /// <summary>What was posted goes to IRR. Whether it is time for <see cref="TakeStatus"/>.</summary>
+    public bool TakePosted()
     {
         ref ApicPage page = ref Registers;
         if (Volatile.Read(ref page.Posted.Outstanding) == 0)
-            return;
+            return _raised != 0;
         // Before the requests: who posts behind this will be looked for once more.
         Interlocked.Exchange(ref page.Posted.Outstanding, 0);
-        for (int word = 0; word < Words; word++)
+        for (int word = 0; word < Words / 2; word++)
         {
-            if (Volatile.Read(ref page.Posted.Requests[word]) != 0)
-                page[ApicRegister.Irr + word] |= Interlocked.Exchange(ref page.Posted.Requests[word], 0);
+            if (Volatile.Read(ref page.Posted.Requests[word]) == 0)
+                continue;
+            ulong bits = Interlocked.Exchange(ref page.Posted.Requests[word], 0);
+            page[ApicRegister.Irr + 2 * word] |= (uint)bits;
+            page[ApicRegister.Irr + 2 * word + 1] |= (uint)(bits >> 32);
+            _raised = Math.Max(_raised, word * 64 + BitOperations.Log2(bits));
         }
-        _statusChanged = true;
+        return true;
     }
 
     /// <summary>
     /// The guest interrupt status for the next entry (SDM vol. 3, 25.4.2): the highest vector in IRR and, in bits 8-15,
-    /// in ISR. False: it is as the CPU left it.
+    /// in ISR. <paramref name="left"/>: as the CPU left it.
     /// </summary>
-    public bool TakeStatus(out uint status)
+    public uint TakeStatus(uint left)
     {
-        TakePosted();
-        status = 0;
-        if (!_statusChanged)
-            return false;
-        _statusChanged = false;
-        status = (uint)(Math.Max(HighestInService(), 0) << 8 | Math.Max(Highest(ApicRegister.Irr, Words - 1), 0));
-        return true;
+        uint status = _raised == All
+            ? (uint)(Math.Max(HighestInService(), 0) << 8 | Math.Max(Highest(ApicRegister.Irr, Words - 1), 0))
+            : left & 0xff00 | Math.Max(left & 0xff, (uint)_raised);
+        _raised = 0;
+        return status;
     }
 
     /// <summary>The highest vector in IRR, whatever its priority; -1 when there is none.</summary>
@@ -234,7 +239,7 @@ internal struct Lapic
         if (vector < 0)
             return -1;
         Registers[ApicRegister.Isr + vector / 32] &= ~Bit(vector);
-        _statusChanged = true;
+        _raised = All;
         SetPriority(Highest(ApicRegister.Isr, vector / 32));
         return vector;
     }

@@ -39,13 +39,12 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
             timer.Target = TargetOfDeadline(ref vcpu, now);
         if (now < timer.Target)
         {
-            TVendor.SetTimer(ref vcpu, timer.Target, halts: false);
+            TVendor.SetTimer(ref vcpu, timer.Target, now, halts: false);
             return;
         }
         ulong target = timer.Target, period = Period(ref vcpu);
-        timer.Deadline = timer.Target = 0;
-        if (IsPeriodic(ref vcpu))
-            Start(ref vcpu, target + ((now - target) / period + 1) * period);
+        timer.Deadline = 0;
+        Start(ref vcpu, IsPeriodic(ref vcpu) ? target + ((now - target) / period + 1) * period : 0, now);
         ApicBus.SendLocal(ref vcpu, ApicRegister.LvtTimer, own: true);
     }
 
@@ -65,8 +64,9 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
     public static void SetInitialCount(ref Vcpu vcpu, uint count)
     {
         vcpu.Apic.Registers[ApicRegister.InitialCount] = IsDeadline(ref vcpu) ? 0 : count;
+        ulong now = HostCpu.Nanoseconds();
         if (!IsDeadline(ref vcpu))
-            Start(ref vcpu, count == 0 ? 0 : HostCpu.Nanoseconds() + Period(ref vcpu));
+            Start(ref vcpu, count == 0 ? 0 : now + Period(ref vcpu), now);
     }
 
     /// <summary>The count goes on from where it is, at the new rate.</summary>
@@ -88,7 +88,7 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
             return;
         vcpu.Apic.Registers[ApicRegister.InitialCount] = 0;
         timer.Deadline = 0;
-        Start(ref vcpu, 0);
+        Start(ref vcpu, 0, 0);
     }
 
     /// <summary>Writes IA32_TSC_DEADLINE, in the guest's ticks; 0 disarms. Ignored in the other modes.</summary>
@@ -97,7 +97,8 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
         if (!IsDeadline(ref vcpu))
             return;
         vcpu.Apic.Timer.Deadline = deadline;
-        Start(ref vcpu, deadline == 0 ? 0 : TargetOfDeadline(ref vcpu, HostCpu.Nanoseconds()));
+        ulong now = HostCpu.Nanoseconds();
+        Start(ref vcpu, deadline == 0 ? 0 : TargetOfDeadline(ref vcpu, now), now);
     }
 
     /// <summary>
@@ -121,13 +122,16 @@ internal static class ApicTimer<TVendor> where TVendor : struct, IVendor
             Continue(ref vcpu, Math.Min(count, initial));
     }
 
-    private static void Continue(ref Vcpu vcpu, uint count) =>
-        Start(ref vcpu, HostCpu.Nanoseconds() + ((ulong)count << DivideShift(ref vcpu)));
+    private static void Continue(ref Vcpu vcpu, uint count)
+    {
+        ulong now = HostCpu.Nanoseconds();
+        Start(ref vcpu, now + ((ulong)count << DivideShift(ref vcpu)), now);
+    }
 
-    private static void Start(ref Vcpu vcpu, ulong target)
+    private static void Start(ref Vcpu vcpu, ulong target, ulong now)
     {
         vcpu.Apic.Timer.Target = target;
-        TVendor.SetTimer(ref vcpu, target, halts: false);
+        TVendor.SetTimer(ref vcpu, target, now, halts: false);
     }
 
     /// <summary>Rounded up, so that the guest's counter has reached the deadline then; now when it is past.</summary>

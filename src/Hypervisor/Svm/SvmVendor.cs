@@ -197,7 +197,7 @@ internal readonly struct SvmVendor : IVendor
 
     public static void UpdateApic(ref Vcpu vcpu) { }
 
-    public static void SetTimer(ref Vcpu vcpu, ulong target, bool halts)
+    public static void SetTimer(ref Vcpu vcpu, ulong target, ulong now, bool halts)
     {
         if (!halts)
             vcpu.Shared.Host.SetTimer(target);

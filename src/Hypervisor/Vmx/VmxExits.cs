@@ -32,8 +32,8 @@ internal static class VmxExits
         KeepStep(ref vcpu, DebugBits.Dr6Bs);
         if (vcpu.Apic.IsVirtual)
         {
-            if (vcpu.Apic.TakeStatus(out uint status))
-                Vmcs.Write(VmcsField.InterruptStatus, status);
+            if (vcpu.Apic.TakePosted())
+                Vmcs.Write(VmcsField.InterruptStatus, vcpu.Apic.TakeStatus((uint)Vmcs.Read(VmcsField.InterruptStatus)));
         }
         else if (vmx.HasTpr && (vcpu.Events.Cr8 != 0 || vmx.TprThreshold != 0))
             ChooseThreshold(ref vcpu);
@@ -93,14 +93,6 @@ internal static class VmxExits
         // The first of its ticks may be a short one: one more, or it ends the turn for nothing.
         ulong now = HostCpu.Tsc(), ticks = deadline > now ? (deadline - now >> VmxHardware.TimerShift) + 1 : 0;
         Vmcs.Write(VmcsField.PreemptionTimer, Math.Min(ticks, uint.MaxValue));
-    }
-
-    private static VcpuAction TimerExpired(ref Vcpu vcpu)
-    {
-        ApicTimer<VmxVendor>.Expired(ref vcpu);
-        if (vcpu.Apic.Timer.Target == 0)
-            VmxVendor.SetTimer(ref vcpu, 0, halts: false);
-        return VcpuAction.Resume;
     }
 
     /// <summary>Where the CPU puts the first page that it logs; it counts down (SDM vol. 3, 29.3.6).</summary>
@@ -194,7 +186,9 @@ internal static class VmxExits
             // What waited for a lower priority is found by the next turn.
             case ExitReason.Interrupt or ExitReason.Init or ExitReason.StartUp or ExitReason.TprBelowThreshold:
                 return VcpuAction.Resume;
-            case ExitReason.PreemptionTimer: return TimerExpired(ref vcpu);
+            case ExitReason.PreemptionTimer:
+                ApicTimer<VmxVendor>.Expired(ref vcpu);
+                return VcpuAction.Resume;
             case ExitReason.PmlFull:
                 KeepNmiBlock(ref vcpu, qualification, interrupted);
                 return VcpuAction.Resume;

@@ -370,7 +370,7 @@ internal readonly struct VmxVendor : IVendor
     /// The preemption timer ends the guest's turn, which spares the host an interrupt; it counts while the guest runs,
     /// so that a vCPU that halts needs the host's.
     /// </summary>
-    public static void SetTimer(ref Vcpu vcpu, ulong target, bool halts)
+    public static void SetTimer(ref Vcpu vcpu, ulong target, ulong now, bool halts)
     {
         ref VmxVcpu vmx = ref vcpu.Vmx;
         bool counted = vmx.Deadline != 0;
@@ -380,7 +380,7 @@ internal readonly struct VmxVendor : IVendor
         if (!halts && target != 0 && VmxHardware.TimerShift >= 0)
         {
             const ulong Longest = 1_000_000_000;
-            ulong now = HostCpu.Nanoseconds(), left = target > now ? Math.Min(target - now, Longest) : 0;
+            ulong left = target > now ? Math.Min(target - now, Longest) : 0;
             vmx.Deadline = HostCpu.Tsc() + left * HostCpu.TscKhz() / 1_000_000 + 1;
         }
         if (counted != (vmx.Deadline != 0))

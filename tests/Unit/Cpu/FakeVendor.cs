@@ -101,7 +101,7 @@ internal struct FakeVendor : IVendor
     public static void SetInterruptShadow(ref Vcpu vcpu, int shadow) => Of(ref vcpu).InterruptShadow = shadow;
     public static bool GetNmiMasked(ref Vcpu vcpu) => Of(ref vcpu).NmiMasked;
     public static void SetNmiMasked(ref Vcpu vcpu, bool masked) => Of(ref vcpu).NmiMasked = masked;
-    public static void SetTimer(ref Vcpu vcpu, ulong target, bool halts)
+    public static void SetTimer(ref Vcpu vcpu, ulong target, ulong now, bool halts)
     {
         if (!halts)
             vcpu.Shared.Host.SetTimer(target);

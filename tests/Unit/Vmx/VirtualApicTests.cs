@@ -146,6 +146,9 @@ public class VirtualApicTests
         Send(guest, 0x71);
         guest.RunThrough();
         Assert.That(guest.Entries[^1][VmcsField.InterruptStatus], Is.EqualTo(0x6171));
+        Send(guest, 0x52);
+        guest.RunThrough();
+        Assert.That(guest.Entries[^1][VmcsField.InterruptStatus], Is.EqualTo(0x6171), "the higher one still waits");
     }
 
     [Test]

@@ -29,7 +29,7 @@ internal static unsafe class HostCpu
     [KernelImport("check_tsc_unstable")] private static extern int IsTscUnstable();
 
     /// <summary>Rate of the time-stamp counter in kHz.</summary>
-    public static uint TscKhz() => (uint)(Parameters.All() >> 32) & 0xfff_ffff;
+    [KernelImport("sk_tsc_khz")] public static extern uint TscKhz();
 
     /// <summary>XCR0 bits that the kernel's guest-FPU code can save; 0 without XSAVE.</summary>
     // Linux asks for permission before it saves the state of AMX.
@@ -94,6 +94,6 @@ internal static class Parameters
     /// <summary>Whether large pages that are executable put the host at risk (X86_BUG_ITLB_MULTIHIT).</summary>
     public static bool HasMultihitBug() => (All() & 1UL << 62) != 0;
 
-    /// <summary>All of them in one word, and the rate of the time-stamp counter in bits 32 to 59.</summary>
-    [KernelImport("sk_parameters")] public static extern ulong All();
+    /// <summary>All of them in one word.</summary>
+    [KernelImport("sk_parameters")] private static extern ulong All();
 }
