@@ -239,13 +239,12 @@ void sk_vcpu_kick(struct sk_vcpu *vcpu, bool post)
 }
 
 /* Import of the core: the thread sleeps until there is a request (SharpKvm.Host.HaltEnd says what it returns). */
-int sk_vcpu_halt(struct sk_vcpu *vcpu, u64 poll)
+int sk_vcpu_halt(struct sk_vcpu *vcpu, u64 poll_end)
 {
 	u32 *requests = &vcpu->shared->request_bits;
-	ktime_t end = ktime_add_ns(ktime_get(), poll);
 	int result;
 
-	while (poll && !need_resched() && single_task_running() && ktime_before(ktime_get(), end)) {
+	while (poll_end && !need_resched() && single_task_running() && ktime_get() < poll_end) {
 		if (READ_ONCE(*requests))
 			return 0;
 		cpu_relax();

@@ -47,10 +47,10 @@ internal static class StealTime<TVendor> where TVendor : struct, IVendor
     }
 
     /// <summary><see cref="HostVcpu.Halt"/>, of which the guest knows.</summary>
-    public static HaltEnd Halt(ref Vcpu vcpu, ulong poll)
+    public static HaltEnd Halt(ref Vcpu vcpu, ulong pollEnd)
     {
         Leave(ref vcpu);
-        HaltEnd end = vcpu.Shared.Host.Halt(poll);
+        HaltEnd end = vcpu.Shared.Host.Halt(pollEnd);
         Return(ref vcpu);
         return end;
     }

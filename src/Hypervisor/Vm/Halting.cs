@@ -11,11 +11,11 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
     /// <summary>HLT: sleeps in the kernel, or in user space when that has the interrupt controllers.</summary>
     public static VcpuAction Halt(ref Vcpu vcpu)
     {
-        if (HasWork(ref vcpu) || Paravirtual<TVendor>.TakeUnhalt(ref vcpu))
-            return VcpuAction.Resume;
         if (!vcpu.HasApic)
-            return UserExit.Plain(ref vcpu, Exit.KVM_EXIT_HLT);
-        vcpu.MpState = MpState.Halted;
+            return HasWork(ref vcpu) ? VcpuAction.Resume : UserExit.Plain(ref vcpu, Exit.KVM_EXIT_HLT);
+        // Whether there is work is what Wait begins with.
+        if (!Paravirtual<TVendor>.TakeUnhalt(ref vcpu))
+            vcpu.MpState = MpState.Halted;
         return VcpuAction.Resume;
     }
 
@@ -26,8 +26,8 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
         || (vcpu.Registers.Rflags & Rflags.If) != 0 && (PendingInterrupts.Any(ref vcpu) || vcpu.Apic.WillDeliver);
 
     /// <summary>
-    /// Waits until the vCPU has something to do. Resume: look again, it may run. Interrupted: a signal or other work of
-    /// the thread comes first.
+    /// Waits until the vCPU has something to do. Resume: look again, it may run. Retry: the thread's work comes first, a
+    /// signal among it.
     /// </summary>
     public static VcpuAction Wait(ref Vcpu vcpu)
     {
@@ -38,11 +38,12 @@ internal static class Halting<TVendor> where TVendor : struct, IVendor
         }
         bool polls = vcpu.MpState == MpState.Halted && vcpu.Paravirt.PollControl != 0;
         ulong start = HostCpu.Nanoseconds(), poll = polls ? vcpu.HaltPoll : 0;
-        TVendor.SetTimer(ref vcpu, vcpu.Apic.Timer.Target, halts: true);
-        HaltEnd end = StealTime<TVendor>.Halt(ref vcpu, poll);
+        TVendor.SetTimer(ref vcpu, vcpu.Apic.Timer.Target, start, halts: true);
+        HaltEnd end = StealTime<TVendor>.Halt(ref vcpu, poll == 0 ? 0 : start + poll);
         if (polls)
             vcpu.HaltPoll = NextPoll(poll, end, HostCpu.Nanoseconds() - start, Parameters.HaltPollNanoseconds());
-        return end == HaltEnd.Interrupted ? VcpuAction.Retry : VcpuAction.Resume;
+        // Who has slept comes back with work for its thread, at least what another thread's turn leaves behind.
+        return end == HaltEnd.Polled ? VcpuAction.Resume : VcpuAction.Retry;
     }
 
     /// <summary>

@@ -86,6 +86,9 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
     {
         // Cleared before what they stand for is looked at: what comes in between sets them again.
         var requests = (VcpuRequests)Interlocked.Exchange(ref vcpu.Shared.RequestBits, 0);
+        // The next turn looks for interrupts in any case.
+        if (requests == VcpuRequests.Event)
+            return VcpuAction.Resume;
         if ((requests & VcpuRequests.Dead) != 0)
             return VcpuAction.UserSpace;
         if ((requests & VcpuRequests.RingFull) != 0 && vcpu.DirtyRing.IsSoftFull)

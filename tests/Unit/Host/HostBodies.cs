@@ -121,9 +121,9 @@ internal readonly struct HostVcpu(nint handle)
         Schedule.Point();
     }
 
-    public HaltEnd Halt(ulong pollNanoseconds)
+    public HaltEnd Halt(ulong pollEnd)
     {
-        SimulatedHost.Current.Thread.LastPoll = pollNanoseconds;
+        SimulatedHost.Current.Thread.LastPoll = pollEnd == 0 ? 0 : pollEnd - HostCpu.Nanoseconds();
         return SimulatedHost.Current.Thread.Halt(_handle);
     }
 

@@ -136,6 +136,20 @@ internal sealed class HaltingTests
         Assert.That(Wait(guest, HaltEnd.Polled, 1000), Is.EqualTo(3000));
     }
 
+    /// <summary>At least what another thread's turn leaves behind, if not a signal.</summary>
+    [Test]
+    public void WhoHasSleptSeesToItsThreadsWorkFirst()
+    {
+        using SvmGuest guest = Guest(IrqchipMode.Kernel);
+        foreach ((HaltEnd end, VcpuAction next) in ((HaltEnd, VcpuAction)[])[(HaltEnd.Polled, VcpuAction.Resume),
+            (HaltEnd.Woken, VcpuAction.Retry), (HaltEnd.Interrupted, VcpuAction.Retry)])
+        {
+            guest.Vcpu.MpState = MpState.Halted;
+            guest.Host.Thread.Halt = _ => end;
+            Assert.That(Halting<SvmVendor>.Wait(ref guest.Vcpu), Is.EqualTo(next), $"{end}");
+        }
+    }
+
     [Test]
     public void AGuestThatPollsItselfIsNotPolledFor()
     {

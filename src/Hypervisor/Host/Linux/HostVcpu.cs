@@ -10,8 +10,11 @@ internal static class HostVcpuServices
     /// </summary>
     [KernelImport("sk_vcpu_kick")] public static extern void Kick(this HostVcpu vcpu, bool post);
 
-    /// <summary>Sleeps until a request is set. Before that it polls for so many nanoseconds.</summary>
-    [KernelImport("sk_vcpu_halt")] public static extern HaltEnd Halt(this HostVcpu vcpu, ulong pollNanoseconds);
+    /// <summary>
+    /// Sleeps until a request is set. Before that it polls until <paramref name="pollEnd"/>
+    /// (<see cref="HostCpu.Nanoseconds"/>; 0: not at all).
+    /// </summary>
+    [KernelImport("sk_vcpu_halt")] public static extern HaltEnd Halt(this HostVcpu vcpu, ulong pollEnd);
 
     /// <summary>Gives the calling thread's CPU to the vCPU's thread, if that is in KVM_RUN and waits for one.</summary>
     [KernelImport("sk_vcpu_yield_to")] public static extern void YieldTo(this HostVcpu vcpu);
