@@ -36,6 +36,7 @@ for (int i = 0; i < args.Length; i++)
     }
 }
 
+Scheduling.TakeTurns();
 ThreadSignals.IgnoreByHandler(ThreadSignals.Kick);
 int thread = ThreadSignals.CurrentThread;
 bool good = true;
