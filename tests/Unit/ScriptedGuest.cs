@@ -110,8 +110,12 @@ internal abstract class ScriptedGuest<TVendor, TTurn, TBlock> : IDisposable
     public void LogWrites() => Assert.That(_memory.SetRegion(0, 0, MemoryPages, TestMemory.UserAddress(0, 0),
         kvm_userspace_memory_region.KVM_MEM_LOG_DIRTY_PAGES), Is.EqualTo(Errno.Ok));
 
-    /// <summary>Which of its pages the log has.</summary>
-    public ulong Written() => Vm.Memory.SlotById(0).DirtyBitmap.Span[0];
+    /// <summary>A slot of one page whose writes are logged; its id is 2.</summary>
+    public void AddLogged(ulong address) =>
+        _memory.AddMemory(2, address >> Page.Shift, 1, kvm_userspace_memory_region.KVM_MEM_LOG_DIRTY_PAGES);
+
+    /// <summary>Which of a slot's pages the log has.</summary>
+    public ulong Written(uint slot = 0) => Vm.Memory.SlotById(slot).DirtyBitmap.Span[0];
 
     public T Read<T>(ulong address) where T : unmanaged
     {

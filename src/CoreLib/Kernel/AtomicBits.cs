@@ -10,24 +10,25 @@ namespace Kernel;
 /// </summary>
 internal static class AtomicBits
 {
-    private const int BitsPerWord = 64;
+    /// <summary>A number's word is the number by 64; the shift of a bit into place takes what is left of it.</summary>
+    private const int WordShift = 6;
 
     /// <summary>Puts a number in. False: it was there. A full barrier in either case.</summary>
     public static bool TryAdd(Span<ulong> bits, int number)
     {
-        ulong bit = 1ul << (number % BitsPerWord);
-        return (Interlocked.Or(ref bits[number / BitsPerWord], bit) & bit) == 0;
+        ulong bit = 1ul << number;
+        return (Interlocked.Or(ref bits[number >> WordShift], bit) & bit) == 0;
     }
 
     public static void Remove(Span<ulong> bits, int number) =>
-        Interlocked.And(ref bits[number / BitsPerWord], ~(1ul << (number % BitsPerWord)));
+        Interlocked.And(ref bits[number >> WordShift], ~(1ul << number));
 
     /// <summary>Puts in the lowest number of [first, end) that is not there: which it was, or -1 for none.</summary>
     public static int AddFirst(Span<ulong> bits, int first, int end)
     {
         for (int number = first; number < end; number++)
         {
-            bool isThere = (Volatile.Read(ref bits[number / BitsPerWord]) >> (number % BitsPerWord) & 1) != 0;
+            bool isThere = (Volatile.Read(ref bits[number >> WordShift]) >> number & 1) != 0;
             if (!isThere && TryAdd(bits, number))
                 return number;
         }

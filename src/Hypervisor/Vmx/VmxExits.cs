@@ -100,11 +100,13 @@ internal static class VmxExits
 
     private static void TakeLog(ref Vcpu vcpu, int first)
     {
-        for (int i = first; i <= (int)LastLogged; i++)
+        ref readonly MemorySlot slot = ref vcpu.Vm.Memory.Slots.Find(default);
+        foreach (ulong logged in KernelPages.Entries(vcpu.Vmx.Pml)[first..])
         {
-            Gpa page = new(KernelPages.Entries(vcpu.Vmx.Pml)[i]);
-            ref readonly MemorySlot slot = ref vcpu.Vm.Memory.Slots.Find(page);
-            if (slot.Contains(page) && slot.LogsDirty)
+            Gpa page = new(logged);
+            if (!slot.Contains(page))
+                slot = ref vcpu.Vm.Memory.Slots.Find(page);
+            if (slot.Contains(page))
                 DirtyLog.Mark(ref vcpu, in slot, page);
         }
         Vmcs.Write(VmcsField.PmlIndex, LastLogged);

@@ -294,18 +294,21 @@ public class ExitTests
         using VmxGuest guest = new();
         VmxVendor.ApplyCpuid(ref guest.Vcpu);
         Assert.That((SecondaryControls)guest.Vmcs[VmcsField.SecondaryControls] & SecondaryControls.Pml, Is.Not.Zero);
+        const ulong Other = 0x4000_0000;
         guest.LogWrites();
+        guest.AddLogged(Other);
         guest.RunThrough(Turn.Exit(ExitReason.PmlFull).Doing((vmcs, ref _) =>
         {
             Assert.That(vmcs[VmcsField.PmlIndex], Is.EqualTo(511));
             Span<ulong> log = KernelPages.Entries(new Hpa(vmcs[VmcsField.PmlAddress]));
             for (int i = 512 - logged; i < 512; i++)
-                // The last page, a device, and the first pages from the end.
-                log[i] = i == 500 ? VmxGuest.Device : (ulong)(i % 4) << 12;
+                // A device, a page of another slot, and the first pages from the end.
+                log[i] = i == 500 ? VmxGuest.Device : i == 300 ? Other : (ulong)(i % 4) << 12;
             vmcs[VmcsField.PmlIndex] = index;
         }));
         Assert.That(guest.Entries[1][VmcsField.PmlIndex], Is.EqualTo(511));
         Assert.That(guest.Written(), Is.EqualTo(logged switch { 0 => 0ul, 2 => 0b1100ul, _ => 0b1111ul }));
+        Assert.That(guest.Written(slot: 2), Is.EqualTo(logged == 512 ? 1 : 0));
     }
 
     /// <summary>Each check that is told apart, broken (27.2.1 and 27.3.1).</summary>
