@@ -161,11 +161,13 @@ internal struct RangeTable<T> where T : unmanaged, IRange
     private ref T Search(ulong number)
     {
         KernelArray<T> chunk = _chunks.Span[ChunkOf(number)];
-        int place = PlaceOf(chunk.Span, number);
+        Span<T> ranges = chunk.Span;
+        int place = PlaceOf(ranges, number);
+        ref T found = ref ranges[place];
         // A search for what is in no range, between two for one that is, leaves the hint alone.
-        if (Contains(ref chunk.Span[place], number))
+        if (Contains(ref found, number))
             _recent = chunk.RefAt(place);
-        return ref chunk.RefAt(place).Value;
+        return ref found;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -177,7 +179,7 @@ internal struct RangeTable<T> where T : unmanaged, IRange
         int low = 0;
         for (int above = ranges.Length; above - low > 1;)
         {
-            int middle = (low + above) / 2;
+            int middle = low + above >>> 1;
             if (ranges[middle].First <= number)
                 low = middle;
             else
@@ -187,13 +189,14 @@ internal struct RangeTable<T> where T : unmanaged, IRange
     }
 
     /// <summary>The last chunk whose first range begins at or below <paramref name="number"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private readonly int ChunkOf(ulong number)
     {
         Span<KernelArray<T>> chunks = _chunks.Span;
         int low = 0;
         for (int above = chunks.Length; above - low > 1;)
         {
-            int middle = (low + above) / 2;
+            int middle = low + above >>> 1;
             if (chunks[middle].Span[0].First <= number)
                 low = middle;
             else

@@ -33,6 +33,6 @@ internal static class PendingInterrupts
         return new Vector(vector);
     }
 
-    private static bool HasExternal(ref Vcpu vcpu) => vcpu.Events.HasExternal
+    [MethodImpl(AggressiveInlining)] private static bool HasExternal(ref Vcpu vcpu) => vcpu.Events.HasExternal
         || vcpu.Vm.Irqchip.Mode == IrqchipMode.Kernel && vcpu.Vm.Irqchip.Pic.Output && ApicBus.AcceptsPic(ref vcpu);
 }
