@@ -20,6 +20,8 @@ static void load(struct preempt_notifier *notifier, int cpu)
 
 	if (sk_is_vmx && (vcpu->cpu != cpu || this_cpu_read(sk_vmx_current) != vcpu))
 		sk_vmx_load(vcpu, cpu);
+	if (vcpu->cpu != cpu)
+		vcpu->host_tsc_aux = vdso_encode_cpunode(cpu, cpu_to_node(cpu));
 	WRITE_ONCE(vcpu->cpu, cpu);
 	vcpu->shared->run_delay = current->sched_info.run_delay;
 	if (requests)
@@ -31,7 +33,7 @@ static void load(struct preempt_notifier *notifier, int cpu)
 			indirect_branch_prediction_barrier();
 	}
 	vcpu->host_saved = false;
-	vcpu->tsc_aux = vcpu->host_tsc_aux = vdso_encode_cpunode(cpu, cpu_to_node(cpu));
+	vcpu->tsc_aux = vcpu->host_tsc_aux;
 }
 
 static void set_tsc_aux(struct sk_vcpu *vcpu, u64 value)
@@ -127,7 +129,8 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	struct sk_vcpu_shared *shared = vcpu->shared;
 	u64 host_vmcb;
 	u32 host_pkru = 0;
-	bool pkru = cpu_feature_enabled(X86_FEATURE_OSPKE);
+	bool xcr0 = (shared->flags & SK_ENTER_XCR0) && shared->xcr0 != vcpu->host_xcr0;
+	bool pkru = cpu_feature_enabled(X86_FEATURE_OSPKE) && (shared->flags & SK_ENTER_PKRU);
 
 	preempt_disable();
 	host_vmcb = sk_is_vmx ? 0 : sk_host_vmcb_pa();
@@ -147,7 +150,7 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 	}
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
-	if (shared->xcr0 != vcpu->host_xcr0)
+	if (xcr0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, shared->xcr0);
 	if (pkru) {
 		host_pkru = rdpkru();
@@ -176,7 +179,7 @@ long sk_vcpu_enter(struct sk_vcpu *vcpu)
 		if (host_pkru != shared->pkru)
 			wrpkru(host_pkru);
 	}
-	if (shared->xcr0 != vcpu->host_xcr0)
+	if (xcr0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, vcpu->host_xcr0);
 	/* An exit clears DR7; the host's own breakpoints come back. */
 	if (hw_breakpoint_active())

@@ -97,8 +97,15 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
         return true;
     }
 
-    public static void UpdateCpuid(ref Vcpu vcpu) =>
-        vcpu.Cpuid.UpdateRuntime(TVendor.GetCr4(ref vcpu), vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
+    /// <summary>What CPUID says of CR4, XCR0 and IA32_APIC_BASE, and what the guest has use for.</summary>
+    public static void UpdateCpuid(ref Vcpu vcpu)
+    {
+        const ulong Pkru = 1 << 9;
+        ulong cr4 = TVendor.GetCr4(ref vcpu), xcr0 = (cr4 & Cr4.Osxsave) != 0 ? vcpu.Shared.Xcr0 : 0;
+        vcpu.Cpuid.UpdateRuntime(cr4, vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
+        vcpu.Shared.Set(EntryFlags.Xcr0, xcr0 != 0);
+        vcpu.Shared.Set(EntryFlags.Pkru, (cr4 & Cr4.Pke) != 0 || (xcr0 & Pkru) != 0);
+    }
 
     /// <summary>Whether KVM_SET_SREGS may load these values: a state that the CPU itself could be in.</summary>
     public static bool IsValid(ref Vcpu vcpu, in kvm_sregs_common sregs)

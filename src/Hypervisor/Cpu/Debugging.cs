@@ -105,8 +105,7 @@ internal static class Debugging<TVendor> where TVendor : struct, IVendor
         ref DebugState state = ref vcpu.Debug;
         vcpu.Shared.Dr = state.HardwareBreakpoints ? ref state.User : ref state.Guest;
         bool enabled = (TVendor.GetDr7(ref vcpu) & DebugBits.Dr7Enable) != 0;
-        EntryFlags others = vcpu.Shared.Flags & ~EntryFlags.LoadDebugRegisters;
-        vcpu.Shared.Flags = enabled ? others | EntryFlags.LoadDebugRegisters : others;
+        vcpu.Shared.Set(EntryFlags.LoadDebugRegisters, enabled);
         TVendor.UpdateDebug(ref vcpu);
     }
 

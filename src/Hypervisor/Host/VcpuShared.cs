@@ -48,6 +48,8 @@ internal struct VcpuShared
 
     public readonly VcpuRequests Requests => (VcpuRequests)RequestBits;
 
+    public void Set(EntryFlags flag, bool isSet) => Flags = isSet ? Flags | flag : Flags & ~flag;
+
     public void Request(VcpuRequests request) => Interlocked.Or(ref RequestBits, (uint)request);
 
     /// <summary>
@@ -71,6 +73,8 @@ internal enum EntryFlags : uint
     Flushes = 1 << 1,
     /// <summary>VMX: the guest is in long mode, where it has use for SYSCALL's MSRs and SWAPGS.</summary>
     Syscalls = 1 << 2,
+    /// <summary>The guest has use for XCR0 (CR4.OSXSAVE), and for PKRU: otherwise the host's stay.</summary>
+    Xcr0 = 1 << 3, Pkru = 1 << 4,
 }
 
 /// <summary>By what Linux has a CPU in a guest take posted interrupts.</summary>

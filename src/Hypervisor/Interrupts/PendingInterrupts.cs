@@ -11,12 +11,9 @@ internal static class PendingInterrupts
         vcpu.HasApic && (vcpu.Apic.HighestPending() >= 0 || HasExternal(ref vcpu));
 
     /// <summary>Whether one by KVM_INTERRUPT would be taken, as far as its controllers go.</summary>
-    [MethodImpl(AggressiveInlining)] public static bool AreTakenFromUser(ref Vcpu vcpu) => vcpu.Vm.Irqchip.Mode switch
-    {
-        IrqchipMode.None => true,
-        IrqchipMode.Split => ApicBus.AcceptsPic(ref vcpu) && !vcpu.Events.HasExternal,
-        _ => false,
-    };
+    [MethodImpl(AggressiveInlining)] public static bool AreTakenFromUser(ref Vcpu vcpu) =>
+        vcpu.Vm.Irqchip.Mode == IrqchipMode.None
+        || vcpu.Vm.Irqchip.Mode == IrqchipMode.Split && ApicBus.AcceptsPic(ref vcpu) && !vcpu.Events.HasExternal;
 
     /// <summary>The one to inject now; <see cref="Any"/> has just said that there is one.</summary>
     public static Vector Take(ref Vcpu vcpu)

@@ -38,12 +38,8 @@ internal static class RunLoop<TVendor> where TVendor : struct, IVendor
         run.ready_for_interrupt_injection = ready ? (byte)1 : (byte)0;
         if (wanted != 0)
             StateIoctls<TVendor>.StoreToRun(ref vcpu, wanted);
-        return action == VcpuAction.UserSpace ? 0 : action switch
-        {
-            VcpuAction.Interrupted => Errno.EINTR,
-            VcpuAction.NoMemory => Errno.ENOMEM,
-            _ => Errno.EFAULT,
-        };
+        return action == VcpuAction.UserSpace ? 0 : action == VcpuAction.Interrupted ? Errno.EINTR
+            : action == VcpuAction.NoMemory ? Errno.ENOMEM : Errno.EFAULT;
     }
 
     [MethodImpl(AggressiveInlining)] private static VcpuAction Loop(ref Vcpu vcpu)

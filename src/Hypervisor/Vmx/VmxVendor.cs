@@ -205,8 +205,7 @@ internal readonly struct VmxVendor : IVendor
         vmx.Entry = (value & Efer.Lma) != 0 ? others | EntryControls.LongMode : others;
         Vmcs.Write(VmcsField.EntryControls, (uint)vmx.Entry);
         vcpu.Shared.Host.Reload();
-        vcpu.Shared.Flags = vcpu.Shared.Flags & ~EntryFlags.Syscalls
-            | ((value & Efer.Lma) != 0 ? EntryFlags.Syscalls : 0);
+        vcpu.Shared.Set(EntryFlags.Syscalls, (value & Efer.Lma) != 0);
         ChooseMsrBitmap(ref vcpu);
         // In long mode an entry takes no other task than a busy one of 64 bits, and a guest may have loaded none.
         VmcsField task = Vmcs.Of(VmcsField.AccessRights, SegmentName.Tr);

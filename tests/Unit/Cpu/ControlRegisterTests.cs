@@ -69,6 +69,24 @@ public class ControlRegisterTests
             Assert.That(Control.TrySetCr4(ref _test.Vcpu, bad), Is.False, $"{bad:x}");
     }
 
+    /// <summary>Without these bits instructions on XCR0 and PKRU are invalid, and PKRU has no effect.</summary>
+    [Test]
+    public void WhatTheGuestHasNoUseForStaysTheHosts()
+    {
+        const ulong Components = 7, Keys = 1 << 9;
+        foreach ((ulong cr4, ulong xcr0, EntryFlags flags) in ((ulong, ulong, EntryFlags)[])
+            [(0, Components | Keys, EntryFlags.None), (Cr4.Osxsave, Components, EntryFlags.Xcr0),
+            (Cr4.Osxsave, Components | Keys, EntryFlags.Xcr0 | EntryFlags.Pkru), (Cr4.Pke, Components, EntryFlags.Pkru),
+            (Cr4.De, Components | Keys, EntryFlags.None)])
+        {
+            _test.Vcpu.Shared.Xcr0 = xcr0;
+            Assert.That(Control.TrySetCr4(ref _test.Vcpu, cr4), Is.True);
+            Control.UpdateCpuid(ref _test.Vcpu);
+            Assert.That(_test.Vcpu.Shared.Flags & (EntryFlags.Xcr0 | EntryFlags.Pkru), Is.EqualTo(flags),
+                $"{cr4:x} {xcr0:x}");
+        }
+    }
+
     [Test]
     public void LongModeKeepsPaeAndPcidNeedsLongMode()
     {
