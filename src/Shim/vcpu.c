@@ -16,11 +16,12 @@ static_assert(offsetof(struct sk_vcpu, shared) == 0);
 static void load(struct preempt_notifier *notifier, int cpu)
 {
 	struct sk_vcpu *vcpu = container_of(notifier, struct sk_vcpu, preempt);
-	u32 requests = vcpu->shared->on_load | (vcpu->cpu != cpu ? SK_REQUEST_MIGRATED : 0);
+	bool moved = vcpu->cpu != cpu;
+	u32 requests = vcpu->shared->on_load | (moved ? SK_REQUEST_MIGRATED : 0);
 
-	if (sk_is_vmx && (vcpu->cpu != cpu || this_cpu_read(sk_vmx_current) != vcpu))
+	if (sk_is_vmx && (moved || this_cpu_read(sk_vmx_current) != vcpu))
 		sk_vmx_load(vcpu, cpu);
-	if (vcpu->cpu != cpu)
+	if (moved)
 		vcpu->host_tsc_aux = vdso_encode_cpunode(cpu, cpu_to_node(cpu));
 	WRITE_ONCE(vcpu->cpu, cpu);
 	vcpu->shared->run_delay = current->sched_info.run_delay;

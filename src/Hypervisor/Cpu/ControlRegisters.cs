@@ -9,6 +9,8 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
 {
     private const ulong PcidMask = 0xfff;
     private const ulong NoFlush = 1ul << 63;
+    /// <summary>Components of XCR0 (SDM vol. 1, 13.1).</summary>
+    private const ulong X87 = 1 << 0, Sse = 1 << 1, Avx = 1 << 2, Bounds = 3 << 3, Avx512 = 7 << 5, Pkru = 1 << 9;
 
     public static bool TrySetCr0(ref Vcpu vcpu, ulong value)
     {
@@ -49,7 +51,7 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
             return false;
         TVendor.SetCr4(ref vcpu, value);
         if ((changed & (Cr4.Osxsave | Cr4.Pke)) != 0)
-            UpdateCpuid(ref vcpu);
+            UpdateDependents(ref vcpu);
         return true;
     }
 
@@ -86,21 +88,21 @@ internal static class ControlRegisters<TVendor> where TVendor : struct, IVendor
 
     public static bool TryAssignXcr0(ref Vcpu vcpu, ulong value)
     {
-        const ulong X87 = 1 << 0, Sse = 1 << 1, Avx = 1 << 2, Bounds = 3 << 3, Avx512 = 7 << 5;
         if ((value & X87) == 0 || (value & ~(vcpu.Cpuid.Xcr0Allowed | X87)) != 0
             || (value & (Avx | Sse)) == Avx
             || (value & Bounds) is not (0 or Bounds)
             || (value & Avx512) != 0 && (value & (Avx512 | Avx)) != (Avx512 | Avx))
             return false;
         vcpu.Shared.Xcr0 = value;
-        UpdateCpuid(ref vcpu);
+        UpdateDependents(ref vcpu);
         return true;
     }
 
-    /// <summary>What CPUID says of CR4, XCR0 and IA32_APIC_BASE, and what the guest has use for.</summary>
-    public static void UpdateCpuid(ref Vcpu vcpu)
+    /// <summary>
+    /// CR4, XCR0 or IA32_APIC_BASE has changed: so does what CPUID says of them, and what the guest has use for.
+    /// </summary>
+    public static void UpdateDependents(ref Vcpu vcpu)
     {
-        const ulong Pkru = 1 << 9;
         ulong cr4 = TVendor.GetCr4(ref vcpu), xcr0 = (cr4 & Cr4.Osxsave) != 0 ? vcpu.Shared.Xcr0 : 0;
         vcpu.Cpuid.UpdateRuntime(cr4, vcpu.Msrs.ApicBase, vcpu.Shared.Xcr0);
         vcpu.Shared.Set(EntryFlags.Xcr0, xcr0 != 0);

@@ -114,7 +114,7 @@ internal static class Msrs<TVendor> where TVendor : struct, IVendor
         register.Value ^= changed & register.Writable;
         switch (index)
         {
-            case Msr.ApicBase: ControlRegisters<TVendor>.UpdateCpuid(ref vcpu); break;
+            case Msr.ApicBase: ControlRegisters<TVendor>.UpdateDependents(ref vcpu); break;
             case Msr.MiscEnable when !vcpu.Vm.Cpu.Has(Quirks.MiscEnableNoMwait):
                 vcpu.Cpuid.HasMonitor = (value & MiscEnableMwait) != 0;
                 break;

@@ -47,7 +47,7 @@ internal static class Reset<TVendor> where TVendor : struct, IVendor
         vcpu.Pending.Forget();
         TVendor.SetNmiMasked(ref vcpu, false);
         TVendor.SetInterruptShadow(ref vcpu, InterruptShadow.None);
-        ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        ControlRegisters<TVendor>.UpdateDependents(ref vcpu);
         Apic<TVendor>.Reset(ref vcpu);
     }
 

@@ -125,7 +125,7 @@ internal static class StateIoctls<TVendor> where TVendor : struct, IVendor
         TVendor.Cr2(ref vcpu) = sregs.cr2;
         ControlRegisters<TVendor>.TrySetCr8(ref vcpu, sregs.cr8);
         Msrs<TVendor>.TrySet(ref vcpu, Msr.ApicBase, sregs.apic_base, host: true);
-        ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        ControlRegisters<TVendor>.UpdateDependents(ref vcpu);
         TVendor.SetTable(ref vcpu, SegmentName.Gdtr, sregs.gdt.ToTable());
         TVendor.SetTable(ref vcpu, SegmentName.Idtr, sregs.idt.ToTable());
         for (int i = 0; i < kvm_sregs_common.Names.Length; i++)

@@ -54,7 +54,7 @@ internal static class Apic<TVendor> where TVendor : struct, IVendor
         if (!host && (old, mode) is (ApicMode.X2apic, ApicMode.Xapic) or (ApicMode.Disabled, ApicMode.X2apic))
             return false;
         vcpu.Msrs.ApicBase = value;
-        ControlRegisters<TVendor>.UpdateCpuid(ref vcpu);
+        ControlRegisters<TVendor>.UpdateDependents(ref vcpu);
         if (mode == ApicMode.Disabled && mode != old)
             Reset(ref vcpu);
         else

@@ -139,7 +139,7 @@ internal struct Lapic
         }
         if (IsVirtual)
         {
-            Interlocked.Or(ref page.Posted.Requests[vector / 64], 1ul << (vector & 63));
+            AtomicBits.TryAdd(page.Posted.Requests, vector);
             return Interlocked.Exchange(ref page.Posted.Outstanding, 1) == 0;
         }
         bool isNew = (Interlocked.Or(ref page[ApicRegister.Irr + word], bit) & bit) == 0;
@@ -163,7 +163,7 @@ internal struct Lapic
             return _raised != 0;
         // Before the requests: who posts behind this will be looked for once more.
         Interlocked.Exchange(ref page.Posted.Outstanding, 0);
-        for (int word = 0; word < Words / 2; word++)
+        for (int word = 0; word < VectorSet.Words; word++)
         {
             if (Volatile.Read(ref page.Posted.Requests[word]) == 0)
                 continue;

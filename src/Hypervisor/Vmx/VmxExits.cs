@@ -100,7 +100,7 @@ internal static class VmxExits
 
     private static void TakeLog(ref Vcpu vcpu, int first)
     {
-        ref readonly MemorySlot slot = ref vcpu.Vm.Memory.Slots.Find(default);
+        ref readonly MemorySlot slot = ref vcpu.Vm.Memory.Slots.Recent;
         foreach (ulong logged in KernelPages.Entries(vcpu.Vmx.Pml)[first..])
         {
             Gpa page = new(logged);

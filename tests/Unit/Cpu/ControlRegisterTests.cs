@@ -81,7 +81,7 @@ public class ControlRegisterTests
         {
             _test.Vcpu.Shared.Xcr0 = xcr0;
             Assert.That(Control.TrySetCr4(ref _test.Vcpu, cr4), Is.True);
-            Control.UpdateCpuid(ref _test.Vcpu);
+            Control.UpdateDependents(ref _test.Vcpu);
             Assert.That(_test.Vcpu.Shared.Flags & (EntryFlags.Xcr0 | EntryFlags.Pkru), Is.EqualTo(flags),
                 $"{cr4:x} {xcr0:x}");
         }
